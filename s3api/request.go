@@ -1,0 +1,292 @@
+package s3api
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"encoding/base64"
+	"encoding/xml"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"firn/auth"
+	"firn/object"
+)
+
+// request is one request on its way through the server. It is used by one goroutine and reused afterwards:
+// nothing may keep it.
+type request struct {
+	s     *Server
+	w     http.ResponseWriter
+	r     *http.Request
+	ctx   context.Context
+	start time.Time
+
+	id     string // request id
+	bucket string // "" at the service level
+	key    string // "" at the bucket level
+	vhost  bool   // the bucket came from the host name
+	query  query
+	op     string // AWS name of the operation
+	action string // permission it needs
+	who    *auth.Identity
+	bkt    *object.Bucket
+	body   io.Reader // the decoded, verified body; nil until authenticate
+	ident  auth.Identity
+
+	status int
+	code   string // S3 error code sent
+	wrote  bool   // the response header is out
+	abort  bool   // the connection must be broken
+	in     int64  // bytes of body read
+	out    int64  // bytes of body written
+
+	h    http.Header
+	vals [40]string // backing of response header values
+	n    int
+	buf  []byte // scratch for small responses
+}
+
+func (rq *request) begin(s *Server, w http.ResponseWriter, r *http.Request, start time.Time) {
+	rq.s, rq.w, rq.r, rq.start, rq.ctx = s, w, r, start, r.Context()
+	rq.h = w.Header()
+	rq.id = s.newID()
+	rq.op = "Unknown"
+	rq.set("X-Amz-Request-Id", rq.id)
+	rq.set("X-Amz-Id-2", hostID(rq.id))
+	rq.set("Server", "Firn")
+}
+
+func (rq *request) reset() {
+	q, b := rq.query[:0], rq.buf[:0]
+	clear(rq.query)
+	if cap(b) > 64<<10 {
+		b = nil
+	}
+	*rq = request{query: q, buf: b}
+}
+
+// hostID derives the second id AWS sends from the first; it carries no more information.
+func hostID(id string) string { return id }
+
+// set sets a response header. key must be canonical. The value lives in the request until the header is out,
+// which saves an allocation.
+func (rq *request) set(key, value string) {
+	if rq.n == len(rq.vals) {
+		rq.h[key] = []string{value}
+		return
+	}
+	rq.vals[rq.n] = value
+	rq.h[key] = rq.vals[rq.n : rq.n+1 : rq.n+1]
+	rq.n++
+}
+
+// header returns a request header. key must be canonical.
+func (rq *request) header(key string) string {
+	if v := rq.r.Header[key]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// hasHeader reports whether a request header was sent, empty or not. key must be canonical.
+func (rq *request) hasHeader(key string) bool { return len(rq.r.Header[key]) > 0 }
+
+// writeHeader sends status and headers. Every response goes through here.
+func (rq *request) writeHeader(status int) {
+	rq.status, rq.wrote = status, true
+	rq.w.WriteHeader(status)
+}
+
+// writeBody sends a whole response with a body that is at hand.
+func (rq *request) writeBody(status int, contentType string, body []byte) error {
+	rq.set("Content-Length", strconv.Itoa(len(body)))
+	if contentType != "" {
+		rq.set("Content-Type", contentType)
+	}
+	rq.writeHeader(status)
+	if rq.r.Method == http.MethodHead {
+		return nil
+	}
+	n, err := rq.w.Write(body)
+	rq.out += int64(n)
+	if err != nil {
+		rq.abort = true
+	}
+	return nil
+}
+
+// noContent sends status without a body.
+func (rq *request) noContent(status int) error {
+	if status != http.StatusNoContent {
+		rq.set("Content-Length", "0")
+	}
+	rq.writeHeader(status)
+	return nil
+}
+
+// xmlNamespace is the namespace of every document S3 sends.
+const xmlNamespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+const xmlContentType = "application/xml"
+
+// writeXML sends v as a document. v's XMLName should carry xmlNamespace.
+func (rq *request) writeXML(status int, v any) error {
+	b := bytes.NewBuffer(rq.buf[:0])
+	b.WriteString(xml.Header)
+	if err := xml.NewEncoder(b).Encode(v); err != nil {
+		return err
+	}
+	rq.buf = b.Bytes()
+	return rq.writeBody(status, xmlContentType, rq.buf)
+}
+
+// readDocument reads the whole body, at most limit bytes, and checks its Content-MD5.
+func (rq *request) readDocument(limit int64) ([]byte, error) {
+	if rq.body == nil {
+		return nil, nil
+	}
+	if rq.r.ContentLength > limit {
+		return nil, apiError("MaxMessageLengthExceeded")
+	}
+	b, err := io.ReadAll(io.LimitReader(rq.body, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, apiError("MaxMessageLengthExceeded")
+	}
+	if rq.hasHeader("Content-Md5") {
+		want, err := base64.StdEncoding.DecodeString(rq.header("Content-Md5"))
+		if err != nil || len(want) != md5.Size {
+			return nil, apiError("InvalidDigest")
+		}
+		if got := md5.Sum(b); !bytes.Equal(got[:], want) {
+			return nil, apiError("BadDigest")
+		}
+	}
+	return b, nil
+}
+
+// readXML reads the body, at most limit bytes, into v. An empty or malformed document is MalformedXML.
+func (rq *request) readXML(v any, limit int64) error {
+	b, err := rq.readDocument(limit)
+	if err != nil {
+		return err
+	}
+	return parseXML(b, v)
+}
+
+// parseXML decodes one document and refuses anything after it.
+func parseXML(b []byte, v any) error {
+	d := xml.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(v); err != nil {
+		return apiError("MalformedXML")
+	}
+	for {
+		t, err := d.Token()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return apiError("MalformedXML")
+		}
+		if _, ok := t.(xml.StartElement); ok {
+			return apiError("MalformedXML")
+		}
+	}
+}
+
+// query is the parsed query string, in order. The first value of a name counts.
+type query []param
+
+type param struct{ name, value string }
+
+// Get returns the value of name, or "".
+func (q query) Get(name string) string {
+	for i := range q {
+		if q[i].name == name {
+			return q[i].value
+		}
+	}
+	return ""
+}
+
+// Has reports whether name was sent, with a value or without.
+func (q query) Has(name string) bool {
+	for i := range q {
+		if q[i].name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// parseQuery appends the parameters of raw to q.
+func parseQuery(q query, raw string) (query, error) {
+	for raw != "" {
+		var p string
+		p, raw, _ = strings.Cut(raw, "&")
+		if p == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(p, "=")
+		var err error
+		if strings.ContainsAny(p, "%+") {
+			if name, err = url.QueryUnescape(name); err != nil {
+				return q, apiError("InvalidURI")
+			}
+			if value, err = url.QueryUnescape(value); err != nil {
+				return q, apiError("InvalidURI")
+			}
+		}
+		q = append(q, param{name, value})
+	}
+	return q, nil
+}
+
+// parseTarget takes bucket, key and query from the request line and the host.
+func (rq *request) parseTarget() (err error) {
+	u := rq.r.URL
+	if u.RawQuery != "" {
+		if rq.query, err = parseQuery(rq.query[:0], u.RawQuery); err != nil {
+			return err
+		}
+	}
+	p := u.Path
+	if p != "" && p[0] == '/' {
+		p = p[1:]
+	}
+	if len(rq.s.opt.Domains) > 0 {
+		if b := bucketFromHost(rq.r.Host, rq.s.opt.Domains); b != "" {
+			rq.bucket, rq.key, rq.vhost = b, p, true
+		}
+	}
+	if !rq.vhost {
+		rq.bucket, rq.key, _ = strings.Cut(p, "/")
+	}
+	if rq.key != "" && !utf8.ValidString(rq.key) {
+		return apiError("InvalidURI")
+	}
+	return nil
+}
+
+// bucketFromHost returns the bucket part of a host name below one of domains, or "".
+func bucketFromHost(host string, domains []string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	for _, d := range domains {
+		if b, ok := strings.CutSuffix(host, "."+d); ok && b != "" {
+			return b
+		}
+	}
+	return ""
+}

@@ -1,0 +1,222 @@
+// Package s3api is the S3 door: it turns HTTP requests into calls of the object store and results into the
+// responses S3 clients expect, errors worded as AWS words them.
+//
+// It owns routing, request parsing, XML, header rules and the mapping of errors. It promises that no request
+// can end the process, that every body and document read is bounded, and that a response is sent only after
+// the store said the change is durable. It owns no state: everything it answers comes from the store and from
+// auth. It must never import a storage engine (kv, block, vfs), config or node.
+package s3api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"firn/object"
+)
+
+// Options are the settings of a Server. The zero value of each field has a sensible meaning.
+type Options struct {
+	// Domains are the host names under which BUCKET.DOMAIN addresses a bucket. Path style always works.
+	Domains []string
+	// Region is the region the site answers with; "" is us-east-1.
+	Region string
+	// StorageClasses are the classes accepted beside STANDARD.
+	StorageClasses []string
+	// MaxConcurrent bounds the requests served at once; more are answered SlowDown. 0 is 4096.
+	MaxConcurrent int
+	// StallTimeout ends a request whose body makes no progress for so long. 0 is one minute.
+	StallTimeout time.Duration
+	// IdleTimeout ends a kept-alive connection without a request. 0 is two minutes.
+	IdleTimeout time.Duration
+	// HeaderTimeout bounds reading a request's header. 0 is 20 seconds.
+	HeaderTimeout time.Duration
+	// Log gets a line for each request at debug level and for each failure of the server; nil discards.
+	Log *slog.Logger
+	// Observe is told of every finished request: the operation (such as "GetObject"), the HTTP status, the
+	// bytes of the request and response bodies and the time it took. It must be fast. It may be nil.
+	Observe func(op string, status int, bytesIn, bytesOut int64, took time.Duration)
+}
+
+// Server answers S3 requests from an object store. It is an http.Handler.
+type Server struct {
+	store  *object.Store
+	users  Users
+	opt    Options
+	log    *slog.Logger
+	routes *routeTable
+
+	idBase   uint64
+	idNext   atomic.Uint64
+	active   atomic.Int64
+	requests sync.Pool
+	docs     docCache
+}
+
+// New returns a Server over store whose callers are found in users.
+func New(store *object.Store, users Users, opt Options) *Server {
+	if opt.Region == "" {
+		opt.Region = "us-east-1"
+	}
+	if opt.MaxConcurrent <= 0 {
+		opt.MaxConcurrent = 4096
+	}
+	if opt.StallTimeout <= 0 {
+		opt.StallTimeout = time.Minute
+	}
+	if opt.IdleTimeout <= 0 {
+		opt.IdleTimeout = 2 * time.Minute
+	}
+	if opt.HeaderTimeout <= 0 {
+		opt.HeaderTimeout = 20 * time.Second
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	for i, d := range opt.Domains {
+		opt.Domains[i] = strings.ToLower(d)
+	}
+	s := &Server{store: store, users: users, opt: opt, log: opt.Log, routes: newRouteTable()}
+	var seed [8]byte
+	_, _ = rand.Read(seed[:]) // never fails
+	s.idBase = binary.BigEndian.Uint64(seed[:])
+	s.requests.New = func() any { return new(request) }
+	return s
+}
+
+// ConfigureHTTP sets the limits and timeouts of hs that the Server relies on. Bodies that make progress are
+// given more time by the Server itself.
+func (s *Server) ConfigureHTTP(hs *http.Server) {
+	hs.ReadHeaderTimeout = s.opt.HeaderTimeout
+	hs.ReadTimeout = s.opt.StallTimeout
+	hs.WriteTimeout = s.opt.StallTimeout
+	hs.IdleTimeout = s.opt.IdleTimeout
+	hs.MaxHeaderBytes = maxHeaderBytes
+}
+
+// maxHeaderBytes bounds a request's header. S3 allows 8 KiB of it; signatures and tags of real clients fit.
+const maxHeaderBytes = 32 << 10
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	rq, _ := s.requests.Get().(*request)
+	rq.begin(s, w, r, start)
+	defer s.end(rq)
+
+	if s.active.Add(1) > int64(s.opt.MaxConcurrent) {
+		rq.op = "Overload"
+		rq.fail(apiError("SlowDown"))
+		return
+	}
+	if err := s.serve(rq); err != nil {
+		rq.fail(err)
+	}
+}
+
+// serve finds the route, says who calls, loads the bucket, asks for permission and calls the handler.
+func (s *Server) serve(rq *request) error {
+	if err := rq.parseTarget(); err != nil {
+		return err
+	}
+	rt, err := s.routes.find(rq)
+	if err != nil {
+		return err
+	}
+	rq.op, rq.action = rt.op, rt.action
+	if rq.bucket != "" && rt.flags&noBucket == 0 {
+		// The bucket is loaded before the signature is checked so that CORS headers are on errors too.
+		rq.bkt, err = s.store.Bucket(rq.ctx, rq.bucket)
+		if rq.bkt != nil && rq.header("Origin") != "" {
+			s.applyCORS(rq)
+		}
+	}
+	if rt.flags&noAuth == 0 {
+		if aerr := s.authenticate(rq); aerr != nil {
+			return aerr
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if rt.flags&(noAuth|lateAuth) == 0 {
+		if err := s.authorize(rq, rq.action); err != nil {
+			return err
+		}
+	}
+	return rt.handle(s, rq)
+}
+
+// end finishes a request: it turns a panic into a 500, reports, and gives the request back.
+func (s *Server) end(rq *request) {
+	s.active.Add(-1)
+	if p := recover(); p != nil {
+		if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			panic(p)
+		}
+		s.log.Error("panic in handler", "request_id", rq.id, "op", rq.op, "panic", p, "stack", string(debug.Stack()))
+		rq.fail(apiError("InternalError"))
+	}
+	if !rq.wrote {
+		// Every handler answers; one that did not has a bug. Sending the header here also makes net/http copy
+		// it, after which the request may be reused.
+		rq.writeHeader(http.StatusOK)
+	}
+	took := time.Since(rq.start)
+	if s.opt.Observe != nil {
+		s.opt.Observe(rq.op, rq.status, rq.in, rq.out, took)
+	}
+	if s.log.Enabled(rq.ctx, slog.LevelDebug) {
+		s.accessLog(rq, took)
+	}
+	abort := rq.abort
+	rq.reset()
+	s.requests.Put(rq)
+	if abort {
+		// The status is out but the body is not whole: only a broken connection tells the client so.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (s *Server) accessLog(rq *request, took time.Duration) {
+	who := "-"
+	if !rq.who.Anonymous() {
+		who = rq.who.Name
+	}
+	s.log.LogAttrs(rq.ctx, slog.LevelDebug, "request",
+		slog.String("request_id", rq.id), slog.String("op", rq.op), slog.String("method", rq.r.Method),
+		slog.String("bucket", rq.bucket), slog.String("key", rq.key), slog.String("user", who),
+		slog.Int("status", rq.status), slog.String("code", rq.code), slog.Int64("in", rq.in),
+		slog.Int64("out", rq.out), slog.Duration("took", took), slog.String("remote", rq.r.RemoteAddr))
+}
+
+const hexUpper = "0123456789ABCDEF"
+
+// newID returns a request id: unique within the process, 16 upper-case hex digits.
+func (s *Server) newID() string {
+	n := s.idBase + s.idNext.Add(1)*0x9E3779B97F4A7C15 // an odd step visits every value
+	var b [16]byte
+	for i := range b {
+		b[i] = hexUpper[n>>60]
+		n <<= 4
+	}
+	return string(b[:])
+}
+
+var _ http.Handler = (*Server)(nil)
+
+// discard reads what is left of a small body so that the connection can be kept.
+func discard(ctx context.Context, body io.Reader) {
+	if body != nil && ctx.Err() == nil {
+		_, _ = io.CopyN(io.Discard, body, 64<<10)
+	}
+}
