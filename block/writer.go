@@ -1,0 +1,298 @@
+package block
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+
+	"github.com/zeebo/blake3"
+
+	"firn"
+	"firn/vfs"
+)
+
+// writeSize is the number of bytes a Writer gathers before it writes. Larger slices go to the file directly.
+const writeSize = 256 << 10
+
+// syncEvery is the distance in bytes between the points where the system is told to start writing dirty pages, so
+// that the final sync finds little left to do.
+const syncEvery = 8 << 20
+
+// WriterOptions are the settings of a Writer.
+type WriterOptions struct {
+	// BlockSize is the number of plain bytes a checksum covers: a power of two from MinBlockSize to MaxBlockSize.
+	// 0 means DefaultBlockSize.
+	BlockSize int
+	// Label is kept in the file for rebuilding the namespace from the files alone. At most MaxLabel bytes.
+	Label []byte
+	// Sum, where set, returns the BLAKE3 of the content and is called once, in Finish. The Writer then does not
+	// compute it: for callers that hash on another goroutine or know the sum already.
+	Sum func() [32]byte
+}
+
+// Writer writes one part file. It is used by one goroutine. After an error every call returns that error: bytes whose
+// write or sync failed are in an unknown state, and the file is to be removed, never written again.
+type Writer struct {
+	f      vfs.File
+	o      WriterOptions
+	buf    []byte // gathered bytes, a pooled slice of capacity writeSize
+	pooled *[writeSize]byte
+	hash   *blake3.Hasher
+
+	size   int64
+	synced int64 // SyncTo was called up to here
+
+	index   []byte // finished checksums
+	sum     uint32 // of the open block
+	inBlock int    // bytes of the open block
+
+	err  error
+	done bool
+}
+
+var errFinished = firn.NewError(firn.Invalid, "the part file is finished")
+
+// NewWriter returns a Writer of a part file to f, which is empty and stays the caller's: the caller closes it, and
+// removes it where Finish did not return nil. The Writer holds a pooled buffer until Finish or Abort.
+func NewWriter(f vfs.File, o WriterOptions) (*Writer, error) {
+	if o.BlockSize == 0 {
+		o.BlockSize = DefaultBlockSize
+	}
+	if o.BlockSize < MinBlockSize || o.BlockSize > MaxBlockSize || o.BlockSize&(o.BlockSize-1) != 0 {
+		return nil, firn.NewError(firn.Invalid, "block size is not a power of two between 4 KiB and 1 MiB")
+	}
+	if len(o.Label) > MaxLabel {
+		return nil, firn.NewError(firn.Invalid, "label is longer than 64 KiB")
+	}
+	w := &Writer{f: f, o: o}
+	if o.Sum == nil {
+		w.hash = hashers.get()
+	}
+	return w, nil
+}
+
+// Write adds bytes to the content. It does not keep p. Slices of 256 KiB and more are written without a copy.
+func (w *Writer) Write(p []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	if w.done {
+		return 0, errFinished
+	}
+	if w.size+int64(len(p)) > MaxPart {
+		return 0, w.fail(firn.NewError(firn.Invalid, "part is larger than 1 TiB"))
+	}
+	w.checksum(p)
+	if w.hash != nil {
+		// The hasher's Write does not fail.
+		_, _ = w.hash.Write(p)
+	}
+	w.size += int64(len(p))
+	n := len(p)
+	for len(p) > 0 {
+		if len(w.buf) == 0 && len(p) >= writeSize {
+			// Whole multiples keep the file offset of every write aligned.
+			direct := len(p) / writeSize * writeSize
+			if err := w.write(p[:direct]); err != nil {
+				return 0, err
+			}
+			p = p[direct:]
+			continue
+		}
+		if w.pooled == nil {
+			w.pooled = writeBuffers.get()
+			w.buf = w.pooled[:0]
+		}
+		k := min(len(p), writeSize-len(w.buf))
+		w.buf = append(w.buf, p[:k]...)
+		p = p[k:]
+		if len(w.buf) == writeSize {
+			if err := w.flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return n, nil
+}
+
+// ReadFrom implements io.ReaderFrom: it reads into the write buffer, which saves one copy.
+func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	if w.done {
+		return 0, errFinished
+	}
+	if w.pooled == nil {
+		w.pooled = writeBuffers.get()
+		w.buf = w.pooled[:0]
+	}
+	var total int64
+	for {
+		p := w.pooled[len(w.buf):]
+		n, err := r.Read(p)
+		if n > 0 {
+			if w.size+int64(n) > MaxPart {
+				return total, w.fail(firn.NewError(firn.Invalid, "part is larger than 1 TiB"))
+			}
+			w.checksum(p[:n])
+			if w.hash != nil {
+				_, _ = w.hash.Write(p[:n])
+			}
+			w.size += int64(n)
+			total += int64(n)
+			w.buf = w.pooled[:len(w.buf)+n]
+			if len(w.buf) == writeSize {
+				if err := w.flush(); err != nil {
+					return total, err
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			// Not the file's error: the caller may go on or abort.
+			return total, err
+		}
+	}
+}
+
+// checksum feeds p to the block checksums.
+func (w *Writer) checksum(p []byte) {
+	table := castagnoli()
+	for len(p) > 0 {
+		k := min(len(p), w.o.BlockSize-w.inBlock)
+		w.sum = crc32.Update(w.sum, table, p[:k])
+		w.inBlock += k
+		p = p[k:]
+		if w.inBlock == w.o.BlockSize {
+			w.closeBlock()
+		}
+	}
+}
+
+func (w *Writer) closeBlock() {
+	w.index = binary.LittleEndian.AppendUint32(w.index, w.sum)
+	w.sum, w.inBlock = 0, 0
+}
+
+func (w *Writer) fail(err error) error {
+	w.err = err
+	w.release()
+	return err
+}
+
+func (w *Writer) write(p []byte) error {
+	n, err := w.f.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return w.fail(storageError("write part", err))
+	}
+	if end := w.size; end-w.synced >= syncEvery {
+		// Only a hint to start writing; errors of it come back from the sync in Finish.
+		if _, err := w.f.SyncTo(w.synced + syncEvery/2); err != nil {
+			return w.fail(storageError("sync part", err))
+		}
+		w.synced = end
+	}
+	return nil
+}
+
+func (w *Writer) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	err := w.write(w.buf)
+	if w.pooled != nil {
+		w.buf = w.pooled[:0]
+	}
+	return err
+}
+
+// Size returns the plain bytes written so far.
+func (w *Writer) Size() int64 { return w.size }
+
+// Finish writes index, label and trailer and makes the file's content durable with one sync. Its name becomes durable
+// with the sync of its directory, which is the caller's. It may be called once.
+func (w *Writer) Finish() (Info, error) {
+	if w.err != nil {
+		return Info{}, w.err
+	}
+	if w.done {
+		return Info{}, errFinished
+	}
+	w.done = true
+	if w.inBlock > 0 {
+		w.closeBlock()
+	}
+	t := trailer{
+		info: Info{
+			Codec: CodecRaw, BlockSize: w.o.BlockSize, Blocks: int64(len(w.index) / 4), Size: w.size,
+			Stored: w.size + int64(len(w.index)) + int64(len(w.o.Label)) + trailerLen,
+		},
+		indexOff: w.size,
+		indexLen: len(w.index),
+		labelLen: len(w.o.Label),
+		indexCRC: checksum(w.index),
+		labelCRC: checksum(w.o.Label),
+	}
+	if w.hash != nil {
+		w.hash.Sum(t.info.BLAKE3[:0])
+	} else {
+		t.info.BLAKE3 = w.o.Sum()
+	}
+	footer := append(w.index, w.o.Label...)
+	footer = t.append(footer)
+	// The footer joins the last data in one write where it fits.
+	if len(w.buf)+len(footer) <= writeSize && w.pooled != nil {
+		w.buf = append(w.buf, footer...)
+		footer = nil
+	}
+	if err := w.flush(); err != nil {
+		return Info{}, err
+	}
+	if len(footer) > 0 {
+		if err := w.write(footer); err != nil {
+			return Info{}, err
+		}
+	}
+	// SyncData suffices: fdatasync writes the file's size when it changed, because the data could not be read back
+	// without it. Times may be lost, nothing here reads them.
+	if err := w.f.SyncData(); err != nil {
+		return Info{}, w.fail(storageError("sync part", err))
+	}
+	w.release()
+	return t.info, nil
+}
+
+// Abort gives the pooled buffers back. It is a no-op after Finish; deferring it is the way to use it.
+func (w *Writer) Abort() {
+	if w.err == nil && !w.done {
+		w.err = errFinished
+	}
+	w.release()
+}
+
+func (w *Writer) release() {
+	if w.pooled != nil {
+		writeBuffers.put(w.pooled)
+		w.pooled, w.buf = nil, nil
+	}
+	if w.hash != nil {
+		hashers.put(w.hash)
+		w.hash = nil
+	}
+}
+
+// storageError gives an error of the file system its kind.
+func storageError(op string, err error) error {
+	kind := firn.KindOf(err)
+	if vfs.IsNoSpace(err) {
+		kind = firn.NoSpace
+	}
+	return &firn.Error{Kind: kind, Op: op, Err: err}
+}
