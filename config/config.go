@@ -1,0 +1,134 @@
+// Package config owns the settings of a site: what keys exist, what they mean, their defaults, and how a
+// file, the environment and the command line set them.
+//
+// It promises that a Config it returns is valid, that every key can be given in all three places, that a key
+// it does not know fails with the file, the line, the column and the nearest key it does know, and that no
+// error or dump shows a secret. Only node and cli import it: a subsystem gets its own options, never a Config.
+package config
+
+import "time"
+
+// Config is the settings of a site. The comment of a field is its manual: `firn config keys` and
+// docs/configuration.md are made from it. Keys in the file are written as in the yaml tags, sections nested;
+// the flag of journal.keep is --journal-keep and its variable FIRN_JOURNAL_KEEP. A flag wins over the
+// environment, the environment over the file, the file over the default.
+type Config struct {
+	// Directory that holds everything the site stores. It is made with mode 0700 where it does not exist.
+	Data string `yaml:"data"`
+	// Address of the S3 endpoint, as host:port. An empty host listens on every interface.
+	Listen string `yaml:"listen"`
+	// Address of the admin endpoint: health, metrics, profiles and the admin API. It speaks plain HTTP, so
+	// keep it on loopback or a network you trust.
+	AdminListen string `yaml:"admin_listen"`
+	// Access key of the root user. Give it together with secret_key, or neither: then a pair is generated at
+	// the first start and kept in the data directory.
+	AccessKey string `yaml:"access_key"`
+	// Secret key of the root user, 8 characters or more. On the command line other users of the machine can
+	// see it: prefer the file or the environment.
+	SecretKey Secret `yaml:"secret_key"`
+	// Region that clients sign for and that the site answers to.
+	Region string `yaml:"region"`
+	// Host names under which BUCKET.NAME addresses a bucket (virtual-host style). Path style always works.
+	Domains []string `yaml:"domains"`
+	// What a success means. fsync: bytes, metadata and journal entry are on stable storage. relaxed: they
+	// are with the operating system, so a power loss or a crash of the machine can take back the last
+	// seconds of acknowledged writes; a crash of firn itself still loses nothing. fsync or relaxed.
+	Durability string `yaml:"durability"`
+	// Memory the process aims to stay below. Caches and write buffers are sized from it, and the garbage
+	// collector works harder near it. At least 64MiB.
+	MemoryLimit Size `yaml:"memory_limit"`
+	// Free space kept on the disk of the data directory. Below it writes are refused with 507 while reads
+	// and deletes go on. 0 keeps none.
+	Reserve Size `yaml:"reserve"`
+	// Bytes a second the scrubber reads to check stored data in the background. 0 turns it off.
+	ScrubRate Rate `yaml:"scrub_rate"`
+	// Age at which a multipart upload that was never completed is removed.
+	UploadMaxAge Duration `yaml:"upload_max_age"`
+
+	// The journal of every change.
+	Journal Journal `yaml:"journal"`
+	// What is written about the site's running, and how.
+	Log Log `yaml:"log"`
+	// Bounds on what clients can make the site do at once.
+	Limits Limits `yaml:"limits"`
+	// Measurements.
+	Metrics Metrics `yaml:"metrics"`
+}
+
+// Journal configures the journal.
+type Journal struct {
+	// Age at which journal entries are forgotten, once every consumer has read them.
+	Keep Duration `yaml:"keep"`
+	// Number of journal entries kept at most, once every consumer has read them. At least 10000 are kept.
+	KeepEntries uint64 `yaml:"keep_entries"`
+}
+
+// Log configures the log.
+type Log struct {
+	// Least level that is logged: debug, info, warn or error. debug has a line for each request.
+	Level string `yaml:"level"`
+	// Format of a line: text, json, or auto: text on a terminal and json elsewhere.
+	Format string `yaml:"format"`
+}
+
+// Limits bound what clients can use.
+type Limits struct {
+	// Connections open at once on the S3 endpoint. More wait to be accepted.
+	Connections int `yaml:"connections"`
+	// Requests served at once. More are answered 503 SlowDown.
+	Requests int `yaml:"requests"`
+	// Time a client has to send the header of a request.
+	HeaderTimeout Duration `yaml:"header_timeout"`
+	// Time after which a request whose body makes no progress is ended.
+	StallTimeout Duration `yaml:"stall_timeout"`
+	// Time after which a connection without a request is closed.
+	IdleTimeout Duration `yaml:"idle_timeout"`
+	// Time that requests in flight have to finish after SIGTERM or SIGINT before they are cut off.
+	DrainTimeout Duration `yaml:"drain_timeout"`
+}
+
+// Metrics configures /metrics.
+type Metrics struct {
+	// Whether /metrics is served on the admin endpoint.
+	Enabled bool `yaml:"enabled"`
+}
+
+// Durability modes.
+const (
+	DurabilityFsync   = "fsync"
+	DurabilityRelaxed = "relaxed"
+)
+
+const (
+	kib Size = 1 << 10
+	mib Size = 1 << 20
+	gib Size = 1 << 30
+
+	day = Duration(24 * time.Hour)
+)
+
+// Default returns the settings of a site that nobody configured.
+func Default() Config {
+	return Config{
+		Data:         "./firn-data",
+		Listen:       ":9000",
+		AdminListen:  "127.0.0.1:9001",
+		Region:       "us-east-1",
+		Durability:   DurabilityFsync,
+		MemoryLimit:  256 * mib,
+		Reserve:      1 * gib,
+		ScrubRate:    Rate(4 * mib),
+		UploadMaxAge: 7 * day,
+		Journal:      Journal{Keep: 7 * day, KeepEntries: 1_000_000},
+		Log:          Log{Level: "info", Format: "auto"},
+		Limits: Limits{
+			Connections:   8192,
+			Requests:      1024,
+			HeaderTimeout: Duration(20 * time.Second),
+			StallTimeout:  Duration(time.Minute),
+			IdleTimeout:   Duration(2 * time.Minute),
+			DrainTimeout:  Duration(30 * time.Second),
+		},
+		Metrics: Metrics{Enabled: true},
+	}
+}

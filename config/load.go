@@ -1,0 +1,252 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"firn"
+)
+
+// FileName is the file that is read from the working directory where none is named.
+const FileName = "firn.yaml"
+
+// FileEnv names the file to read.
+const FileEnv = "FIRN_CONFIG"
+
+// MaxFile bounds a configuration file, in bytes.
+const MaxFile = 1 << 20
+
+// Problem is one thing wrong with a configuration: where, what, and what to do.
+type Problem struct {
+	Where string // FILE:LINE:COLUMN, "--flag" or "VARIABLE"
+	Key   string // may be empty
+	What  string
+}
+
+func (p Problem) String() string {
+	s := p.Where + ": "
+	if p.Key != "" {
+		s += p.Key + ": "
+	}
+	return s + p.What
+}
+
+// Problems is the error of a configuration: all that is wrong with it, in the order of precedence and place.
+type Problems []Problem
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i := range p {
+		lines[i] = p[i].String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Sources are where settings come from.
+type Sources struct {
+	// File is the path of the file; "" means FileEnv's, then FileName in the working directory where it exists.
+	File string
+	// Env returns a variable of the environment and whether it is set; nil for none.
+	Env func(name string) (string, bool)
+	// Flags are the values given on the command line, by key name.
+	Flags map[string]string
+}
+
+// Effective is a valid configuration and where each of its values came from.
+type Effective struct {
+	Config
+	// File is the file that was read, "" for none.
+	File string
+	// From says for each key where its value came from: "default", FILE:LINE:COLUMN, the variable or the flag.
+	From map[string]string
+}
+
+// Load reads the configuration from its sources. What is wrong with it is returned as Problems inside a
+// *firn.Error of kind Invalid; a file that cannot be read is an error of its own.
+func Load(src Sources) (*Effective, error) {
+	e := &Effective{Config: Default(), From: map[string]string{}}
+	keys := Keys()
+	for _, k := range keys {
+		e.From[k.Name] = "default"
+	}
+	getenv := src.Env
+	if getenv == nil {
+		getenv = func(string) (string, bool) { return "", false }
+	}
+
+	path, named := src.File, src.File != ""
+	if !named {
+		if path, named = getenv(FileEnv); path == "" {
+			path, named = FileName, false
+		}
+	}
+	raw, err := readFile(path)
+	var problems Problems
+	switch {
+	case err == nil:
+		e.File = path
+		problems = e.applyFile(keys, path, raw)
+	case !named && errors.Is(err, fs.ErrNotExist):
+	default:
+		return nil, &firn.Error{Kind: firn.Invalid, Op: "read configuration", Err: err}
+	}
+	for _, k := range keys {
+		if s, ok := getenv(k.Env); ok && s != "" {
+			problems = append(problems, e.set(k, k.Env, s)...)
+		}
+	}
+	for _, k := range keys {
+		if s, ok := src.Flags[k.Name]; ok {
+			problems = append(problems, e.set(k, "--"+k.Flag, s)...)
+		}
+	}
+	if len(problems) == 0 {
+		problems = e.validate()
+	}
+	if len(problems) > 0 {
+		return nil, &firn.Error{Kind: firn.Invalid, Op: "configuration", Err: problems}
+	}
+	return e, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > MaxFile {
+		return nil, fmt.Errorf("%s: larger than %s", path, Size(MaxFile))
+	}
+	return b, nil
+}
+
+func (e *Effective) set(k Key, where, value string) Problems {
+	e.From[k.Name] = where
+	if err := k.Set(&e.Config, value); err != nil {
+		return Problems{{Where: where, Key: k.Name, What: err.Error() + quoteValue(k, value)}}
+	}
+	return nil
+}
+
+// quoteValue shows the value that was wrong, unless it is a secret.
+func quoteValue(k Key, value string) string {
+	if k.Secret {
+		return ""
+	}
+	return fmt.Sprintf(", not %q", value)
+}
+
+// validate checks the values against their bounds and each other.
+func (e *Effective) validate() Problems {
+	var out Problems
+	bad := func(key, format string, args ...any) {
+		out = append(out, Problem{Where: e.From[key], Key: key, What: fmt.Sprintf(format, args...)})
+	}
+	oneOf := func(key, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			bad(key, "want %s, not %q", strings.Join(allowed, " or "), value)
+		}
+	}
+	addr := func(key, value string) {
+		if _, port, err := net.SplitHostPort(value); err != nil || port == "" {
+			bad(key, "want host:port, such as :9000 or 127.0.0.1:9000, not %q", value)
+		}
+	}
+	if e.Data == "" {
+		bad("data", "must not be empty: name a directory")
+	}
+	addr("listen", e.Listen)
+	addr("admin_listen", e.AdminListen)
+	if e.Listen == e.AdminListen && !strings.HasSuffix(e.Listen, ":0") {
+		bad("admin_listen", "is the address of listen too: choose another port")
+	}
+	switch {
+	case e.AccessKey != "" && e.SecretKey == "":
+		bad("access_key", "is set without secret_key: set both or neither")
+	case e.AccessKey == "" && e.SecretKey != "":
+		bad("secret_key", "is set without access_key: set both or neither")
+	case e.AccessKey != "":
+		if n := len(e.AccessKey); n < 3 || n > 128 || strings.ContainsAny(e.AccessKey, "/=, \t\r\n") {
+			bad("access_key", "want 3 to 128 characters without spaces, '/', '=' and ','")
+		}
+		if n := len(e.SecretKey); n < 8 || n > 128 {
+			bad("secret_key", "want 8 to 128 characters")
+		}
+	}
+	if e.Region == "" || strings.ContainsAny(e.Region, "/ \t") {
+		bad("region", "want a name such as us-east-1")
+	}
+	for _, d := range e.Domains {
+		if strings.ContainsAny(d, "/: *") || strings.HasPrefix(d, ".") {
+			bad("domains", "want host names without scheme, port, wildcard or leading dot, not %q", d)
+		}
+	}
+	oneOf("durability", e.Durability, DurabilityFsync, DurabilityRelaxed)
+	oneOf("log.level", e.Log.Level, "debug", "info", "warn", "error")
+	oneOf("log.format", e.Log.Format, "auto", "text", "json")
+	if e.MemoryLimit < 64*mib {
+		bad("memory_limit", "want 64MiB or more, not %s", e.MemoryLimit)
+	}
+	if e.UploadMaxAge < Duration(1e9*60) {
+		bad("upload_max_age", "want 1m or more, not %s", e.UploadMaxAge)
+	}
+	if e.Journal.Keep <= 0 {
+		bad("journal.keep", "want more than 0")
+	}
+	if e.Limits.Connections < 1 {
+		bad("limits.connections", "want 1 or more")
+	}
+	if e.Limits.Requests < 1 {
+		bad("limits.requests", "want 1 or more")
+	}
+	for _, d := range []struct {
+		key   string
+		value Duration
+	}{
+		{"limits.header_timeout", e.Limits.HeaderTimeout},
+		{"limits.stall_timeout", e.Limits.StallTimeout},
+		{"limits.idle_timeout", e.Limits.IdleTimeout},
+	} {
+		if d.value < Duration(1e9) {
+			bad(d.key, "want 1s or more, not %s", d.value)
+		}
+	}
+	if e.Limits.DrainTimeout < 0 {
+		bad("limits.drain_timeout", "must not be negative")
+	}
+	return out
+}
+
+// Suspicious returns a warning for each variable of environ ("NAME=value") that looks like a mistyped key.
+// Other variables that begin with FIRN_ are somebody else's: an orchestrator sets such names for a service
+// called firn.
+func Suspicious(environ []string) []string {
+	known := map[string]bool{FileEnv: true}
+	var names []string
+	for _, k := range Keys() {
+		known[k.Env] = true
+		names = append(names, k.Env)
+	}
+	var out []string
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, "FIRN_") || known[name] {
+			continue
+		}
+		if near := nearest(name, names); near != "" {
+			out = append(out, fmt.Sprintf("%s is not a setting: did you mean %s?", name, near))
+		}
+	}
+	return out
+}
