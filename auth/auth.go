@@ -46,6 +46,7 @@ type Identity struct {
 	Name      string // user name; "root" for the root user
 	AccessKey string
 	Canonical string // canonical id: 64 hex digits, stable for the user's life
+	Account   string // account id in ARNs of policies: AccountID(Canonical)
 	Root      bool
 	Grants    []Grant
 }
@@ -57,6 +58,7 @@ func (id *Identity) Anonymous() bool { return id == nil || id.Canonical == "" }
 type User struct {
 	Name      string    `json:"name"`
 	Canonical string    `json:"canonical_id"`
+	Account   string    `json:"account_id"`
 	Grants    []Grant   `json:"grants"`
 	Keys      []KeyInfo `json:"keys"`
 	Created   time.Time `json:"created"`

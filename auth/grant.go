@@ -1,0 +1,73 @@
+package auth
+
+import (
+	"fmt"
+	"strings"
+)
+
+// maxPrefix bounds a grant's prefix in bytes, as a key is bounded.
+const maxPrefix = 1024
+
+// ParseGrant parses ROLE[:BUCKET[/PREFIX]]. Errors wrap ErrInvalidGrant.
+func ParseGrant(s string) (Grant, error) {
+	role, scope, scoped := strings.Cut(s, ":")
+	g := Grant{Role: Role(role)}
+	g.Bucket, g.Prefix, _ = strings.Cut(scope, "/")
+	if scoped && g.Bucket == "" {
+		return Grant{}, fmt.Errorf("%w: %q names no bucket after the colon; write ROLE[:BUCKET[/PREFIX]]", ErrInvalidGrant, s)
+	}
+	return g, g.Validate()
+}
+
+// String returns the grant as ParseGrant reads it.
+func (g Grant) String() string {
+	s := string(g.Role)
+	if g.Bucket != "" {
+		s += ":" + g.Bucket
+		if g.Prefix != "" {
+			s += "/" + g.Prefix
+		}
+	}
+	return s
+}
+
+// Validate reports what is wrong with the grant, nil where nothing is.
+func (g Grant) Validate() error {
+	switch g.Role {
+	case RoleRead, RoleWrite, RoleOwner:
+	default:
+		return fmt.Errorf("%w: role %q is none of read, write, owner", ErrInvalidGrant, g.Role)
+	}
+	if g.Bucket == "" {
+		if g.Prefix != "" {
+			return fmt.Errorf("%w: a prefix needs a bucket", ErrInvalidGrant)
+		}
+		return nil
+	}
+	if !validBucket(g.Bucket) {
+		return fmt.Errorf("%w: %q is not a bucket name", ErrInvalidGrant, g.Bucket)
+	}
+	if len(g.Prefix) > maxPrefix {
+		return fmt.Errorf("%w: the prefix is longer than %d bytes", ErrInvalidGrant, maxPrefix)
+	}
+	for i := range len(g.Prefix) {
+		if g.Prefix[i] < ' ' || g.Prefix[i] == 0x7f {
+			return fmt.Errorf("%w: the prefix has a control character", ErrInvalidGrant)
+		}
+	}
+	return nil
+}
+
+// validBucket reports whether s has the characters and length of a bucket name; the namespace has the full
+// rules.
+func validBucket(s string) bool {
+	if len(s) < 3 || len(s) > 63 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.') {
+			return false
+		}
+	}
+	return true
+}
