@@ -83,7 +83,7 @@ func toError(rq *request, err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	if e := authError(rq, err); e != nil {
+	if e := authError(err); e != nil {
 		return e
 	}
 	for i := range storeErrors {
@@ -267,6 +267,7 @@ var codes = map[string]struct {
 	"InvalidPartOrder":                               {400, "The list of parts was not in ascending order. Parts must be ordered by part number."},
 	"InvalidPolicyDocument":                          {400, "The content of the form does not meet the conditions specified in the policy document."},
 	"InvalidRange":                                   {416, "The requested range is not satisfiable"},
+	"InvalidRedirectLocation":                        {400, "The website redirect location must have a prefix of 'http://' or 'https://' or '/'."},
 	"InvalidRequest":                                 {400, "Invalid Request"},
 	"InvalidSecurity":                                {403, "The provided security credentials are not valid."},
 	"InvalidStorageClass":                            {400, "The storage class you specified is not valid"},

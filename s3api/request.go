@@ -3,8 +3,6 @@ package s3api
 import (
 	"bytes"
 	"context"
-	"crypto/md5"
-	"encoding/base64"
 	"encoding/xml"
 	"io"
 	"net"
@@ -16,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"firn/auth"
+	"firn/auth/sigv4"
 	"firn/object"
 )
 
@@ -38,7 +37,16 @@ type request struct {
 	who    *auth.Identity
 	bkt    *object.Bucket
 	body   io.Reader // the decoded, verified body; nil until authenticate
-	ident  auth.Identity
+
+	sig       *sigv4.Result   // how it was signed
+	payload   *sigv4.Body     // body by its own type
+	src       bodyReader      // the body as it comes from the connection
+	bw        bodyWriter      // the body of a GET's response
+	ask       auth.Request    // scratch of authorize
+	decision  auth.Decision   // why the route's action was allowed
+	asVersion *object.Version // version that conditions speak of, while authorize runs
+	asPrefix  string          // s3:prefix where a missing key is asked about
+	newTags   []object.Field  // tags the request would set
 
 	status int
 	code   string // S3 error code sent
@@ -147,31 +155,36 @@ func (rq *request) writeXML(status int, v any) error {
 	return rq.writeBody(status, xmlContentType, rq.buf)
 }
 
-// readDocument reads the whole body, at most limit bytes, and checks its Content-MD5.
-func (rq *request) readDocument(limit int64) ([]byte, error) {
+// readBody reads the whole body, at most limit bytes.
+func (rq *request) readBody(limit int64) ([]byte, error) {
 	if rq.body == nil {
 		return nil, nil
 	}
-	if rq.r.ContentLength > limit {
+	n := rq.payload.Length()
+	if n > limit {
 		return nil, apiError("MaxMessageLengthExceeded")
 	}
-	b, err := io.ReadAll(io.LimitReader(rq.body, limit+1))
+	if n < 0 {
+		n = bytes.MinRead
+	}
+	b := bytes.NewBuffer(make([]byte, 0, n+bytes.MinRead))
+	if _, err := b.ReadFrom(io.LimitReader(rq.body, limit+1)); err != nil {
+		return nil, err
+	}
+	if int64(b.Len()) > limit {
+		return nil, apiError("MaxMessageLengthExceeded")
+	}
+	return b.Bytes(), nil
+}
+
+// readDocument reads the whole body, at most limit bytes, and compares it with the checksums sent with it.
+func (rq *request) readDocument(limit int64) ([]byte, error) {
+	b, err := rq.readBody(limit)
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(b)) > limit {
-		return nil, apiError("MaxMessageLengthExceeded")
-	}
-	if rq.hasHeader("Content-Md5") {
-		want, err := base64.StdEncoding.DecodeString(rq.header("Content-Md5"))
-		if err != nil || len(want) != md5.Size {
-			return nil, apiError("InvalidDigest")
-		}
-		if got := md5.Sum(b); !bytes.Equal(got[:], want) {
-			return nil, apiError("BadDigest")
-		}
-	}
-	return b, nil
+	_, err = rq.checkDocument(b)
+	return b, err
 }
 
 // readXML reads the body, at most limit bytes, into v. An empty or malformed document is MalformedXML.

@@ -8,11 +8,9 @@
 package s3api
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -21,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"firn/auth/sigv4"
 	"firn/object"
 )
 
@@ -60,6 +59,7 @@ type Server struct {
 	active   atomic.Int64
 	requests sync.Pool
 	docs     docCache
+	verifier *sigv4.Verifier
 }
 
 // New returns a Server over store whose callers are found in users.
@@ -90,6 +90,7 @@ func New(store *object.Store, users Users, opt Options) *Server {
 	_, _ = rand.Read(seed[:]) // never fails
 	s.idBase = binary.BigEndian.Uint64(seed[:])
 	s.requests.New = func() any { return new(request) }
+	s.verifier = sigv4.New(users.Lookup, sigv4.Options{Region: opt.Region})
 	return s
 }
 
@@ -148,6 +149,9 @@ func (s *Server) serve(rq *request) error {
 	if err != nil {
 		return err
 	}
+	if want := rq.header("X-Amz-Expected-Bucket-Owner"); want != "" && rq.bkt != nil && want != rq.bkt.Owner {
+		return apiError("AccessDenied")
+	}
 	if rt.flags&(noAuth|lateAuth) == 0 {
 		if err := s.authorize(rq, rq.action); err != nil {
 			return err
@@ -177,6 +181,9 @@ func (s *Server) end(rq *request) {
 	}
 	if s.log.Enabled(rq.ctx, slog.LevelDebug) {
 		s.accessLog(rq, took)
+	}
+	if rq.payload != nil {
+		_ = rq.payload.Close()
 	}
 	abort := rq.abort
 	rq.reset()
@@ -213,10 +220,3 @@ func (s *Server) newID() string {
 }
 
 var _ http.Handler = (*Server)(nil)
-
-// discard reads what is left of a small body so that the connection can be kept.
-func discard(ctx context.Context, body io.Reader) {
-	if body != nil && ctx.Err() == nil {
-		_, _ = io.CopyN(io.Discard, body, 64<<10)
-	}
-}

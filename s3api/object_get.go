@@ -1,0 +1,474 @@
+package s3api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"firn"
+	"firn/object"
+)
+
+// versionID returns the versionId parameter, "" where it was not sent.
+func (rq *request) versionID() (string, error) {
+	if len(rq.query) == 0 || !rq.query.Has("versionId") {
+		return "", nil
+	}
+	id := rq.query.Get("versionId")
+	if id == "" {
+		return "", errInvalidArgument("versionId", "", "Version id cannot be the empty string")
+	}
+	return id, nil
+}
+
+// versioned returns the permission for a version where one is named: S3 tells "s3:GetObject" from
+// "s3:GetObjectVersion" and so on.
+func versioned(action, version, id string) string {
+	if id == "" {
+		return action
+	}
+	return version
+}
+
+// missing turns the error of looking up an object into the response. Whether a key exists is told only to those
+// who may list; others are denied.
+func (s *Server) missing(rq *request, key, version string, v *object.Version, err error) error {
+	if firn.KindOf(err) != firn.NotFound || errors.Is(err, object.ErrNoSuchBucket) {
+		return err
+	}
+	if aerr := s.authorizeList(rq, key); aerr != nil {
+		return aerr
+	}
+	if errors.Is(err, object.ErrDeleteMarker) {
+		if v == nil {
+			v, _ = s.store.Head(rq.ctx, rq.bucket, key, version)
+		}
+		rq.set("X-Amz-Delete-Marker", "true")
+		if v != nil {
+			rq.setVersionID(v.ID)
+		}
+		if version != "" {
+			if v != nil {
+				rq.set("Last-Modified", httpTime(v.Modified))
+			}
+			rq.set("Allow", "DELETE")
+			return apiError("MethodNotAllowed").with("Method", rq.r.Method).with("ResourceType", "DeleteMarker")
+		}
+		return errNoSuchKey(key)
+	}
+	if errors.Is(err, object.ErrNoSuchVersion) {
+		return errNoSuchVersion(key, version)
+	}
+	rq.set("X-Amz-Delete-Marker", "false")
+	return errNoSuchKey(key)
+}
+
+// getObject answers GetObject.
+func getObject(s *Server, rq *request) error {
+	id, err := rq.versionID()
+	if err != nil {
+		return err
+	}
+	if err := refuseEncryption(rq); err != nil {
+		return err
+	}
+	o, err := s.store.Open(rq.ctx, rq.bucket, rq.key, id)
+	if err != nil {
+		var v *object.Version
+		if o != nil {
+			v = o.Version
+		}
+		return s.missing(rq, rq.key, id, v, err)
+	}
+	defer o.Close()
+	v := o.Version
+	if err := s.authorizeOn(rq, versioned("s3:GetObject", "s3:GetObjectVersion", id), rq.bkt, rq.key, v); err != nil {
+		return err
+	}
+	sp, err := s.describe(rq, v)
+	if err != nil {
+		return err
+	}
+	if sp.length == 0 {
+		rq.writeHeader(sp.status)
+		return nil
+	}
+	rq.bw = bodyWriter{rq: rq, status: sp.status, left: sp.length}
+	_, err = o.WriteRange(rq.ctx, &rq.bw, sp.offset, sp.length)
+	if err != nil {
+		return err
+	}
+	if rq.bw.left != 0 {
+		return errors.New("content is shorter than its metadata says")
+	}
+	return nil
+}
+
+// headObject answers HeadObject.
+func headObject(s *Server, rq *request) error {
+	id, err := rq.versionID()
+	if err != nil {
+		return err
+	}
+	if err := refuseEncryption(rq); err != nil {
+		return err
+	}
+	v, err := s.store.Head(rq.ctx, rq.bucket, rq.key, id)
+	if err != nil {
+		return s.missing(rq, rq.key, id, v, err)
+	}
+	if err := s.authorizeOn(rq, versioned("s3:GetObject", "s3:GetObjectVersion", id), rq.bkt, rq.key, v); err != nil {
+		return err
+	}
+	sp, err := s.describe(rq, v)
+	if err != nil {
+		return err
+	}
+	rq.writeHeader(sp.status)
+	return nil
+}
+
+// span is the part of an object a response carries, and its status.
+type span struct {
+	offset, length int64
+	status         int
+}
+
+// describe checks the conditions of a GET or HEAD, finds the bytes asked for and sets all response headers.
+func (s *Server) describe(rq *request, v *object.Version) (span, error) {
+	sp := span{length: v.Size, status: http.StatusOK}
+	rq.setVersionHeaders(v)
+	if v.Retention.Mode != object.RetentionNone || v.LegalHold {
+		s.hideLock(rq, v)
+	}
+	if err := readConditions(rq, v); err != nil {
+		return sp, err
+	}
+	checksum := &v.Checksum
+	var partSum object.Checksum
+	rng := rq.header("Range")
+	if len(rq.query) > 0 {
+		if err := overrideHeaders(rq); err != nil {
+			return sp, err
+		}
+		if rq.query.Has("partNumber") {
+			if rng != "" {
+				return sp, errInvalidRequest("Cannot specify both Range header and partNumber query parameter")
+			}
+			part, err := selectPart(rq, v, &sp)
+			if err != nil {
+				return sp, err
+			}
+			if v.Multipart && part != nil {
+				partSum = object.Checksum{Algorithm: v.Checksum.Algorithm, Type: v.Checksum.Type, Value: part.Checksum}
+				checksum = &partSum
+			}
+		}
+	}
+	if rng != "" && ifRange(rq, v) {
+		ok, err := parseRange(rng, v.Size, &sp)
+		if err != nil {
+			rq.set("Content-Range", "bytes */"+strconv.FormatInt(v.Size, 10))
+			return sp, err
+		}
+		if ok {
+			checksum = nil
+		}
+	}
+	if sp.status == http.StatusPartialContent {
+		rq.set("Content-Range", contentRange(sp, v.Size))
+	}
+	rq.set("Content-Length", strconv.FormatInt(sp.length, 10))
+	if checksum != nil && checksum.Algorithm != object.ChecksumNone &&
+		strings.EqualFold(rq.header("X-Amz-Checksum-Mode"), "ENABLED") {
+		rq.setChecksum(checksum)
+	}
+	return sp, nil
+}
+
+// hideLock removes the lock headers the caller may not see.
+func (s *Server) hideLock(rq *request, v *object.Version) {
+	if v.Retention.Mode != object.RetentionNone && s.authorizeOn(rq, "s3:GetObjectRetention", rq.bkt, rq.key, v) != nil {
+		delete(rq.h, "X-Amz-Object-Lock-Mode")
+		delete(rq.h, "X-Amz-Object-Lock-Retain-Until-Date")
+	}
+	if v.LegalHold && s.authorizeOn(rq, "s3:GetObjectLegalHold", rq.bkt, rq.key, v) != nil {
+		delete(rq.h, "X-Amz-Object-Lock-Legal-Hold")
+	}
+}
+
+func contentRange(sp span, size int64) string {
+	b := make([]byte, 0, 64)
+	b = append(b, "bytes "...)
+	b = strconv.AppendInt(b, sp.offset, 10)
+	b = append(b, '-')
+	b = strconv.AppendInt(b, sp.offset+sp.length-1, 10)
+	b = append(b, '/')
+	b = strconv.AppendInt(b, size, 10)
+	return string(b)
+}
+
+// overrideHeaders applies the response-* parameters.
+func overrideHeaders(rq *request) error {
+	for i := range rq.query {
+		p := &rq.query[i]
+		if !strings.HasPrefix(p.name, "response-") {
+			continue
+		}
+		for _, o := range responseOverrides {
+			if p.name != o.param {
+				continue
+			}
+			if rq.who.Anonymous() {
+				return errInvalidRequest("Request specific response headers cannot be used for anonymous GET requests.")
+			}
+			rq.set(o.header, p.value)
+		}
+	}
+	return nil
+}
+
+// partNumber reads the partNumber parameter.
+func (rq *request) partNumber() (int, error) {
+	t := rq.query.Get("partNumber")
+	n, err := strconv.Atoi(t)
+	if err != nil || n < 1 || n > object.MaxPart {
+		return 0, errInvalidArgument("partNumber", t, "Part number must be an integer between 1 and 10000, inclusive")
+	}
+	return n, nil
+}
+
+// selectPart narrows sp to the part asked for. It returns nil for an object that was not a multipart upload.
+func selectPart(rq *request, v *object.Version, sp *span) (*object.Part, error) {
+	n, err := rq.partNumber()
+	if err != nil {
+		return nil, err
+	}
+	if !v.Multipart {
+		if n != 1 {
+			return nil, apiError("InvalidPart").with("PartNumberRequested", strconv.Itoa(n)).with("ActualPartCount", "1")
+		}
+		if v.Size > 0 {
+			sp.status = http.StatusPartialContent
+		}
+		return nil, nil
+	}
+	// Parts are counted as they stand in the object: an upload of parts 3 and 7 has the parts 1 and 2.
+	if n > len(v.Parts) {
+		return nil, apiError("InvalidPart").with("PartNumberRequested", strconv.Itoa(n)).
+			with("ActualPartCount", strconv.Itoa(len(v.Parts)))
+	}
+	for i := range n - 1 {
+		sp.offset += v.Parts[i].Size
+	}
+	p := &v.Parts[n-1]
+	sp.length = p.Size
+	if sp.length > 0 {
+		sp.status = http.StatusPartialContent
+	}
+	rq.set("X-Amz-Mp-Parts-Count", strconv.Itoa(len(v.Parts)))
+	return p, nil
+}
+
+// parseRange applies a Range header to an object of size bytes. Forms S3 does not serve (several ranges, other
+// units, nonsense) are ignored and leave the whole object, as RFC 9110 wants; a range past the end is an error.
+func parseRange(v string, size int64, sp *span) (bool, error) {
+	t, ok := strings.CutPrefix(v, "bytes=")
+	if !ok || strings.IndexByte(t, ',') >= 0 {
+		return false, nil
+	}
+	a, b, ok := strings.Cut(strings.TrimSpace(t), "-")
+	if !ok {
+		return false, nil
+	}
+	var from, to int64
+	if a == "" {
+		n, ok := parseCount(b)
+		if !ok {
+			return false, nil
+		}
+		if n == 0 || size == 0 {
+			return false, errRange(v, size)
+		}
+		from, to = max(size-n, 0), size-1
+	} else {
+		if from, ok = parseCount(a); !ok {
+			return false, nil
+		}
+		to = size - 1
+		if b != "" {
+			n, ok := parseCount(b)
+			if !ok || n < from {
+				return false, nil
+			}
+			to = min(n, to)
+		}
+		if from >= size {
+			return false, errRange(v, size)
+		}
+	}
+	sp.offset, sp.length, sp.status = from, to-from+1, http.StatusPartialContent
+	return true, nil
+}
+
+func errRange(v string, size int64) *Error {
+	return apiError("InvalidRange").with("RangeRequested", v).with("ActualObjectSize", strconv.FormatInt(size, 10))
+}
+
+// parseCount parses decimal digits. Numbers past int64 saturate: a range may end anywhere past the object.
+func parseCount(s string) (int64, bool) {
+	if s == "" {
+		return 0, false
+	}
+	var n int64
+	for i := range len(s) {
+		c := s[i]
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		if n > (1<<63-1-9)/10 {
+			n = (1<<63 - 1 - 9) / 10
+			continue
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}
+
+// ifRange reports whether a Range header counts in the light of If-Range.
+func ifRange(rq *request, v *object.Version) bool {
+	c := rq.header("If-Range")
+	if c == "" {
+		return true
+	}
+	if t, ok := parseHTTPTime(c); ok {
+		return t.Equal(v.Modified.Truncate(time.Second))
+	}
+	return !strings.HasPrefix(c, "W/") && unquoteETag(c) == v.ETag
+}
+
+// etagListed reports whether a condition such as `"a", W/"b"` or `*` names etag.
+func etagListed(list, etag string) bool {
+	for e := range strings.SplitSeq(list, ",") {
+		if e = unquoteETag(e); e == "*" || e == etag {
+			return true
+		}
+	}
+	return false
+}
+
+func errCondition(name string) *Error { return apiError("PreconditionFailed").with("Condition", name) }
+
+// readConditions checks the conditional headers of a read with the precedence of RFC 9110.
+func readConditions(rq *request, v *object.Version) error {
+	if m := rq.header("If-Match"); m != "" {
+		if !etagListed(m, v.ETag) {
+			return errCondition("If-Match")
+		}
+	} else if t, ok := parseHTTPTime(rq.header("If-Unmodified-Since")); ok {
+		if v.Modified.Truncate(time.Second).After(t) {
+			return errCondition("If-Unmodified-Since")
+		}
+	}
+	if m := rq.header("If-None-Match"); m != "" {
+		if etagListed(m, v.ETag) {
+			return apiError("NotModified")
+		}
+	} else if t, ok := parseHTTPTime(rq.header("If-Modified-Since")); ok {
+		if !v.Modified.Truncate(time.Second).After(t) {
+			return apiError("NotModified")
+		}
+	}
+	return nil
+}
+
+// bodyWriter sends the content of an object. It sends the header with the first byte, so that content found
+// corrupt before that is still answered with an error, and gives the connection more time as long as it moves.
+type bodyWriter struct {
+	rq     *request
+	status int
+	left   int64
+	extend time.Time // when to move the deadline again
+}
+
+var _ io.Writer = (*bodyWriter)(nil)
+
+func (b *bodyWriter) Write(p []byte) (int, error) {
+	rq := b.rq
+	if !rq.wrote {
+		rq.writeHeader(b.status)
+		b.extend = rq.start.Add(deadlineStep)
+	}
+	if b.left > deadlineBytes {
+		rq.progress(&b.extend, true)
+	}
+	n, err := rq.w.Write(p)
+	rq.out += int64(n)
+	b.left -= int64(n)
+	if err != nil {
+		return n, &clientGone{err}
+	}
+	return n, nil
+}
+
+// clientGone wraps an error of writing to the client, which is no failure of the server.
+type clientGone struct{ err error }
+
+func (e *clientGone) Error() string { return "client: " + e.err.Error() }
+func (e *clientGone) Unwrap() error { return e.err }
+
+// deadlineStep is how often a moving body pushes its deadline; deadlineBytes is below what it needs not.
+const (
+	deadlineStep  = time.Second
+	deadlineBytes = 64 << 10
+)
+
+// progress pushes the connection's deadline when it is time to.
+func (rq *request) progress(next *time.Time, write bool) {
+	now := time.Now()
+	if now.Before(*next) {
+		return
+	}
+	*next = now.Add(deadlineStep)
+	rq.extend(now.Add(rq.s.opt.StallTimeout), write)
+}
+
+// extend sets the connection's deadlines. Writers that cannot do so, as in tests, are left alone. A read also
+// moves the write deadline: the response to a long upload is written after it.
+func (rq *request) extend(t time.Time, write bool) {
+	if w, ok := rq.w.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		_ = w.SetWriteDeadline(t)
+	}
+	if write {
+		return
+	}
+	if r, ok := rq.w.(interface{ SetReadDeadline(time.Time) error }); ok {
+		_ = r.SetReadDeadline(t)
+	}
+}
+
+// bodyReader reads the request's body from the connection, counts it and gives it more time as long as it moves.
+type bodyReader struct {
+	rq     *request
+	src    io.ReadCloser
+	extend time.Time
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	rq := b.rq
+	if rq.in > 0 {
+		rq.progress(&b.extend, false)
+	}
+	n, err := b.src.Read(p)
+	rq.in += int64(n)
+	return n, err
+}
+
+func (b *bodyReader) Close() error { return b.src.Close() }
+
+// canceled reports whether the request's client is gone.
+func (rq *request) canceled() bool { return rq.ctx.Err() == context.Canceled }

@@ -1,0 +1,379 @@
+package s3api
+
+import (
+	"encoding/xml"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"firn"
+	"firn/object"
+)
+
+// maxMetaDoc bounds the small documents about one object.
+const maxMetaDoc = 64 << 10
+
+// head looks the addressed version up for an operation on its metadata and asks for permission.
+func (s *Server) head(rq *request, action, versionAction string) (*object.Version, error) {
+	id, err := rq.versionID()
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.store.Head(rq.ctx, rq.bucket, rq.key, id)
+	if err != nil {
+		if errors.Is(err, object.ErrDeleteMarker) && v != nil {
+			rq.set("X-Amz-Delete-Marker", "true")
+			rq.setVersionID(v.ID)
+			if aerr := s.authorizeList(rq, rq.key); aerr != nil {
+				return nil, aerr
+			}
+			if id != "" {
+				return nil, apiError("MethodNotAllowed").with("Method", rq.r.Method).with("ResourceType", "DeleteMarker")
+			}
+			return nil, errNoSuchKey(rq.key)
+		}
+		if firn.KindOf(err) == firn.NotFound {
+			if aerr := s.authorizeList(rq, rq.key); aerr != nil {
+				return nil, aerr
+			}
+		}
+		return nil, err
+	}
+	return v, s.authorizeOn(rq, versioned(action, versionAction, id), rq.bkt, rq.key, v)
+}
+
+// update changes the addressed version, found and permitted by head.
+func (s *Server) update(rq *request, bypass bool, fn func(*object.Version) error) (*object.Version, error) {
+	v, err := s.store.UpdateVersion(rq.ctx, rq.bucket, rq.key, rq.query.Get("versionId"), bypass, fn)
+	if err == nil {
+		rq.setVersionID(v.ID)
+	}
+	return v, err
+}
+
+func getObjectTagging(s *Server, rq *request) error {
+	v, err := s.head(rq, "s3:GetObjectTagging", "s3:GetObjectVersionTagging")
+	if err != nil {
+		return err
+	}
+	rq.setVersionID(v.ID)
+	b := append(rq.buf[:0], xmlHeader...)
+	b = append(b, `<Tagging xmlns="`+xmlNamespace+`"><TagSet>`...)
+	for _, t := range v.Tags {
+		b = append(b, "<Tag>"...)
+		b = appendElement(b, "Key", t.Name)
+		b = appendElement(b, "Value", t.Value)
+		b = append(b, "</Tag>"...)
+	}
+	rq.buf = append(b, "</TagSet></Tagging>"...)
+	return rq.writeBody(http.StatusOK, xmlContentType, rq.buf)
+}
+
+func putObjectTagging(s *Server, rq *request) error {
+	doc, err := rq.readDocument(maxMetaDoc)
+	if err != nil {
+		return err
+	}
+	tags, _, err := parseTagging(doc, object.MaxTags, "Object tags")
+	if err != nil {
+		return err
+	}
+	rq.newTags = tags
+	if _, err := s.head(rq, "s3:PutObjectTagging", "s3:PutObjectVersionTagging"); err != nil {
+		return err
+	}
+	if _, err := s.update(rq, false, func(v *object.Version) error {
+		v.Tags = tags
+		return nil
+	}); err != nil {
+		return err
+	}
+	return rq.noContent(http.StatusOK)
+}
+
+func deleteObjectTagging(s *Server, rq *request) error {
+	if _, err := s.head(rq, "s3:DeleteObjectTagging", "s3:DeleteObjectVersionTagging"); err != nil {
+		return err
+	}
+	if _, err := s.update(rq, false, func(v *object.Version) error {
+		v.Tags = nil
+		return nil
+	}); err != nil {
+		return err
+	}
+	return rq.noContent(http.StatusNoContent)
+}
+
+// needLock refuses lock operations on a bucket without object lock.
+func needLock(rq *request) error {
+	if !rq.bkt.ObjectLock {
+		return errInvalidRequest("Bucket is missing Object Lock Configuration")
+	}
+	return nil
+}
+
+func getObjectRetention(s *Server, rq *request) error {
+	if err := needLock(rq); err != nil {
+		return err
+	}
+	v, err := s.head(rq, "s3:GetObjectRetention", "s3:GetObjectRetention")
+	if err != nil {
+		return err
+	}
+	if v.Retention.Mode == object.RetentionNone {
+		return apiError("NoSuchObjectLockConfiguration")
+	}
+	b := append(rq.buf[:0], xmlHeader...)
+	b = append(b, `<Retention xmlns="`+xmlNamespace+`">`...)
+	b = appendElement(b, "Mode", retentionMode(v.Retention.Mode))
+	b = appendElement(b, "RetainUntilDate", iso8601(v.Retention.Until))
+	rq.buf = append(b, "</Retention>"...)
+	return rq.writeBody(http.StatusOK, xmlContentType, rq.buf)
+}
+
+func putObjectRetention(s *Server, rq *request) error {
+	if err := needLock(rq); err != nil {
+		return err
+	}
+	var doc struct {
+		XMLName xml.Name `xml:"Retention"`
+		Mode    string
+		Date    string `xml:"RetainUntilDate"`
+	}
+	if err := rq.readXML(&doc, maxMetaDoc); err != nil {
+		return err
+	}
+	var r object.Retention
+	switch {
+	case doc.Mode == "" && doc.Date == "": // an empty document removes a governance retention
+	case doc.Mode == "" || doc.Date == "", doc.Mode != "GOVERNANCE" && doc.Mode != "COMPLIANCE":
+		return apiError("MalformedXML")
+	default:
+		if _, err := time.Parse(time.RFC3339Nano, doc.Date); err != nil {
+			return apiError("MalformedXML")
+		}
+		var err error
+		if r, err = parseRetention(doc.Mode, doc.Date, rq.start); err != nil {
+			return err
+		}
+	}
+	if _, err := s.head(rq, "s3:PutObjectRetention", "s3:PutObjectRetention"); err != nil {
+		return err
+	}
+	bypass, err := s.bypass(rq)
+	if err != nil {
+		return err
+	}
+	if _, err := s.update(rq, bypass, func(v *object.Version) error {
+		v.Retention = r
+		return nil
+	}); err != nil {
+		return err
+	}
+	return rq.noContent(http.StatusOK)
+}
+
+func getObjectLegalHold(s *Server, rq *request) error {
+	if err := needLock(rq); err != nil {
+		return err
+	}
+	v, err := s.head(rq, "s3:GetObjectLegalHold", "s3:GetObjectLegalHold")
+	if err != nil {
+		return err
+	}
+	status := "OFF"
+	if v.LegalHold {
+		status = "ON"
+	}
+	b := append(rq.buf[:0], xmlHeader...)
+	b = append(b, `<LegalHold xmlns="`+xmlNamespace+`">`...)
+	b = appendElement(b, "Status", status)
+	rq.buf = append(b, "</LegalHold>"...)
+	return rq.writeBody(http.StatusOK, xmlContentType, rq.buf)
+}
+
+func putObjectLegalHold(s *Server, rq *request) error {
+	if err := needLock(rq); err != nil {
+		return err
+	}
+	var doc struct {
+		XMLName xml.Name `xml:"LegalHold"`
+		Status  string
+	}
+	if err := rq.readXML(&doc, maxMetaDoc); err != nil {
+		return err
+	}
+	if doc.Status != "ON" && doc.Status != "OFF" {
+		return apiError("MalformedXML")
+	}
+	if _, err := s.head(rq, "s3:PutObjectLegalHold", "s3:PutObjectLegalHold"); err != nil {
+		return err
+	}
+	if _, err := s.update(rq, false, func(v *object.Version) error {
+		v.LegalHold = doc.Status == "ON"
+		return nil
+	}); err != nil {
+		return err
+	}
+	return rq.noContent(http.StatusOK)
+}
+
+// restoreObject answers RestoreObject. The bytes of every class are on the site, so a version of a class beside
+// STANDARD is restored already and others cannot be restored.
+func restoreObject(s *Server, rq *request) error {
+	var doc struct {
+		XMLName xml.Name `xml:"RestoreRequest"`
+		Days    int
+		Type    string
+	}
+	if err := rq.readXML(&doc, maxMetaDoc); err != nil {
+		return err
+	}
+	if doc.Type != "" {
+		return errNotImplemented("Type")
+	}
+	if doc.Days < 1 {
+		return errInvalidArgument("Days", strconv.Itoa(doc.Days), "restoration days should be at least 1")
+	}
+	v, err := s.head(rq, "s3:RestoreObject", "s3:RestoreObject")
+	if err != nil {
+		return err
+	}
+	if v.StorageClass == "" {
+		return apiError("InvalidObjectState").saying("Restore is not allowed for the object's current storage class")
+	}
+	return rq.noContent(http.StatusOK)
+}
+
+// getObjectAttributes answers GetObjectAttributes.
+func getObjectAttributes(s *Server, rq *request) error {
+	if err := refuseEncryption(rq); err != nil {
+		return err
+	}
+	want, err := attributes(rq.r.Header["X-Amz-Object-Attributes"])
+	if err != nil {
+		return err
+	}
+	v, err := s.head(rq, "s3:GetObject", "s3:GetObjectVersion")
+	if err != nil {
+		return err
+	}
+	if err := s.authorizeOn(rq, versioned("s3:GetObjectAttributes", "s3:GetObjectVersionAttributes",
+		rq.query.Get("versionId")), rq.bkt, rq.key, v); err != nil {
+		return err
+	}
+	rq.setVersionID(v.ID)
+	rq.set("Last-Modified", httpTime(v.Modified))
+	b := append(rq.buf[:0], xmlHeader...)
+	b = append(b, `<GetObjectAttributesResponse xmlns="`+xmlNamespace+`">`...)
+	if want["ETag"] {
+		b = appendElement(b, "ETag", v.ETag)
+	}
+	if want["Checksum"] && v.Checksum.Algorithm != object.ChecksumNone && len(v.Checksum.Value) > 0 {
+		b = append(b, "<Checksum>"...)
+		b = appendChecksum(b, &v.Checksum)
+		b = append(b, "</Checksum>"...)
+	}
+	if want["ObjectParts"] && v.Multipart {
+		if b, err = appendObjectParts(rq, b, v); err != nil {
+			return err
+		}
+	}
+	if want["StorageClass"] {
+		b = appendElement(b, "StorageClass", className(v.StorageClass))
+	}
+	if want["ObjectSize"] {
+		b = append(b, "<ObjectSize>"...)
+		b = strconv.AppendInt(b, v.Size, 10)
+		b = append(b, "</ObjectSize>"...)
+	}
+	rq.buf = append(b, "</GetObjectAttributesResponse>"...)
+	return rq.writeBody(http.StatusOK, xmlContentType, rq.buf)
+}
+
+// attributes reads x-amz-object-attributes.
+func attributes(values []string) (map[string]bool, error) {
+	want := make(map[string]bool)
+	for _, v := range values {
+		for a := range strings.SplitSeq(v, ",") {
+			switch a = strings.TrimSpace(a); a {
+			case "ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize":
+				want[a] = true
+			case "":
+			default:
+				return nil, errInvalidArgument("x-amz-object-attributes", a, "Invalid attribute name specified.")
+			}
+		}
+	}
+	if len(want) == 0 {
+		return nil, errInvalidArgument("x-amz-object-attributes", "",
+			"The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty")
+	}
+	return want, nil
+}
+
+// appendObjectParts appends a page of the parts of a multipart object.
+func appendObjectParts(rq *request, b []byte, v *object.Version) ([]byte, error) {
+	limit, marker := object.MaxList, 0
+	if t := rq.header("X-Amz-Max-Parts"); t != "" {
+		n, ok := parseCount(t)
+		if !ok {
+			return b, errInvalidArgument("x-amz-max-parts", t, "")
+		}
+		limit = int(min(n, object.MaxList))
+	}
+	if t := rq.header("X-Amz-Part-Number-Marker"); t != "" {
+		n, ok := parseCount(t)
+		if !ok {
+			return b, errInvalidArgument("x-amz-part-number-marker", t, "")
+		}
+		marker = int(min(n, object.MaxPart))
+	}
+	page := v.Parts[min(marker, len(v.Parts)):]
+	truncated := len(page) > limit
+	page = page[:min(limit, len(page))]
+	b = append(b, "<ObjectParts>"...)
+	b = appendInt(b, "PartsCount", len(v.Parts))
+	b = appendInt(b, "PartNumberMarker", marker)
+	b = appendInt(b, "NextPartNumberMarker", marker+len(page))
+	b = appendInt(b, "MaxParts", limit)
+	b = appendElement(b, "IsTruncated", strconv.FormatBool(truncated))
+	for i := range page {
+		b = append(b, "<Part>"...)
+		b = appendInt(b, "PartNumber", marker+i+1)
+		b = append(b, "<Size>"...)
+		b = strconv.AppendInt(b, page[i].Size, 10)
+		b = append(b, "</Size>"...)
+		b = appendPartChecksum(b, v.Checksum.Algorithm, page[i].Checksum)
+		b = append(b, "</Part>"...)
+	}
+	return append(b, "</ObjectParts>"...), nil
+}
+
+// appendPartChecksum appends the checksum of a part, if it has one.
+func appendPartChecksum(b []byte, a object.ChecksumAlgorithm, sum []byte) []byte {
+	if a == object.ChecksumNone || len(sum) == 0 {
+		return b
+	}
+	return appendElement(b, algorithms[a].element, checksumText(&object.Checksum{Value: sum}))
+}
+
+func appendInt(b []byte, name string, n int) []byte {
+	b = append(b, '<')
+	b = append(b, name...)
+	b = append(b, '>')
+	b = strconv.AppendInt(b, int64(n), 10)
+	b = append(b, '<', '/')
+	b = append(b, name...)
+	return append(b, '>')
+}
+
+// className is the name of a storage class in documents.
+func className(c string) string {
+	if c == "" {
+		return "STANDARD"
+	}
+	return c
+}

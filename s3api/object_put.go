@@ -1,0 +1,72 @@
+package s3api
+
+import (
+	"net/http"
+	"strconv"
+
+	"firn/object"
+)
+
+// writePrecondition returns the condition of a write from If-Match and If-None-Match, nil where there is none.
+func writePrecondition(rq *request) object.Precondition {
+	match, none := rq.header("If-Match"), rq.header("If-None-Match")
+	if match == "" && none == "" {
+		return nil
+	}
+	key := rq.key
+	return func(v *object.Version) error {
+		there := v != nil && !v.DeleteMarker
+		if match != "" {
+			if !there {
+				return errNoSuchKey(key)
+			}
+			if !etagListed(match, v.ETag) {
+				return errCondition("If-Match")
+			}
+		}
+		if none != "" && there && etagListed(none, v.ETag) {
+			return errCondition("If-None-Match")
+		}
+		return nil
+	}
+}
+
+// bodySize returns the bytes of content the request announces, -1 where it does not.
+func (rq *request) bodySize() (int64, error) {
+	n := rq.payload.Length()
+	if n > object.MaxPut {
+		return n, apiError("EntityTooLarge").with("ProposedSize", strconv.FormatInt(n, 10)).
+			with("MaxSizeAllowed", strconv.FormatInt(object.MaxPut, 10))
+	}
+	if n == 0 && rq.r.ContentLength == 0 && !rq.hasHeader("Content-Length") && rq.r.ProtoMajor < 2 {
+		// HTTP lets a body without a length be none; S3 wants to be told.
+		return n, apiError("MissingContentLength")
+	}
+	return n, nil
+}
+
+// putObject answers PutObject.
+func putObject(s *Server, rq *request) error {
+	o, err := s.newVersion(rq)
+	if err != nil {
+		return err
+	}
+	if o.Size, err = rq.bodySize(); err != nil {
+		return err
+	}
+	if o.ContentMD5, err = contentMD5(rq); err != nil {
+		return err
+	}
+	if o.Checksum, err = rq.checksumRequest(); err != nil {
+		return err
+	}
+	o.Precondition = writePrecondition(rq)
+	v, err := s.store.Put(rq.ctx, rq.bucket, rq.key, rq.body, o)
+	if err != nil {
+		return err
+	}
+	rq.set("Etag", quoteETag(v.ETag))
+	rq.setChecksum(&v.Checksum)
+	rq.setVersionID(v.ID)
+	return rq.noContent(http.StatusOK)
+}
