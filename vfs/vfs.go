@@ -28,9 +28,6 @@ type File = vfs.File
 // FileInfo describes a file.
 type FileInfo = vfs.FileInfo
 
-// MemFS is an in-memory FS.
-type MemFS = vfs.MemFS
-
 // WriteCategory labels who writes a file, for the metrics of disk health.
 type WriteCategory = vfs.DiskWriteCategory
 
@@ -43,15 +40,6 @@ const (
 
 // OS returns the operating system's file system.
 func OS() FS { return vfs.Default }
-
-// NewMem returns an in-memory file system without crash clones.
-func NewMem() *MemFS { return vfs.NewMem() }
-
-// NewCrashableMem returns an in-memory file system that can be cloned by CrashClone.
-func NewCrashableMem() *MemFS { return vfs.NewCrashableMem() }
-
-// CrashClone returns what m would hold after a power loss now: only synced file contents under synced names.
-func CrashClone(m *MemFS) *MemFS { return m.CrashClone(vfs.CrashCloneCfg{}) }
 
 // SyncDir makes the names in dir durable.
 func SyncDir(fsys FS, dir string) error {

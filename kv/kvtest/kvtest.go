@@ -324,6 +324,8 @@ func testIterator(t *testing.T, db kv.DB) {
 		step("SeekLT beyond the range", it.SeekLT([]byte("z")), "b\xFF")
 		step("SeekLT first", it.SeekLT([]byte("a")), "<none>")
 		step("SeekGE beyond the range", it.SeekGE([]byte("c")), "<none>")
+		step("SeekGE nothing", it.SeekGE(nil), "a")
+		step("SeekLT nothing", it.SeekLT(nil), "<none>")
 		step("Last", it.Last(), "b\xFF")
 		step("Next at the end", it.Next(), "<none>")
 	})

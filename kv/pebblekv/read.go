@@ -65,6 +65,10 @@ func (d *DB) iter(lower, upper []byte) (kv.Iterator, error) {
 	if len(upper) == 0 || upper[0] == reserved {
 		upper = []byte{reserved}
 	}
+	if len(lower) == 0 {
+		// To Pebble an empty bound is a key, of a length it does not expect.
+		lower = nil
+	}
 	it, err := d.p.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return nil, mapError(err)
@@ -90,11 +94,18 @@ func (i *iterator) Last() bool {
 
 func (i *iterator) SeekGE(key []byte) bool {
 	i.placed = true
+	if len(key) == 0 {
+		return i.it.First()
+	}
 	return i.it.SeekGE(key)
 }
 
 func (i *iterator) SeekLT(key []byte) bool {
 	i.placed = true
+	if len(key) == 0 {
+		// Nothing sorts before it, nor before this, the smallest key there can be.
+		key = []byte{0}
+	}
 	return i.it.SeekLT(key)
 }
 
