@@ -9,139 +9,186 @@ package object
 import (
 	"context"
 	"errors"
-	"io"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"firn"
+	"firn/hlc"
+	"firn/kv"
+	"firn/object/blobs"
+	"firn/vfs"
 )
 
-var errNotBuilt = errors.New("not built")
+// formatVersion is the version of the key space and its records; see docs/format/namespace.md.
+const formatVersion = 1
 
 // Store is one site's namespace. All methods may be called concurrently.
-type Store struct{}
+type Store struct {
+	o     Options
+	fs    vfs.FS
+	dir   string
+	db    kv.DB
+	clock *hlc.Clock
+	log   *slog.Logger
+	blobs *blobs.Dir
+	space space
+	grace grace
+	stats stats
 
-// CreateBucket makes a bucket. ErrBucketExists, ErrInvalidBucketName.
-func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) (*Bucket, error) {
-	return nil, errNotBuilt
+	buckets struct {
+		sync.RWMutex
+		m map[string]*bucket
+	}
+	usageSeq atomic.Uint64 // journal entries up to here are in the stored counters
+	garbage  chan struct{} // wakes the collector; capacity 1
+	// collecting is held by the one walk of the garbage queue that may run.
+	collecting sync.Mutex
+	scrubMu    sync.Mutex
 }
 
-// Bucket returns a bucket's record from memory. ErrNoSuchBucket.
-func (s *Store) Bucket(ctx context.Context, name string) (*Bucket, error) { return nil, errNotBuilt }
-
-// Buckets returns all buckets by name.
-func (s *Store) Buckets(ctx context.Context) ([]*Bucket, error) { return nil, errNotBuilt }
-
-// UpdateBucket changes a bucket's record: fn gets a copy it may change (not ID, Name, Created).
-func (s *Store) UpdateBucket(ctx context.Context, name string, fn func(*Bucket) error) (*Bucket, error) {
-	return nil, errNotBuilt
+// Open opens the namespace kept in db and below dir, which the caller has locked. It removes what an
+// interrupted write left, and replays what the stored counters lack. The caller closes db after the Store.
+func Open(ctx context.Context, fsys vfs.FS, dir string, db kv.DB, o Options) (*Store, error) {
+	o = o.withDefaults()
+	s := &Store{
+		o: o, fs: fsys, dir: dir, db: db, clock: o.Clock, log: o.Logger,
+		garbage: make(chan struct{}, 1),
+	}
+	s.buckets.m = map[string]*bucket{}
+	s.space.init(fsys, dir, o.ReserveBytes, o.Now)
+	err := s.open(ctx)
+	return s, firn.E("open namespace", dir, err)
 }
 
-// DeleteBucket removes an empty bucket. ErrBucketNotEmpty where a version, delete marker or upload is left.
-func (s *Store) DeleteBucket(ctx context.Context, name string) error { return errNotBuilt }
-
-// Usage returns a bucket's counters.
-func (s *Store) Usage(ctx context.Context, bucket string) (Usage, error) { return Usage{}, errNotBuilt }
-
-// Put stores a new version from body.
-func (s *Store) Put(ctx context.Context, bucket, key string, body io.Reader, o PutOptions) (*Version, error) {
-	return nil, errNotBuilt
+func (s *Store) open(ctx context.Context) (err error) {
+	if err := s.checkFormat(ctx); err != nil {
+		return err
+	}
+	if err := s.seedClock(ctx); err != nil {
+		return err
+	}
+	if ahead := s.clock.Last().Wall().Sub(s.o.Now()); ahead > clockWarning {
+		s.log.Warn("the wall clock is behind the newest entry: new versions keep the later time until it catches up",
+			"ahead", ahead)
+	}
+	if s.blobs, err = blobs.Open(s.fs, s.fs.PathJoin(s.dir, "blobs"), ledger{s}); err != nil {
+		return err
+	}
+	if err := s.dropOpening(ctx); err != nil {
+		return err
+	}
+	if err := s.loadBuckets(ctx); err != nil {
+		return err
+	}
+	return s.loadUsage(ctx)
 }
 
-// Copy makes a new version of bucket/key with the source's content, sharing its bytes where it can.
-// o gives all metadata of the new version (the caller merges what it keeps from the source); o.Size,
-// o.ContentMD5 are ignored; o.Checksum.Expected is nil and asks for the algorithm to be kept or computed.
-func (s *Store) Copy(ctx context.Context, src CopySource, bucket, key string, o PutOptions) (*Version, error) {
-	return nil, errNotBuilt
+// Close ends what the Store itself started. Run must have returned and no call may be under way.
+func (s *Store) Close() error {
+	err := s.saveUsage(context.Background())
+	if errors.Is(err, kv.ErrClosed) {
+		err = nil // the engine stopped after an I/O error, which was reported then; replay makes up for it
+	}
+	if s.blobs != nil {
+		s.blobs.Close()
+	}
+	return firn.E("close namespace", s.dir, err)
 }
 
-// Head returns the metadata of a version; versionID "" means the current one.
-// ErrNoSuchKey, ErrNoSuchVersion; ErrDeleteMarker together with the marker's Version.
-func (s *Store) Head(ctx context.Context, bucket, key, versionID string) (*Version, error) {
-	return nil, errNotBuilt
+// checkFormat refuses a key space of a later release or of another site, and writes the marks of a new one.
+func (s *Store) checkFormat(ctx context.Context) error {
+	format, site := metaKey("format"), metaKey("site")
+	return s.db.Update(ctx, func(tx kv.Tx) error {
+		have, err := getUint(tx, format)
+		switch {
+		case err != nil:
+			return err
+		case have == 0:
+			tx.Set(format, idKey(0, formatVersion)[1:])
+			tx.Set(site, idKey(0, uint64(s.o.Site))[1:])
+			return nil
+		case have > formatVersion:
+			return firn.NewError(firn.Unsupported, fmt.Sprintf("written by a later release (format %d, this one knows %d)", have, formatVersion))
+		}
+		was, err := getUint(tx, site)
+		if err == nil && was != uint64(s.o.Site) {
+			err = firn.NewError(firn.Conflict, fmt.Sprintf("belongs to site %d, not %d: a site's number must not change", was, s.o.Site))
+		}
+		return err
+	}, format)
 }
 
-// Open is Head with the content. The caller closes the Object. The content stays readable, whatever
-// happens to the version, until then.
-func (s *Store) Open(ctx context.Context, bucket, key, versionID string) (*Object, error) {
-	return nil, errNotBuilt
+// getUint reads a number stored under key, 0 where it is not there.
+func getUint(r kv.Reader, key []byte) (uint64, error) {
+	v, err := r.Get(nil, key)
+	if errors.Is(err, kv.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return parseUint64(v)
 }
 
-// Object is an open version.
-type Object struct{ Version *Version }
+// ledger keeps the list of blob files without a record in the o keys.
+type ledger struct{ s *Store }
 
-// WriteTo writes length bytes from offset to w, each block verified before any of its bytes is written.
-// A corrupt block ends it with ErrCorrupt. It returns the bytes written.
-func (o *Object) WriteRange(ctx context.Context, w io.Writer, offset, length int64) (int64, error) {
-	return 0, errNotBuilt
+// Opening implements blobs.Ledger.
+func (l ledger) Opening(ctx context.Context, ids, done []blobs.ID) error {
+	return l.s.db.Update(ctx, func(tx kv.Tx) error {
+		for _, id := range done {
+			tx.Delete(blobKey(tagOpening, BlobID(id)))
+		}
+		for _, id := range ids {
+			tx.Set(blobKey(tagOpening, BlobID(id)), nil)
+		}
+		return nil
+	})
 }
 
-// ReadAt reads as io.ReaderAt, verified.
-func (o *Object) ReadAt(p []byte, off int64) (int, error) { return 0, errNotBuilt }
-
-// Close releases the content.
-func (o *Object) Close() error { return nil }
-
-// UpdateVersion changes what may change of a stored version: Tags, ACL, Retention, LegalHold. The rules of
-// object lock (shortening, mode changes) are checked against bypassGovernance. ErrLocked.
-func (s *Store) UpdateVersion(ctx context.Context, bucket, key, versionID string, bypassGovernance bool, fn func(*Version) error) (*Version, error) {
-	return nil, errNotBuilt
+// dropOpening removes the blob files that were being written when the site stopped.
+func (s *Store) dropOpening(ctx context.Context) error {
+	var ids []blobs.ID
+	err := s.db.View(ctx, func(r kv.Reader) error {
+		ids = ids[:0]
+		return scan(r, []byte{tagOpening}, []byte{tagOpening + 1}, func(k, _ []byte) error {
+			if len(k) != 1+len(BlobID{}) {
+				return errRecord
+			}
+			ids = append(ids, blobs.ID(k[1:]))
+			return nil
+		})
+	})
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	for _, id := range ids {
+		if err := s.blobs.Remove(id); err != nil {
+			return err
+		}
+	}
+	if err := s.blobs.SyncDirs(ids); err != nil {
+		return err
+	}
+	return ledger{s}.Opening(ctx, nil, ids)
 }
 
-// Delete removes a version, or, with versionID "" in a versioned bucket, lays a delete marker. Deleting what
-// is not there is no error.
-func (s *Store) Delete(ctx context.Context, bucket, key, versionID string, o DeleteOptions) (DeleteResult, error) {
-	return DeleteResult{}, errNotBuilt
-}
+// subject names an object in errors.
+func subject(bucket, key string) string { return bucket + "/" + key }
 
-// DeleteMany deletes up to 1000 items in as few commits as it can; results are in the order of items.
-func (s *Store) DeleteMany(ctx context.Context, bucket string, items []DeleteItem) ([]DeleteResult, error) {
-	return nil, errNotBuilt
-}
-
-// List returns a page of current objects (no delete markers).
-func (s *Store) List(ctx context.Context, bucket string, o ListOptions) (*Listing, error) {
-	return nil, errNotBuilt
-}
-
-// ListVersions returns a page of all versions, newest first within a key.
-func (s *Store) ListVersions(ctx context.Context, bucket string, o ListOptions) (*Listing, error) {
-	return nil, errNotBuilt
-}
-
-// CreateUpload starts a multipart upload and returns its id.
-func (s *Store) CreateUpload(ctx context.Context, bucket, key string, o PutOptions) (string, error) {
-	return "", errNotBuilt
-}
-
-// Upload returns an upload's record. ErrNoSuchUpload.
-func (s *Store) Upload(ctx context.Context, bucket, key, uploadID string) (*UploadInfo, error) {
-	return nil, errNotBuilt
-}
-
-// PutPart stores a part; of o only Size, ContentMD5 and Checksum count. A part number sent again replaces the part.
-func (s *Store) PutPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o PutOptions) (*Part, error) {
-	return nil, errNotBuilt
-}
-
-// CopyPart stores a part from length bytes at offset of a source object (length -1: to its end).
-func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int) (*Part, *Version, error) {
-	return nil, nil, errNotBuilt
-}
-
-// ListParts returns up to limit parts with a number > after, and whether more follow.
-func (s *Store) ListParts(ctx context.Context, bucket, key, uploadID string, after, limit int) ([]Part, bool, error) {
-	return nil, false, errNotBuilt
-}
-
-// ListUploads returns a page of the uploads in progress.
-func (s *Store) ListUploads(ctx context.Context, bucket string, o UploadListOptions) (*UploadListing, error) {
-	return nil, errNotBuilt
-}
-
-// AbortUpload removes an upload and its parts.
-func (s *Store) AbortUpload(ctx context.Context, bucket, key, uploadID string) error {
-	return errNotBuilt
-}
-
-// CompleteUpload makes the version from the listed parts without copying a byte. Sending the same completion
-// again after it succeeded returns the version made.
-func (s *Store) CompleteUpload(ctx context.Context, bucket, key, uploadID string, parts []CompletePart, o CompleteOptions) (*Version, error) {
-	return nil, errNotBuilt
+// fail names operation and subject of err and gives causes from below the sentinels that callers look for.
+func fail(op, subject string, err error) error {
+	if err == nil {
+		return nil
+	}
+	switch {
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrNoSpace):
+	case firn.KindOf(err) == firn.Corrupt:
+		err = &firn.Error{Kind: firn.Corrupt, Err: wrapped{ErrCorrupt, err.Error()}}
+	case firn.KindOf(err) == firn.NoSpace || vfs.IsNoSpace(err):
+		err = &firn.Error{Kind: firn.NoSpace, Err: wrapped{ErrNoSpace, err.Error()}}
+	}
+	return firn.E(op, subject, err)
 }

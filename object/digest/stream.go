@@ -62,7 +62,7 @@ func Copy(ctx context.Context, dst io.Writer, body io.Reader, limit int64, a Alg
 			break
 		}
 		b := buffers.Get().(*buffer)
-		b.n, err = fill(body, b.data[:])
+		b.n, err = Fill(body, b.data[:])
 		total += int64(b.n)
 		if total > limit {
 			err = ErrTooLong
@@ -97,9 +97,9 @@ func Copy(ctx context.Context, dst io.Writer, body io.Reader, limit int64, a Alg
 	return total, s, err
 }
 
-// fill reads until p is full or body ends or fails. Unlike io.ReadFull it keeps body's own error, so that an
+// Fill reads until p is full or body ends or fails. Unlike io.ReadFull it keeps body's own error, so that an
 // io.ErrUnexpectedEOF of a broken connection is told from an end.
-func fill(body io.Reader, p []byte) (n int, err error) {
+func Fill(body io.Reader, p []byte) (n int, err error) {
 	for empty := 0; n < len(p) && err == nil; {
 		var m int
 		m, err = body.Read(p[n:])

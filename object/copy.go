@@ -1,0 +1,185 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+
+	"firn/object/digest"
+)
+
+// openSource opens what a copy reads and asks its precondition.
+func (s *Store) openSource(ctx context.Context, src CopySource) (*Object, error) {
+	from, err := s.openObject(ctx, src.Bucket, src.Key, src.VersionID)
+	if err != nil {
+		return nil, err
+	}
+	if src.Precondition != nil {
+		if err := src.Precondition(from.Version); err != nil {
+			_ = from.Close() // always nil
+			return nil, err
+		}
+	}
+	return from, nil
+}
+
+// copyTries bounds how often a copy starts again because its source was replaced under it.
+const copyTries = 20
+
+// errSourceMoved: the source of a copy is no longer the version that was opened.
+var errSourceMoved = errors.New("the source of a copy changed")
+
+// Copy makes a new version of bucket/key with the source's content, sharing its bytes where it can.
+// o gives all metadata of the new version (the caller merges what it keeps from the source); o.Size,
+// o.ContentMD5 are ignored; o.Checksum.Expected is nil and asks for the algorithm to be kept or computed.
+func (s *Store) Copy(ctx context.Context, src CopySource, bucket, key string, o PutOptions) (*Version, error) {
+	for range copyTries {
+		v, err := s.copyObject(ctx, src, bucket, key, &o)
+		if errors.Is(err, errSourceMoved) {
+			continue
+		}
+		if err != nil {
+			return nil, fail("copy object", subject(bucket, key), err)
+		}
+		return v, nil
+	}
+	return nil, fail("copy object", subject(bucket, key), errSourceMoved)
+}
+
+func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key string, o *PutOptions) (*Version, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	opts := *o
+	opts.Size, opts.ContentMD5 = 0, nil
+	if err := checkPut(b.rec.Load(), &opts); err != nil {
+		return nil, err
+	}
+	ck := currentKey(b.rec.Load().ID, key)
+	from, err := s.openSource(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	if o.Precondition != nil {
+		if err := s.precondition(ctx, b, key, ck, o.Precondition); err != nil {
+			return nil, err
+		}
+	}
+	r := newRecord(bucket, key, &opts)
+	r.Size, r.md5, r.nparts, r.BLAKE3 = from.rec.Size, from.rec.md5, from.rec.nparts, from.rec.BLAKE3
+	r.Multipart = from.rec.Multipart
+	r.Checksum = from.rec.Checksum
+	if q := o.Checksum; q != nil && q.Algorithm != r.Checksum.Algorithm {
+		sums, err := from.sums(ctx, digest.Algorithm(q.Algorithm))
+		if err != nil {
+			return nil, err
+		}
+		r.Checksum = Checksum{Algorithm: q.Algorithm, Value: sums.Checksum}
+	}
+	need := int64(0)
+	if from.inline != nil {
+		need = r.Size
+	}
+	if err := s.space.admit(need); err != nil {
+		s.stats.refused.Add(1)
+		return nil, err
+	}
+	defer s.space.done(need)
+	if from.inline != nil || r.Size == 0 && !r.Multipart && from.rec.blob == (BlobID{}) {
+		c := &content{size: r.Size, inline: from.inline}
+		return s.commitPut(ctx, b, ck, r, c, o.Precondition)
+	}
+	return s.commitShared(ctx, src, from, b, ck, r, o.Precondition)
+}
+
+// sums computes digests of an open object's content.
+func (o *Object) sums(ctx context.Context, a digest.Algorithm) (digest.Sums, error) {
+	if o.inline != nil {
+		return digest.Of(o.inline, a), nil
+	}
+	_, sums, err := digest.Copy(ctx, io.Discard, io.NewSectionReader(o, 0, o.Version.Size), o.Version.Size, a)
+	return sums, err
+}
+
+// commitShared makes r the current version with the blobs of the open version from.
+func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, b *bucket, ck []byte, r *record, pre Precondition) (*Version, error) {
+	sb, err := s.bucket(src.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	sck := currentKey(sb.rec.Load().ID, src.Key)
+	_, err = s.change(ctx, b, func(t *txn) error {
+		cur, err := s.current(t.tx, r.Bucket, r.Key, ck)
+		if err != nil {
+			return err
+		}
+		if err := ask(pre, cur); err != nil {
+			return err
+		}
+		v, vk, err := s.find(t.tx, sb.rec.Load(), src.Key, from.Version.ID, sck)
+		if err != nil {
+			return err
+		}
+		if v == nil || v.Clock != from.rec.Clock || v.Site != from.rec.Site || v.data != from.rec.data || v.blob != from.rec.blob {
+			return errSourceMoved
+		}
+		if err := t.share(r, v, vk); err != nil {
+			return err
+		}
+		if bytes.Equal(vk, ck) {
+			cur = v // as marked: place stores it again where it becomes noncurrent
+		}
+		t.stamp(r)
+		if err := t.retain(r); err != nil {
+			return err
+		}
+		return t.place(ck, r, cur, OpPut)
+	}, lockSet(ck, sck)...)
+	if err != nil {
+		return nil, err
+	}
+	return r.finish(), nil
+}
+
+func lockSet(a, b []byte) [][]byte {
+	if bytes.Equal(a, b) {
+		return [][]byte{a}
+	}
+	return [][]byte{a, b}
+}
+
+// share makes r use the blobs of v, which is stored under vk, and marks both as sharing. Where the same
+// transaction goes on to drop v, release and finish settle the count.
+func (t *txn) share(r *record, v *stored, vk []byte) error {
+	if !v.Multipart {
+		if !v.shared {
+			v.shared = true
+			v.raw = appendRecord(nil, &v.record)
+			t.tx.Set(vk, v.raw)
+		}
+		r.blob, r.shared = v.blob, true
+		t.reference(r.blob, 1)
+		return nil
+	}
+	parts, err := t.s.parts(t.tx, &v.record)
+	if err != nil {
+		return err
+	}
+	marked := true
+	for i := range parts {
+		marked = marked && parts[i].Shared
+		parts[i].Shared = true
+		t.reference(parts[i].Blob, 1)
+	}
+	list := appendPartList(nil, parts)
+	if !marked {
+		t.tx.Set(idKey(tagParts, v.data), list)
+	}
+	r.data = uint64(t.s.clock.Now())
+	r.Parts = parts
+	t.tx.Set(idKey(tagParts, r.data), list)
+	return nil
+}

@@ -1,0 +1,391 @@
+package object
+
+import (
+	"bytes"
+	"context"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"firn/hlc"
+	"firn/kv"
+)
+
+// listed is what a listing shows of a version. Its slices alias the record.
+type listed struct {
+	clock   uint64
+	site    uint32
+	flags   uint64
+	size    int64
+	md5     []byte
+	nparts  int
+	owner   []byte
+	class   []byte
+	sumKind uint64
+}
+
+// decodeListed reads the first fields of a record, up to the last a listing needs.
+func decodeListed(v *listed, raw []byte) error {
+	*v = listed{}
+	f := fields{b: raw}
+	for f.next() {
+		if f.num > fLastListed {
+			return nil
+		}
+		want := protowire.VarintType
+		switch f.num {
+		case fClock:
+			want = protowire.Fixed64Type
+		case fMD5, fOwner, fClass:
+			want = protowire.BytesType
+		}
+		if !f.is(want) {
+			return errRecord
+		}
+		switch f.num {
+		case fClock:
+			v.clock = f.u
+		case fSite:
+			v.site = uint32(f.u)
+		case fFlags:
+			v.flags = f.u
+		case fSize:
+			v.size = int64(f.u & (1<<62 - 1))
+		case fMD5:
+			if len(f.data) != 16 {
+				return errRecord
+			}
+			v.md5 = f.data
+		case fETagParts:
+			v.nparts = int(f.u & 0xFFFF)
+		case fOwner:
+			v.owner = f.data
+		case fClass:
+			v.class = f.data
+		case fSumKind:
+			v.sumKind = f.u
+		}
+	}
+	if f.bad {
+		return errRecord
+	}
+	return nil
+}
+
+// span is a piece of a page's text.
+type span struct{ from, to int }
+
+// row is a listed version before its strings are cut from the page's text.
+type row struct {
+	key, etag, id, owner, class span
+}
+
+// page gathers a listing. All its strings are pieces of one text, so that a page costs few allocations.
+type page struct {
+	o    *ListOptions
+	out  *Listing
+	rows []row
+	text []byte
+	// The last owner and class: most neighbours have the same.
+	owner, class span
+}
+
+func (p *page) add(b []byte) span {
+	from := len(p.text)
+	p.text = append(p.text, b...)
+	return span{from, len(p.text)}
+}
+
+func (p *page) same(last span, b []byte) span {
+	if bytes.Equal(p.text[last.from:last.to], b) {
+		return last
+	}
+	return p.add(b)
+}
+
+// version adds one version of the key that is at keySpan in the text.
+func (p *page) version(key span, v *listed, latest bool, withID bool) {
+	r := row{key: key}
+	marker := v.flags&flagDeleteMarker != 0
+	if !marker {
+		from := len(p.text)
+		var md5 [16]byte
+		copy(md5[:], v.md5)
+		p.text = appendETag(p.text, md5, v.nparts)
+		r.etag = span{from, len(p.text)}
+	}
+	if withID && v.flags&flagNull == 0 {
+		from := len(p.text)
+		p.text = makeOrder(v.clock, v.site).appendID(p.text)
+		r.id = span{from, len(p.text)}
+	}
+	p.owner = p.same(p.owner, v.owner)
+	p.class = p.same(p.class, v.class)
+	r.owner, r.class = p.owner, p.class
+	p.rows = append(p.rows, r)
+	p.out.Versions = append(p.out.Versions, Version{
+		Bucket: "", Latest: latest, DeleteMarker: marker, Size: v.size, Modified: hlc.Time(v.clock).Wall(),
+		Site: v.site, Clock: v.clock, Multipart: v.flags&flagMultipart != 0,
+		Checksum: Checksum{Algorithm: ChecksumAlgorithm(v.sumKind & 0xF), Type: ChecksumType(v.sumKind >> 4 & 0xF)},
+	})
+}
+
+// full reports whether the page holds as many entries as were asked for.
+func (p *page) full() bool { return len(p.out.Versions)+len(p.out.CommonPrefixes) >= p.o.Limit }
+
+// finish cuts the strings.
+func (p *page) finish(bucket string, withID bool) {
+	s := string(p.text)
+	for i := range p.rows {
+		r, v := &p.rows[i], &p.out.Versions[i]
+		v.Bucket = bucket
+		v.Key, v.ETag = s[r.key.from:r.key.to], s[r.etag.from:r.etag.to]
+		v.Owner, v.StorageClass = s[r.owner.from:r.owner.to], s[r.class.from:r.class.to]
+		switch {
+		case r.id.to > r.id.from:
+			v.ID = s[r.id.from:r.id.to]
+		case withID:
+			v.ID = nullID
+		}
+	}
+}
+
+// commonPrefix returns the common prefix that key rolls up into, with ok false where it does not.
+func commonPrefix(key []byte, o *ListOptions) (p []byte, ok bool) {
+	if o.Delimiter == "" {
+		return nil, false
+	}
+	rest := key[len(o.Prefix):]
+	var i int
+	if len(o.Delimiter) == 1 {
+		i = bytes.IndexByte(rest, o.Delimiter[0])
+	} else {
+		i = bytes.Index(rest, []byte(o.Delimiter))
+	}
+	if i < 0 {
+		return nil, false
+	}
+	return key[:len(o.Prefix)+i+len(o.Delimiter)], true
+}
+
+// List returns a page of current objects (no delete markers).
+func (s *Store) List(ctx context.Context, bucket string, o ListOptions) (*Listing, error) {
+	l, err := s.list(ctx, bucket, &o, false)
+	return l, fail("list objects", bucket, err)
+}
+
+// ListVersions returns a page of all versions, newest first within a key.
+func (s *Store) ListVersions(ctx context.Context, bucket string, o ListOptions) (*Listing, error) {
+	l, err := s.list(ctx, bucket, &o, true)
+	return l, fail("list versions", bucket, err)
+}
+
+func (s *Store) list(ctx context.Context, bucket string, o *ListOptions, versions bool) (*Listing, error) {
+	b, err := s.bucket(bucket)
+	if err != nil {
+		return nil, err
+	}
+	rec := b.rec.Load()
+	o.Limit = min(o.Limit, MaxList)
+	if o.Limit <= 0 {
+		return &Listing{}, nil
+	}
+	var p *page
+	err = s.db.View(ctx, func(r kv.Reader) error {
+		p = &page{o: o, out: &Listing{}}
+		w := walker{s: s, r: r, b: rec, o: o, p: p, versions: versions}
+		return w.run(ctx)
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.finish(bucket, versions)
+	return p.out, nil
+}
+
+// walker walks the keys of a listing.
+type walker struct {
+	s        *Store
+	r        kv.Reader
+	b        *Bucket
+	o        *ListOptions
+	p        *page
+	versions bool
+
+	old    kv.Iterator // over noncurrent versions; nil where the bucket has none
+	oldAt  bool        // old is positioned; only then oldOK counts
+	oldOK  bool
+	seek   []byte // scratch
+	listed listed
+}
+
+// checkEvery is the number of keys between looks at the context.
+const checkEvery = 1024
+
+func (w *walker) run(ctx context.Context) (err error) {
+	o := w.o
+	lower := appendCurrentKey(nil, w.b.ID, o.Prefix)
+	upper := successor(lower)
+	base := 9 // bytes before the key
+	start := lower
+	inside := false // the page goes on inside the versions of After
+	if o.After != "" {
+		after := appendCurrentKey(nil, w.b.ID, o.After)
+		inside = w.versions && o.VersionAfter != ""
+		if !inside {
+			after = append(after, 0)
+		}
+		if bytes.Compare(after, start) > 0 {
+			start = after
+		}
+	}
+	it, err := w.r.Iter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := it.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	if w.versions && w.b.Versioning != VersioningOff {
+		ol := appendBucketID(nil, tagOld, w.b.ID)
+		if w.old, err = w.r.Iter(ol, successor(ol)); err != nil {
+			return err
+		}
+		defer func() {
+			if cerr := w.old.Close(); err == nil {
+				err = cerr
+			}
+		}()
+	}
+	n := 0
+	for ok := it.SeekGE(start); ok; {
+		if n++; n%checkEvery == 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+		key := it.Key()[base:]
+		raw, err := it.Value()
+		if err != nil {
+			return err
+		}
+		if err := decodeListed(&w.listed, raw); err != nil {
+			return err
+		}
+		if !w.versions && w.listed.flags&flagDeleteMarker != 0 {
+			ok = it.Next()
+			continue
+		}
+		if cp, rolled := commonPrefix(key, o); rolled {
+			if string(cp) > o.After {
+				if w.p.full() {
+					w.p.out.Truncated = true
+					return nil
+				}
+				w.p.out.CommonPrefixes = append(w.p.out.CommonPrefixes, string(cp))
+				w.p.out.NextKey, w.p.out.NextVersion = string(cp), ""
+			}
+			w.seek = append(append(w.seek[:0], it.Key()[:base]...), cp...)
+			next := successor(w.seek)
+			ok = next != nil && it.SeekGE(next)
+			continue
+		}
+		if !w.versions {
+			if w.p.full() {
+				w.p.out.Truncated = true
+				return nil
+			}
+			w.p.version(w.p.add(key), &w.listed, true, false)
+			if w.p.full() {
+				w.p.out.NextKey = string(key)
+			}
+			ok = it.Next()
+			continue
+		}
+		done, err := w.keyVersions(key, inside && string(key) == o.After)
+		if done || err != nil {
+			return err
+		}
+		ok = it.Next()
+	}
+	if err := it.Err(); err != nil {
+		return err
+	}
+	w.p.out.NextKey, w.p.out.NextVersion = "", ""
+	return nil
+}
+
+// keyVersions adds the versions of key, whose current one is in w.listed: those older than VersionAfter where
+// inside. done ends the page.
+func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
+	var after order
+	skip := false // the current version and all up to after
+	if inside {
+		if w.o.VersionAfter == nullID {
+			if w.listed.flags&flagNull != 0 {
+				after, skip = makeOrder(w.listed.clock, w.listed.site), true
+			} else if p, err := get(w.r, nil, appendTagged(tagNull, w.b.ID, key)); err != nil {
+				return false, err
+			} else if len(p) == orderLen {
+				after, skip = order(p), true
+			}
+		} else {
+			after, skip = parseOrder(w.o.VersionAfter)
+		}
+	}
+	ks := span{-1, 0}
+	add := func(v *listed, latest bool) bool {
+		if w.p.full() {
+			w.p.out.Truncated = true
+			return false
+		}
+		if ks.from < 0 {
+			ks = w.p.add(key)
+		}
+		w.p.version(ks, v, latest, true)
+		if w.p.full() {
+			w.p.out.NextKey = string(key)
+			if w.p.out.NextVersion = nullID; v.flags&flagNull == 0 {
+				w.p.out.NextVersion = makeOrder(v.clock, v.site).String()
+			}
+		}
+		return true
+	}
+	cur := makeOrder(w.listed.clock, w.listed.site)
+	if !skip || bytes.Compare(cur[:], after[:]) > 0 {
+		if !add(&w.listed, true) {
+			return true, nil
+		}
+	}
+	if w.old == nil {
+		return false, nil
+	}
+	prefix := appendOldPrefix(w.seek[:0], w.b.ID, key)
+	w.seek = prefix
+	if skip {
+		// Not the version itself, but what follows it.
+		w.oldOK = w.old.SeekGE(append(append(bytes.Clone(prefix), after[:]...), 0))
+	} else if !w.oldAt || w.oldOK && bytes.Compare(w.old.Key(), prefix) < 0 {
+		w.oldOK = w.old.SeekGE(prefix)
+	}
+	w.oldAt = true
+	for ; w.oldOK && bytes.HasPrefix(w.old.Key(), prefix); w.oldOK = w.old.Next() {
+		raw, err := w.old.Value()
+		if err != nil {
+			return false, err
+		}
+		var v listed
+		if err := decodeListed(&v, raw); err != nil {
+			return false, err
+		}
+		if !add(&v, false) {
+			return true, nil
+		}
+	}
+	return false, w.old.Err()
+}
+
+func appendTagged(tag byte, bucket uint64, key []byte) []byte {
+	return append(appendBucketID(nil, tag, bucket), key...)
+}

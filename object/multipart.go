@@ -1,0 +1,643 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"firn"
+	"firn/kv"
+	"firn/object/digest"
+)
+
+// ErrChecksumAlgorithm is returned for a part that is sent with another checksum algorithm than its upload's.
+var ErrChecksumAlgorithm = firn.NewError(firn.Invalid, "the part's checksum algorithm is not the upload's")
+
+func formatUploadID(id [uploadIDLen]byte) string { return hex.EncodeToString(id[:]) }
+
+// uploadLock names the lock of an upload: its parts, completion and abort exclude each other where they must.
+func uploadLock(id [uploadIDLen]byte) []byte { return append([]byte{tagUpload}, id[:]...) }
+
+// An upload is stored as the record of the version it will become, without content; the clock is its start.
+
+func uploadInfo(bucket, key string, id [uploadIDLen]byte, raw []byte) (*UploadInfo, error) {
+	var r record
+	if err := decodeRecord(&r, raw); err != nil {
+		return nil, err
+	}
+	u := &UploadInfo{
+		ID: formatUploadID(id), Bucket: bucket, Key: key, Initiated: r.Modified,
+		Options: PutOptions{
+			Size: -1, Owner: r.Owner, StorageClass: r.StorageClass, Headers: r.Headers, Metadata: r.Metadata,
+			Tags: r.Tags, ACL: r.ACL, Retention: r.Retention, LegalHold: r.LegalHold,
+		},
+	}
+	if r.Checksum.Algorithm != ChecksumNone {
+		u.Options.Checksum = &ChecksumRequest{Algorithm: r.Checksum.Algorithm, Type: r.Checksum.Type}
+	}
+	return u, nil
+}
+
+// CreateUpload starts a multipart upload and returns its id.
+func (s *Store) CreateUpload(ctx context.Context, bucket, key string, o PutOptions) (string, error) {
+	id, err := s.createUpload(ctx, bucket, key, &o)
+	return id, fail("create upload", subject(bucket, key), err)
+}
+
+func (s *Store) createUpload(ctx context.Context, bucket, key string, o *PutOptions) (string, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return "", err
+	}
+	o.Size = 0
+	if err := checkPut(b.rec.Load(), o); err != nil {
+		return "", err
+	}
+	if err := s.space.admit(0); err != nil {
+		return "", err
+	}
+	r := newRecord(bucket, key, o)
+	if o.Checksum != nil {
+		r.Checksum = Checksum{Algorithm: o.Checksum.Algorithm, Type: o.Checksum.Type}
+	}
+	now := s.clock.Now()
+	r.Clock, r.Site = uint64(now), s.o.Site
+	var id [uploadIDLen]byte
+	binary.BigEndian.PutUint64(id[:], uint64(now))
+	if _, err := rand.Read(id[8:]); err != nil {
+		return "", err
+	}
+	_, err = s.change(ctx, b, func(t *txn) error {
+		t.tx.Set(uploadKey(t.b.ID, key, id), appendRecord(nil, r))
+		return nil
+	}, uploadLock(id))
+	return formatUploadID(id), err
+}
+
+// upload reads an upload's record. ErrNoSuchUpload.
+func (s *Store) upload(r kv.Reader, b *Bucket, key string, id [uploadIDLen]byte) (*UploadInfo, error) {
+	raw, err := get(r, nil, uploadKey(b.ID, key, id))
+	if err == nil && raw == nil {
+		err = ErrNoSuchUpload
+	}
+	if err != nil {
+		return nil, err
+	}
+	return uploadInfo(b.Name, key, id, raw)
+}
+
+// Upload returns an upload's record. ErrNoSuchUpload.
+func (s *Store) Upload(ctx context.Context, bucket, key, uploadID string) (*UploadInfo, error) {
+	u, _, err := s.viewUpload(ctx, bucket, key, uploadID)
+	return u, fail("head upload", subject(bucket, key), err)
+}
+
+func (s *Store) viewUpload(ctx context.Context, bucket, key, uploadID string) (u *UploadInfo, b *bucket, err error) {
+	if b, err = s.bucketFor(bucket, key); err != nil {
+		return nil, nil, err
+	}
+	id, err := parseUploadID(uploadID)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = s.db.View(ctx, func(r kv.Reader) (err error) {
+		u, err = s.upload(r, b.rec.Load(), key, id)
+		return err
+	}, uploadLock(id))
+	return u, b, err
+}
+
+// PutPart stores a part; of o only Size, ContentMD5 and Checksum count. A part number sent again replaces the part.
+func (s *Store) PutPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o PutOptions) (*Part, error) {
+	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &o)
+	if err != nil {
+		return nil, fail("put part", subject(bucket, key), err)
+	}
+	return p, nil
+}
+
+func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o *PutOptions) (*Part, error) {
+	if number < 1 || number > MaxPart {
+		return nil, ErrInvalidPart
+	}
+	if o.Size > MaxPut {
+		return nil, ErrTooLarge
+	}
+	u, b, err := s.viewUpload(ctx, bucket, key, uploadID)
+	if err != nil {
+		return nil, err
+	}
+	q := u.Options.Checksum
+	switch {
+	case q != nil && o.Checksum == nil:
+		o.Checksum = q
+	case q != nil && o.Checksum.Algorithm != q.Algorithm:
+		return nil, ErrChecksumAlgorithm
+	}
+	id, err := parseUploadID(uploadID)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.space.admit(max(0, o.Size)); err != nil {
+		s.stats.refused.Add(1)
+		return nil, err
+	}
+	defer s.space.done(max(0, o.Size))
+	// Parts are files, however small: completion then takes them as they are.
+	c, err := s.receiveLarge(ctx, body, o, label{bucket: bucket, key: key, upload: uploadID, part: number})
+	if err != nil {
+		return nil, err
+	}
+	p := &Part{
+		Number: number, Size: c.size, MD5: c.sums.MD5, Checksum: c.sums.Checksum, Modified: s.clock.Now().Wall(),
+		Blob: BlobID(c.blob.ID),
+	}
+	open, err := s.change(ctx, b, func(t *txn) error {
+		t.tx.Delete(blobKey(tagOpening, p.Blob))
+		return t.setPart(key, id, p)
+	}, uploadLock(id))
+	if err != nil {
+		s.abandon(c.blob, open)
+		return nil, err
+	}
+	return p, nil
+}
+
+// setPart stores p, in place of a part of the same number.
+func (t *txn) setPart(key string, id [uploadIDLen]byte, p *Part) error {
+	if _, err := t.s.upload(t.tx, t.b, key, id); err != nil {
+		return err
+	}
+	k := partKey(id, p.Number)
+	raw, err := get(t.tx, nil, k)
+	if err != nil {
+		return err
+	}
+	if raw != nil {
+		var old Part
+		if err := decodePart(&old, raw); err != nil {
+			return err
+		}
+		t.release(old.Blob, old.Shared)
+	}
+	t.tx.Set(k, appendPart(nil, p))
+	return nil
+}
+
+// CopyPart stores a part from length bytes at offset of a source object (length -1: to its end).
+func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int) (*Part, *Version, error) {
+	p, v, err := s.copyPart(ctx, src, offset, length, bucket, key, uploadID, number)
+	if err != nil {
+		return nil, nil, fail("copy part", subject(bucket, key), err)
+	}
+	return p, v, nil
+}
+
+func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int) (*Part, *Version, error) {
+	from, err := s.openSource(ctx, src)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer from.Close()
+	if length < 0 {
+		length = from.Version.Size - offset
+	}
+	if offset < 0 || length < 0 || offset > from.Version.Size || length > from.Version.Size-offset {
+		return nil, nil, ErrInvalidRange
+	}
+	if length > MaxPut {
+		return nil, nil, ErrTooLarge
+	}
+	body := io.NewSectionReader(from, offset, length)
+	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &PutOptions{Size: length})
+	return p, from.Version, err
+}
+
+// ListParts returns up to limit parts with a number > after, and whether more follow.
+func (s *Store) ListParts(ctx context.Context, bucket, key, uploadID string, after, limit int) ([]Part, bool, error) {
+	parts, more, err := s.listParts(ctx, bucket, key, uploadID, after, limit)
+	return parts, more, fail("list parts", subject(bucket, key), err)
+}
+
+func (s *Store) listParts(ctx context.Context, bucket, key, uploadID string, after, limit int) (parts []Part, more bool, err error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, false, err
+	}
+	id, err := parseUploadID(uploadID)
+	if err != nil {
+		return nil, false, err
+	}
+	err = s.db.View(ctx, func(r kv.Reader) error {
+		if _, err := s.upload(r, b.rec.Load(), key, id); err != nil {
+			return err
+		}
+		if after >= MaxPart {
+			return nil
+		}
+		err := scan(r, partKey(id, max(0, after)+1), successor(partPrefix(id)), func(_, v []byte) error {
+			if len(parts) >= limit {
+				more = true
+				return errStop
+			}
+			var p Part
+			if err := decodePart(&p, v); err != nil {
+				return err
+			}
+			parts = append(parts, p)
+			return nil
+		})
+		if errors.Is(err, errStop) {
+			err = nil
+		}
+		return err
+	}, uploadLock(id))
+	return parts, more, err
+}
+
+// ListUploads returns a page of the uploads in progress.
+func (s *Store) ListUploads(ctx context.Context, bucket string, o UploadListOptions) (*UploadListing, error) {
+	l, err := s.listUploads(ctx, bucket, &o)
+	return l, fail("list uploads", bucket, err)
+}
+
+func (s *Store) listUploads(ctx context.Context, bucket string, o *UploadListOptions) (*UploadListing, error) {
+	b, err := s.bucket(bucket)
+	if err != nil {
+		return nil, err
+	}
+	out := &UploadListing{}
+	limit := min(o.Limit, MaxList)
+	if limit <= 0 {
+		return out, nil
+	}
+	lower := appendBucketID(nil, tagUpload, b.rec.Load().ID)
+	upper := successor(lower)
+	// The escaped prefix without its end is a prefix of all escaped keys that begin with it.
+	escaped := func(p string) []byte {
+		k := appendEscaped(bytes.Clone(lower), p)
+		return k[:len(k)-2]
+	}
+	start := escaped(o.Prefix)
+	end := successor(start)
+	if end == nil || bytes.Compare(end, upper) > 0 {
+		end = upper
+	}
+	if o.KeyMarker != "" {
+		after := appendEscaped(bytes.Clone(lower), o.KeyMarker)
+		if id, err := parseUploadID(o.UploadIDMarker); err == nil {
+			after = append(append(after, id[:]...), 0)
+		} else {
+			after = successor(after)
+		}
+		if bytes.Compare(after, start) > 0 {
+			start = after
+		}
+	}
+	lo := &ListOptions{Prefix: o.Prefix, Delimiter: o.Delimiter}
+	err = s.db.View(ctx, func(r kv.Reader) (err error) {
+		if bytes.Compare(start, end) >= 0 {
+			return nil
+		}
+		it, err := r.Iter(start, end)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if cerr := it.Close(); err == nil {
+				err = cerr
+			}
+		}()
+		var key []byte
+		for ok := it.First(); ok; {
+			var id []byte
+			if key, id, ok = unescape(key[:0], it.Key()[9:]); !ok || len(id) != uploadIDLen {
+				return errRecord
+			}
+			full := len(out.Uploads)+len(out.CommonPrefixes) >= limit
+			if cp, rolled := commonPrefix(key, lo); rolled {
+				if string(cp) > o.KeyMarker {
+					if full {
+						out.Truncated = true
+						return nil
+					}
+					out.CommonPrefixes = append(out.CommonPrefixes, string(cp))
+					out.NextKey, out.NextUploadID = string(cp), ""
+				}
+				next := successor(escaped(string(cp)))
+				ok = next != nil && it.SeekGE(next)
+				continue
+			}
+			if full {
+				out.Truncated = true
+				return nil
+			}
+			raw, err := it.Value()
+			if err != nil {
+				return err
+			}
+			u, err := uploadInfo(bucket, string(key), [uploadIDLen]byte(id), raw)
+			if err != nil {
+				return err
+			}
+			out.Uploads = append(out.Uploads, *u)
+			out.NextKey, out.NextUploadID = u.Key, u.ID
+			ok = it.Next()
+		}
+		out.NextKey, out.NextUploadID = "", ""
+		return it.Err()
+	})
+	return out, err
+}
+
+// AbortUpload removes an upload and its parts.
+func (s *Store) AbortUpload(ctx context.Context, bucket, key, uploadID string) error {
+	return fail("abort upload", subject(bucket, key), s.abortUpload(ctx, bucket, key, uploadID))
+}
+
+func (s *Store) abortUpload(ctx context.Context, bucket, key, uploadID string) error {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return err
+	}
+	id, err := parseUploadID(uploadID)
+	if err != nil {
+		return err
+	}
+	_, err = s.change(ctx, b, func(t *txn) error {
+		if _, err := s.upload(t.tx, t.b, key, id); err != nil {
+			return err
+		}
+		t.tx.Delete(uploadKey(t.b.ID, key, id))
+		return t.takeParts(id, nil)
+	}, uploadLock(id))
+	return err
+}
+
+// takeParts removes the part records of an upload and frees the blobs of those that keep does not name.
+func (t *txn) takeParts(id [uploadIDLen]byte, keep map[int]bool) error {
+	lower := partPrefix(id)
+	upper := successor(lower)
+	n := 0
+	err := scan(t.tx, lower, upper, func(k, v []byte) error {
+		var p Part
+		if err := decodePart(&p, v); err != nil {
+			return err
+		}
+		if !keep[p.Number] {
+			t.release(p.Blob, p.Shared)
+		}
+		if n++; n <= fewParts {
+			t.tx.Delete(k)
+		}
+		return nil
+	})
+	if err == nil && n > fewParts {
+		t.tx.DeleteRange(lower, upper)
+	}
+	return err
+}
+
+// fewParts is the number of parts up to which they are deleted one by one: range deletes cost every later read
+// near them a little.
+const fewParts = 64
+
+// completed is what a finished upload became, kept for a while so that its completion can be sent again.
+type completed struct {
+	at      uint64 // clock of the completion
+	bucket  uint64
+	key     string
+	version []byte // the version's record
+	parts   uint64 // hash of the request's parts
+}
+
+func (c *completed) encode() []byte {
+	b := appendFixed(nil, 1, c.at)
+	b = appendUint(b, 2, c.bucket)
+	b = appendBytes(b, 3, c.key)
+	b = appendBytes(b, 4, c.version)
+	return appendFixed(b, 5, c.parts)
+}
+
+func decodeCompleted(raw []byte) (c completed, err error) {
+	f := fields{b: raw}
+	for f.next() {
+		want := protowire.BytesType
+		switch f.num {
+		case 1, 5:
+			want = protowire.Fixed64Type
+		case 2:
+			want = protowire.VarintType
+		}
+		if f.num <= 5 && !f.is(want) {
+			return c, errRecord
+		}
+		switch f.num {
+		case 1:
+			c.at = f.u
+		case 2:
+			c.bucket = f.u
+		case 3:
+			c.key = string(f.data)
+		case 4:
+			c.version = f.data
+		case 5:
+			c.parts = f.u
+		}
+	}
+	if f.bad {
+		return c, errRecord
+	}
+	return c, nil
+}
+
+// hashParts tells one completion request from another.
+func hashParts(parts []CompletePart) uint64 {
+	h := md5.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d %s\n", p.Number, p.ETag)
+	}
+	return binary.BigEndian.Uint64(h.Sum(nil))
+}
+
+// CompleteUpload makes the version from the listed parts without copying a byte. Sending the same completion
+// again after it succeeded returns the version made.
+//
+// Errors: ErrNoSuchUpload, ErrInvalidPart, ErrInvalidPartOrder, ErrPartTooSmall, ErrTooLarge, ErrBadChecksum,
+// ErrIncompleteBody where o.Size is not the size of the parts, what o.Precondition returned.
+func (s *Store) CompleteUpload(ctx context.Context, bucket, key, uploadID string, parts []CompletePart, o CompleteOptions) (*Version, error) {
+	v, err := s.completeUpload(ctx, bucket, key, uploadID, parts, &o)
+	if err != nil {
+		return nil, fail("complete upload", subject(bucket, key), err)
+	}
+	return v, nil
+}
+
+func (s *Store) completeUpload(ctx context.Context, bucket, key, uploadID string, parts []CompletePart, o *CompleteOptions) (*Version, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	id, err := parseUploadID(uploadID)
+	if err != nil {
+		return nil, err
+	}
+	if len(parts) == 0 || len(parts) > MaxPart {
+		return nil, ErrInvalidPart
+	}
+	for i := range parts {
+		if i > 0 && parts[i].Number <= parts[i-1].Number {
+			return nil, ErrInvalidPartOrder
+		}
+	}
+	ck := currentKey(b.rec.Load().ID, key)
+	var v *Version
+	_, err = s.change(ctx, b, func(t *txn) error {
+		u, err := s.upload(t.tx, t.b, key, id)
+		if errors.Is(err, ErrNoSuchUpload) {
+			v, err = s.again(t.tx, t.b, key, id, parts)
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		r := newRecord(bucket, key, &u.Options)
+		if err := t.assemble(r, id, u, parts, o); err != nil {
+			return err
+		}
+		cur, err := s.current(t.tx, bucket, key, ck)
+		if err != nil {
+			return err
+		}
+		if err := ask(o.Precondition, cur); err != nil {
+			return err
+		}
+		t.stamp(r)
+		if err := t.retain(r); err != nil {
+			return err
+		}
+		if err := t.place(ck, r, cur, OpPut); err != nil {
+			return err
+		}
+		keep := make(map[int]bool, len(parts))
+		for i := range parts {
+			keep[parts[i].Number] = true
+		}
+		if err := t.takeParts(id, keep); err != nil {
+			return err
+		}
+		t.tx.Set(idKey(tagParts, r.data), appendPartList(nil, r.Parts))
+		t.tx.Delete(uploadKey(t.b.ID, key, id))
+		done := completed{
+			at: r.Clock, bucket: t.b.ID, key: key, version: appendRecord(nil, r), parts: hashParts(parts),
+		}
+		t.tx.Set(completedKey(id), done.encode())
+		v = r.finish()
+		return nil
+	}, ck, uploadLock(id))
+	return v, err
+}
+
+// again answers a completion that was sent before.
+func (s *Store) again(r kv.Reader, b *Bucket, key string, id [uploadIDLen]byte, parts []CompletePart) (*Version, error) {
+	raw, err := get(r, nil, completedKey(id))
+	if err != nil {
+		return nil, err
+	}
+	if raw == nil {
+		return nil, ErrNoSuchUpload
+	}
+	c, err := decodeCompleted(raw)
+	if err != nil {
+		return nil, err
+	}
+	if c.bucket != b.ID || c.key != key || c.parts != hashParts(parts) {
+		return nil, ErrNoSuchUpload
+	}
+	rec := &record{}
+	rec.Bucket, rec.Key = b.Name, key
+	return &rec.Version, decodeRecord(rec, c.version)
+}
+
+// assemble checks the listed parts against those uploaded and describes the version they make in r.
+func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []CompletePart, o *CompleteOptions) error {
+	have := make(map[int]*Part, len(list))
+	lower := partPrefix(id)
+	err := scan(t.tx, lower, successor(lower), func(_, v []byte) error {
+		p := &Part{}
+		if err := decodePart(p, v); err != nil {
+			return err
+		}
+		have[p.Number] = p
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var alg ChecksumAlgorithm
+	var kind ChecksumType
+	if q := u.Options.Checksum; q != nil {
+		alg, kind = q.Algorithm, q.Type
+	}
+	sums := md5.New()
+	var whole []byte // combined so far
+	composite := digest.New(digest.Algorithm(alg))
+	r.Parts = make([]Part, 0, len(list))
+	for i := range list {
+		p := have[list[i].Number]
+		if p == nil || !strings.EqualFold(strings.Trim(list[i].ETag, `"`), hex.EncodeToString(p.MD5[:])) ||
+			list[i].Checksum != nil && !bytes.Equal(list[i].Checksum, p.Checksum) {
+			return ErrInvalidPart
+		}
+		if p.Size < MinPart && i < len(list)-1 {
+			return ErrPartTooSmall
+		}
+		r.Size += p.Size
+		sums.Write(p.MD5[:])
+		if alg != ChecksumNone {
+			composite.Write(p.Checksum)
+			if whole == nil {
+				whole = p.Checksum
+			} else {
+				whole = digest.Combine(digest.Algorithm(alg), whole, p.Checksum, p.Size)
+			}
+		}
+		part := *p
+		if alg == ChecksumNone {
+			part.Checksum = nil // sent with the part alone; the upload asked to keep none
+		}
+		r.Parts = append(r.Parts, part)
+	}
+	switch {
+	case r.Size > MaxObject:
+		return ErrTooLarge
+	case o.Size >= 0 && o.Size != r.Size:
+		return ErrIncompleteBody
+	}
+	sums.Sum(r.md5[:0])
+	r.nparts = len(list)
+	r.Multipart = true
+	r.data = uint64(t.s.clock.Now())
+	switch {
+	case alg == ChecksumNone:
+	case kind == ChecksumComposite:
+		r.Checksum = Checksum{Algorithm: alg, Type: kind, Value: composite.Sum(nil), Parts: len(list)}
+	case whole == nil:
+		return ErrBadChecksum // not a checksum that combines; the door refuses it at the start
+	default:
+		r.Checksum = Checksum{Algorithm: alg, Type: kind, Value: whole}
+	}
+	if o.Checksum != nil && !bytes.Equal(o.Checksum, r.Checksum.Value) {
+		return ErrBadChecksum
+	}
+	return nil
+}

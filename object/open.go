@@ -1,0 +1,360 @@
+package object
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+
+	"firn"
+	"firn/block"
+	"firn/kv"
+	"firn/object/blobs"
+	"firn/vfs"
+)
+
+// Object is an open version. Its methods may be called concurrently, but not with or after Close.
+type Object struct {
+	Version *Version
+
+	s      *Store
+	rec    stored
+	inline []byte // plain content
+	buf    []byte // pooled memory that inline is in
+
+	mu struct {
+		sync.Mutex
+		last *partReader // of the part read last, kept open
+	}
+	pinned bool
+}
+
+// Head returns the metadata of a version; versionID "" means the current one.
+// ErrNoSuchKey, ErrNoSuchVersion; ErrDeleteMarker together with the marker's Version.
+func (s *Store) Head(ctx context.Context, bucket, key, versionID string) (*Version, error) {
+	v, err := s.head(ctx, bucket, key, versionID)
+	if err != nil {
+		err = fail("head object", subject(bucket, key), err)
+	}
+	return v, err
+}
+
+func (s *Store) head(ctx context.Context, bucket, key, versionID string) (*Version, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	rec := b.rec.Load()
+	ck := currentKey(rec.ID, key)
+	var v *stored
+	err = s.db.View(ctx, func(r kv.Reader) error {
+		v, _, err = s.find(r, rec, key, versionID, ck)
+		if err == nil && v != nil && v.Multipart {
+			v.Parts, err = s.parts(r, &v.record)
+		}
+		return err
+	}, ck)
+	if err != nil {
+		return nil, err
+	}
+	return answer(v, versionID)
+}
+
+// answer turns what find found into what Head and Open return.
+func answer(v *stored, versionID string) (*Version, error) {
+	switch {
+	case v == nil && versionID == "":
+		return nil, ErrNoSuchKey
+	case v == nil:
+		return nil, ErrNoSuchVersion
+	case v.DeleteMarker:
+		return &v.Version, ErrDeleteMarker
+	}
+	return &v.Version, nil
+}
+
+// lookups bounds how often a reader starts again because a version was replaced under it.
+const lookups = 100
+
+// Open is Head with the content. The caller closes the Object. The content stays readable, whatever
+// happens to the version, until then. With ErrDeleteMarker it returns an Object that has only the Version.
+func (s *Store) Open(ctx context.Context, bucket, key, versionID string) (*Object, error) {
+	o, err := s.openObject(ctx, bucket, key, versionID)
+	if err != nil {
+		err = fail("get object", subject(bucket, key), err)
+	}
+	return o, err
+}
+
+func (s *Store) openObject(ctx context.Context, bucket, key, versionID string) (*Object, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	rec := b.rec.Load()
+	var arr [256]byte
+	ck := appendCurrentKey(arr[:0], rec.ID, key)
+	for range lookups {
+		o, err := s.lookup(ctx, rec, key, versionID, ck)
+		if !errors.Is(err, errReplaced) {
+			return o, err
+		}
+	}
+	return nil, firn.NewError(firn.Unavailable, "the object is being replaced too often to be read")
+}
+
+// errReplaced: content is gone although its record was read, because the version was replaced in between.
+var errReplaced = errors.New("version was replaced while it was opened")
+
+func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck []byte) (*Object, error) {
+	epoch := s.grace.enter()
+	defer s.grace.leave(epoch)
+	o := &Object{s: s}
+	var v *stored
+	err := s.db.View(ctx, func(r kv.Reader) (err error) {
+		v, _, err = s.find(r, b, key, versionID, ck)
+		if v == nil || err != nil {
+			return err
+		}
+		switch {
+		case v.Multipart:
+			if v.Parts, err = s.parts(r, &v.record); errors.Is(err, kv.ErrNotFound) {
+				err = errReplaced
+			}
+		case v.data != 0:
+			o.buf, err = get(r, getBuffer(int(v.Size) + block.InlineOverhead)[:0], idKey(tagData, v.data))
+			if err == nil && o.buf == nil {
+				err = errReplaced
+			}
+		}
+		return err
+	}, ck)
+	if err != nil {
+		o.free()
+		if v != nil && errors.Is(err, errReplaced) && s.unchanged(ctx, b, key, versionID, ck, &v.record) {
+			err = firn.NewError(firn.Corrupt, "the content of a version is missing")
+		}
+		return nil, err
+	}
+	ver, err := answer(v, versionID)
+	if err != nil {
+		if ver != nil {
+			return &Object{Version: ver}, err
+		}
+		return nil, err
+	}
+	o.rec = *v
+	o.Version = &o.rec.Version
+	if v.data != 0 && !v.Multipart {
+		if o.inline, err = block.OpenInline(o.buf); err == nil && int64(len(o.inline)) != v.Size {
+			err = firn.NewError(firn.Corrupt, "content has another size than its record")
+		}
+		if err != nil {
+			s.stats.corrupt.Add(1)
+			s.log.Error("content does not match its checksum", "bucket", b.Name, "key", key, "version", v.ID, "error", err)
+			o.free()
+			return nil, err
+		}
+		return o, nil
+	}
+	for i := range o.Version.Parts {
+		if p := &o.Version.Parts[i]; p.Blob != (BlobID{}) {
+			s.blobs.Pin(blobs.ID(p.Blob))
+			o.pinned = true
+		}
+	}
+	return o, nil
+}
+
+// unchanged reports whether the version still has the record r.
+func (s *Store) unchanged(ctx context.Context, b *Bucket, key, versionID string, ck []byte, r *record) bool {
+	same := false
+	err := s.db.View(ctx, func(kr kv.Reader) error {
+		v, _, err := s.find(kr, b, key, versionID, ck)
+		same = err == nil && v != nil && v.Clock == r.Clock && v.data == r.data
+		return err
+	}, ck)
+	return err == nil && same
+}
+
+// WriteRange writes length bytes from offset to w, each block verified before any of its bytes is written.
+// A corrupt block ends it with ErrCorrupt. It returns the bytes written. ErrInvalidRange.
+func (o *Object) WriteRange(ctx context.Context, w io.Writer, offset, length int64) (int64, error) {
+	if offset < 0 || length < 0 || offset > o.Version.Size || length > o.Version.Size-offset {
+		return 0, fail("read object", o.subject(), ErrInvalidRange)
+	}
+	if length == 0 {
+		return 0, nil
+	}
+	if o.inline != nil {
+		n, err := w.Write(o.inline[offset : offset+length])
+		return int64(n), err
+	}
+	var written int64
+	start := int64(0) // of the part within the object
+	for i := range o.Version.Parts {
+		p := &o.Version.Parts[i]
+		if length == 0 {
+			break
+		}
+		if off := offset - start; off < p.Size {
+			r, err := o.acquire(i)
+			if err != nil {
+				return written, fail("read object", o.subject(), err)
+			}
+			n, err := r.WriteRange(ctx, w, off, min(length, p.Size-off))
+			o.release(r)
+			written += n
+			if err != nil {
+				if firn.KindOf(err) == firn.Corrupt {
+					o.report(err)
+					err = fail("read object", o.subject(), err)
+				}
+				return written, err
+			}
+			offset += n
+			length -= n
+		}
+		start += p.Size
+	}
+	if length > 0 {
+		err := firn.NewError(firn.Corrupt, "parts are shorter than the version")
+		o.report(err)
+		return written, fail("read object", o.subject(), err)
+	}
+	return written, nil
+}
+
+func (o *Object) subject() string { return subject(o.Version.Bucket, o.Version.Key) }
+
+func (o *Object) report(err error) {
+	o.s.stats.corrupt.Add(1)
+	o.s.log.Error("content does not match its checksum",
+		"bucket", o.Version.Bucket, "key", o.Version.Key, "version", o.Version.ID, "error", err)
+}
+
+// openPart opens the file of part i.
+func (o *Object) openPart(i int) (*partReader, error) {
+	p := &o.Version.Parts[i]
+	f, err := o.s.blobs.OpenBlob(blobs.ID(p.Blob))
+	if err != nil {
+		return nil, missing(err)
+	}
+	r, err := block.Open(f, p.Blob.String())
+	if err == nil && r.Info().Size != p.Size {
+		err = firn.NewError(firn.Corrupt, fmt.Sprintf("part %d has %d bytes, its record says %d", p.Number, r.Info().Size, p.Size))
+	}
+	if err != nil {
+		_ = f.Close() // read only
+		return nil, err
+	}
+	return &partReader{Reader: r, file: f, at: i}, nil
+}
+
+// partReader is an open part file.
+type partReader struct {
+	*block.Reader
+	file  vfs.File
+	at    int
+	users int // reads under way, and one for being the last; guarded by the Object's mu
+}
+
+// missing gives the error of a blob that is not there its kind.
+func missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &firn.Error{Kind: firn.Corrupt, Err: fmt.Errorf("the file of a blob is missing: %w", err)}
+	}
+	return err
+}
+
+// acquire returns a reader of part i, to be given back with release.
+func (o *Object) acquire(i int) (*partReader, error) {
+	o.mu.Lock()
+	if r := o.mu.last; r != nil && r.at == i {
+		r.users++
+		o.mu.Unlock()
+		return r, nil
+	}
+	o.mu.Unlock()
+	r, err := o.openPart(i)
+	if err != nil {
+		return nil, err
+	}
+	r.users = 2
+	o.mu.Lock()
+	old := o.mu.last
+	o.mu.last = r
+	o.mu.Unlock()
+	o.release(old)
+	return r, nil
+}
+
+func (o *Object) release(r *partReader) {
+	if r == nil {
+		return
+	}
+	o.mu.Lock()
+	r.users--
+	unused := r.users == 0
+	o.mu.Unlock()
+	if unused {
+		_ = r.file.Close() // read only
+	}
+}
+
+// ReadAt reads as io.ReaderAt, verified.
+func (o *Object) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fail("read object", o.subject(), ErrInvalidRange)
+	}
+	if off >= o.Version.Size {
+		return 0, io.EOF
+	}
+	w := sliceWriter{p: p[:0]}
+	n, err := o.WriteRange(context.Background(), &w, off, min(int64(len(p)), o.Version.Size-off))
+	if err == nil && n < int64(len(p)) {
+		err = io.EOF
+	}
+	return int(n), err
+}
+
+// sliceWriter fills a slice that is large enough.
+type sliceWriter struct{ p []byte }
+
+func (w *sliceWriter) Write(p []byte) (int, error) {
+	w.p = append(w.p, p...)
+	return len(p), nil
+}
+
+// Close releases the content. Calling it again does nothing.
+func (o *Object) Close() error {
+	if o.s == nil {
+		return nil
+	}
+	o.mu.Lock()
+	last := o.mu.last
+	o.mu.last = nil
+	o.mu.Unlock()
+	o.release(last)
+	o.free()
+	o.s = nil
+	return nil
+}
+
+// free gives up pins and pooled memory.
+func (o *Object) free() {
+	if o.pinned {
+		o.pinned = false
+		for i := range o.Version.Parts {
+			if p := &o.Version.Parts[i]; p.Blob != (BlobID{}) {
+				o.s.blobs.Unpin(blobs.ID(p.Blob))
+			}
+		}
+	}
+	if o.buf != nil {
+		putBuffer(o.buf)
+		o.buf, o.inline = nil, nil
+	}
+}

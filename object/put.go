@@ -1,0 +1,438 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"firn/block"
+	"firn/kv"
+	"firn/object/blobs"
+	"firn/object/digest"
+	"firn/vfs"
+)
+
+// content is what a body became before its record is committed.
+type content struct {
+	size   int64
+	sums   digest.Sums
+	inline []byte // of small content; pooled
+	blob   blobs.File
+	large  bool // blob is set
+}
+
+// Put stores a new version from body.
+//
+// Errors: ErrNoSuchBucket, ErrInvalidKey, ErrKeyTooLong, ErrTooLarge, ErrIncompleteBody, ErrBadDigest,
+// ErrBadChecksum, ErrNoSpace, ErrLockConfig, ErrLocked, what o.Precondition returned, what body returned.
+func (s *Store) Put(ctx context.Context, bucket, key string, body io.Reader, o PutOptions) (*Version, error) {
+	v, err := s.put(ctx, bucket, key, body, &o)
+	if err != nil {
+		return nil, fail("put object", subject(bucket, key), err)
+	}
+	return v, nil
+}
+
+func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *PutOptions) (*Version, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPut(b.rec.Load(), o); err != nil {
+		return nil, err
+	}
+	ck := currentKey(b.rec.Load().ID, key)
+	if o.Precondition != nil {
+		// Asked before the body is read, so that a request that cannot succeed is not sent in vain. It is asked
+		// again in the transaction, which decides.
+		if err := s.precondition(ctx, b, key, ck, o.Precondition); err != nil {
+			return nil, err
+		}
+	}
+	c, err := s.receive(ctx, body, o, label{bucket: bucket, key: key})
+	if err != nil {
+		return nil, err
+	}
+	defer c.free()
+	r := newRecord(bucket, key, o)
+	c.describe(r, o.Checksum)
+	return s.commitPut(ctx, b, ck, r, c, o.Precondition)
+}
+
+// newRecord returns the record of a new version with what o says of it.
+func newRecord(bucket, key string, o *PutOptions) *record {
+	r := &record{Version: Version{
+		Bucket: bucket, Key: key, Latest: true, Owner: o.Owner, StorageClass: o.StorageClass,
+		Headers: o.Headers, Metadata: o.Metadata, Tags: o.Tags, ACL: o.ACL,
+		Retention: o.Retention, LegalHold: o.LegalHold,
+	}}
+	if r.StorageClass == "STANDARD" {
+		r.StorageClass = ""
+	}
+	return r
+}
+
+// describe takes size and sums over into r.
+func (c *content) describe(r *record, q *ChecksumRequest) {
+	r.Size, r.md5, r.BLAKE3 = c.size, c.sums.MD5, c.sums.BLAKE3
+	if q != nil && c.sums.Checksum != nil {
+		r.Checksum = Checksum{Algorithm: q.Algorithm, Value: c.sums.Checksum}
+	}
+	if c.large {
+		r.blob = BlobID(c.blob.ID)
+	}
+}
+
+// commitPut makes r, whose content is c, the current version.
+func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record, c *content, pre Precondition) (*Version, error) {
+	open, err := s.change(ctx, b, func(t *txn) error {
+		cur, err := s.current(t.tx, r.Bucket, r.Key, ck)
+		if err != nil {
+			return err
+		}
+		if err := ask(pre, cur); err != nil {
+			return err
+		}
+		t.stamp(r)
+		if err := t.retain(r); err != nil {
+			return err
+		}
+		switch {
+		case c.large:
+			t.tx.Delete(blobKey(tagOpening, r.blob))
+		case c.size > 0:
+			t.setInline(r, c.inline)
+		}
+		return t.place(ck, r, cur, OpPut)
+	}, ck)
+	if err != nil {
+		if c.large {
+			s.abandon(c.blob, open)
+		}
+		return nil, err
+	}
+	return r.finish(), nil
+}
+
+// setInline stores small content for r.
+func (t *txn) setInline(r *record, p []byte) {
+	r.data = uint64(t.s.clock.Now())
+	h := block.InlineHeader(p)
+	t.tx.SetSplit(idKey(tagData, r.data), h[:], p)
+}
+
+// finish fills in what of a new version's metadata follows from the rest.
+func (r *record) finish() *Version {
+	if r.ID = nullID; !r.null {
+		r.ID = r.order().String()
+	}
+	if r.DeleteMarker {
+		return &r.Version
+	}
+	r.ETag = string(appendETag(nil, r.md5, r.nparts))
+	if !r.Multipart {
+		r.Parts = []Part{r.onlyPart()}
+	}
+	return &r.Version
+}
+
+// onlyPart describes the content of a version that is not multipart.
+func (r *record) onlyPart() Part {
+	return Part{
+		Number: 1, Size: r.Size, MD5: r.md5, Checksum: r.Checksum.Value, Modified: r.Modified,
+		Blob: r.blob, Shared: r.shared,
+	}
+}
+
+// ask puts a precondition to the current version.
+func ask(pre Precondition, cur *stored) error {
+	switch {
+	case pre == nil:
+		return nil
+	case cur == nil:
+		return pre(nil)
+	}
+	if cur.ID == "" {
+		cur.record.finish()
+	}
+	return pre(&cur.Version)
+}
+
+func (s *Store) precondition(ctx context.Context, b *bucket, key string, ck []byte, pre Precondition) error {
+	return s.db.View(ctx, func(r kv.Reader) error {
+		cur, err := s.current(r, b.rec.Load().Name, key, ck)
+		if err != nil {
+			return err
+		}
+		return ask(pre, cur)
+	}, ck)
+}
+
+// checkPut checks what can be checked before a body is read.
+func checkPut(b *Bucket, o *PutOptions) error {
+	switch {
+	case o.Size > MaxPut:
+		return ErrTooLarge
+	case o.ContentMD5 != nil && len(o.ContentMD5) != 16:
+		return ErrBadDigest
+	case !b.ObjectLock && (o.Retention.Mode != RetentionNone || o.LegalHold):
+		return ErrLockConfig
+	}
+	return nil
+}
+
+// retain applies the bucket's default retention to a version that brings none.
+func (t *txn) retain(r *record) error {
+	if !t.b.ObjectLock {
+		if r.Retention.Mode != RetentionNone || r.LegalHold {
+			return ErrLockConfig
+		}
+		return nil
+	}
+	d := t.b.Retention
+	if r.Retention.Mode != RetentionNone || d.Mode == RetentionNone {
+		return nil
+	}
+	r.Retention = Retention{Mode: d.Mode, Until: r.Modified.AddDate(d.Years, 0, d.Days)}
+	return nil
+}
+
+// receive reads a body to its end and checks it against what the client said of it. Small content stays in
+// memory, large content is in a durable blob file when it returns.
+func (s *Store) receive(ctx context.Context, body io.Reader, o *PutOptions, l label) (*content, error) {
+	if body == nil {
+		body = bytes.NewReader(nil)
+	}
+	if err := s.space.admit(max(0, o.Size)); err != nil {
+		s.stats.refused.Add(1)
+		return nil, err
+	}
+	defer s.space.done(max(0, o.Size))
+
+	alg := digest.None
+	if o.Checksum != nil {
+		alg = digest.Algorithm(o.Checksum.Algorithm)
+	}
+	c := &content{}
+	inlineMax := int64(s.o.InlineMax)
+	if o.Size <= inlineMax {
+		want := inlineMax
+		if o.Size >= 0 {
+			want = o.Size
+		}
+		// One byte more than wanted tells a body that goes on, and makes the reader reach its end, where a body
+		// in chunks checks its last signature.
+		c.inline = getBuffer(int(want) + 1)
+		n, err := digest.Fill(body, c.inline[:want+1])
+		switch {
+		case err == nil && o.Size >= 0:
+			err = ErrIncompleteBody
+		case errors.Is(err, io.EOF) && o.Size >= 0 && int64(n) < o.Size:
+			err = ErrIncompleteBody
+		case errors.Is(err, io.EOF):
+			err = nil
+		}
+		if err != nil {
+			c.free()
+			return nil, err
+		}
+		if int64(n) <= want {
+			c.inline = c.inline[:n]
+			c.size = int64(n)
+			c.sums = digest.Of(c.inline, alg)
+			if err := checkSums(&c.sums, o); err != nil {
+				c.free()
+				return nil, err
+			}
+			return c, nil
+		}
+		body = io.MultiReader(bytes.NewReader(c.inline[:n]), body)
+		defer c.free()
+	}
+	return s.receiveLarge(ctx, body, o, l)
+}
+
+// receiveLarge is receive for content that becomes a file whatever its size. The caller has asked for space.
+func (s *Store) receiveLarge(ctx context.Context, body io.Reader, o *PutOptions, l label) (*content, error) {
+	if body == nil {
+		body = bytes.NewReader(nil)
+	}
+	c := &content{large: true}
+	var err error
+	if c.blob, err = s.blobs.Create(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.fill(ctx, c, body, o, l); err != nil {
+		s.blobs.Discard(c.blob)
+		return nil, err
+	}
+	return c, nil
+}
+
+// fill streams body into c's blob file and makes it durable.
+func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOptions, l label) error {
+	alg := digest.None
+	if o.Checksum != nil {
+		alg = digest.Algorithm(o.Checksum.Algorithm)
+	}
+	var file vfs.File = c.blob.File
+	if s.o.Relaxed {
+		file = unsynced{file}
+	}
+	w, err := block.NewWriter(file, block.WriterOptions{
+		BlockSize: s.o.BlockSize, Label: l.encode(), Sum: func() [32]byte { return c.sums.BLAKE3 },
+	})
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	limit := o.Size
+	if limit < 0 {
+		limit = MaxPut
+	}
+	var dst io.Writer = w
+	if o.Size < 0 {
+		dst = &spaceWriter{w: w, s: &s.space}
+	}
+	c.size, c.sums, err = digest.Copy(ctx, dst, body, limit, alg)
+	switch {
+	case errors.Is(err, digest.ErrTooLong) && o.Size < 0:
+		return ErrTooLarge
+	case errors.Is(err, digest.ErrTooLong), err == nil && o.Size >= 0 && c.size != o.Size:
+		return ErrIncompleteBody
+	case err != nil:
+		return err
+	}
+	if err := checkSums(&c.sums, o); err != nil {
+		return err
+	}
+	if _, err := w.Finish(); err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// unsynced leaves it to the operating system when bytes reach the disk.
+type unsynced struct{ vfs.File }
+
+func (unsynced) SyncData() error { return nil }
+func (unsynced) Sync() error     { return nil }
+
+// spaceWriter stops content of unknown size before it eats the reserve.
+type spaceWriter struct {
+	w io.Writer
+	s *space
+}
+
+func (w *spaceWriter) Write(p []byte) (int, error) {
+	if w.s.headroom() < int64(len(p)) {
+		return 0, ErrNoSpace
+	}
+	return w.w.Write(p)
+}
+
+// checkSums compares content with what the client sent about it.
+func checkSums(sums *digest.Sums, o *PutOptions) error {
+	if o.ContentMD5 != nil && subtle.ConstantTimeCompare(o.ContentMD5, sums.MD5[:]) == 0 {
+		return ErrBadDigest
+	}
+	if o.Checksum == nil || o.Checksum.Expected == nil {
+		return nil
+	}
+	want, err := o.Checksum.Expected()
+	if err != nil {
+		return err
+	}
+	if want != nil && !bytes.Equal(want, sums.Checksum) {
+		return ErrBadChecksum
+	}
+	return nil
+}
+
+// abandon removes the file of a version that did not come to be. Where the outcome of the commit is open the
+// file stays: the next start knows whether a record names it.
+func (s *Store) abandon(f blobs.File, open bool) {
+	if !open {
+		s.blobs.Discard(f)
+	}
+}
+
+// free gives pooled memory back.
+func (c *content) free() {
+	if c.inline != nil {
+		putBuffer(c.inline)
+		c.inline = nil
+	}
+}
+
+// label says in a blob file what its bytes are, for rebuilding a namespace from the files alone.
+type label struct {
+	bucket, key string
+	upload      string // for a part
+	part        int
+}
+
+func (l label) encode() []byte {
+	b := appendBytes(make([]byte, 0, 16+len(l.bucket)+len(l.key)+len(l.upload)), 1, l.bucket)
+	b = appendBytes(b, 2, l.key)
+	b = appendBytes(b, 3, l.upload)
+	return appendUint(b, 4, uint64(l.part))
+}
+
+func decodeLabel(raw []byte) (l label, err error) {
+	f := fields{b: raw}
+	for f.next() {
+		if f.num <= 3 && f.typ != protowire.BytesType || f.num == 4 && f.typ != protowire.VarintType {
+			return l, errRecord
+		}
+		switch f.num {
+		case 1:
+			l.bucket = string(f.data)
+		case 2:
+			l.key = string(f.data)
+		case 3:
+			l.upload = string(f.data)
+		case 4:
+			l.part = int(f.u & 0xFFFF)
+		}
+	}
+	if f.bad {
+		return l, errRecord
+	}
+	return l, nil
+}
+
+// Buffers for inline content come in a few sizes, so that a small object does not hold a large one.
+var bufferSizes = [...]int{4<<10 + 64, 16<<10 + 64, 64<<10 + 64, 128<<10 + 64}
+
+type bufferPool [len(bufferSizes)]sync.Pool
+
+// inlineBuffers is a free list: it holds no state of any request.
+var inlineBuffers bufferPool
+
+// getBuffer returns a buffer of length n.
+func getBuffer(n int) []byte {
+	for i, size := range bufferSizes {
+		if n <= size {
+			if p, ok := inlineBuffers[i].Get().(*[]byte); ok {
+				return (*p)[:n]
+			}
+			return make([]byte, n, size)
+		}
+	}
+	return make([]byte, n)
+}
+
+func putBuffer(b []byte) {
+	for i, size := range bufferSizes {
+		if cap(b) == size {
+			inlineBuffers[i].Put(&b)
+			return
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"firn"
+	"firn/kv"
+	"firn/object/blobs"
+)
+
+const (
+	scrubInterval = time.Minute    // between looks whether a round is due or was cut off
+	scrubRound    = 24 * time.Hour // from the start of one round to the next, where one takes less
+	scrubBatch    = 256            // versions between two notes of the progress
+	scrubKey      = "scrub"        // clock of the round's start, then the key up to which it came; no key: done
+	scrubBurst    = 1 << 20
+)
+
+// item is a version found by a walk over the records.
+type item struct {
+	bucketID  uint64
+	key       string
+	versionID string
+	at        []byte // the key of its record
+}
+
+// walkItems collects up to n versions from the records at or after the key from, current ones first. next is
+// nil at the end.
+func (s *Store) walkItems(ctx context.Context, from []byte, n int) (items []item, next []byte, err error) {
+	err = s.db.View(ctx, func(r kv.Reader) error {
+		items, next = nil, nil
+		for _, tag := range []byte{tagCurrent, tagOld} {
+			lower := []byte{tag}
+			if bytes.Compare(from, lower) > 0 {
+				lower = from
+			}
+			if lower[0] != tag {
+				continue
+			}
+			err := scan(r, lower, []byte{tag + 1}, func(k, v []byte) error {
+				if len(items) == n {
+					next = bytes.Clone(k)
+					return errStop
+				}
+				it, err := decodeItem(k, v)
+				if err == nil {
+					items = append(items, it)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return items, next, err
+}
+
+func decodeItem(k, v []byte) (it item, err error) {
+	if len(k) < 10 {
+		return it, errRecord
+	}
+	it.bucketID = binary.BigEndian.Uint64(k[1:])
+	it.at = bytes.Clone(k)
+	if k[0] == tagCurrent {
+		it.key = string(k[9:])
+	} else {
+		key, rest, ok := unescape(nil, k[9:])
+		if !ok || len(rest) != orderLen {
+			return it, errRecord
+		}
+		it.key = string(key)
+	}
+	var l listed
+	if err := decodeListed(&l, v); err != nil {
+		return it, err
+	}
+	if it.versionID = nullID; l.flags&flagNull == 0 {
+		it.versionID = makeOrder(l.clock, l.site).String()
+	}
+	return it, nil
+}
+
+// bucketNames returns the names of all buckets by id.
+func (s *Store) bucketNames() map[uint64]string {
+	s.buckets.RLock()
+	defer s.buckets.RUnlock()
+	names := make(map[uint64]string, len(s.buckets.m))
+	for name, b := range s.buckets.m {
+		names[b.rec.Load().ID] = name
+	}
+	return names
+}
+
+// scrub reads all content once a round at the bounded rate, goes on where it was cut off, and returns when the
+// round is done.
+func (s *Store) scrub(ctx context.Context) error {
+	k := metaKey(scrubKey)
+	var began time.Time
+	var from []byte
+	err := s.db.View(ctx, func(r kv.Reader) error {
+		v, err := get(r, nil, k)
+		if err == nil && len(v) >= 8 {
+			began = time.UnixMilli(int64(binary.BigEndian.Uint64(v)))
+			from = v[8:]
+		}
+		return err
+	}, k)
+	if err != nil {
+		return err
+	}
+	if len(from) == 0 {
+		if s.o.Now().Sub(began) < scrubRound {
+			return nil
+		}
+		began, from = s.o.Now(), []byte{tagCurrent}
+	}
+	lim := rate.NewLimiter(rate.Limit(s.o.ScrubBytesPerSecond), scrubBurst)
+	for from != nil {
+		items, next, err := s.walkItems(ctx, from, scrubBatch)
+		if err != nil {
+			return err
+		}
+		names := s.bucketNames()
+		for _, it := range items {
+			if name := names[it.bucketID]; name != "" {
+				if err := s.verify(ctx, name, it.key, it.versionID, lim); err != nil && firn.KindOf(err) != firn.Corrupt {
+					return err
+				}
+			}
+		}
+		from = next
+		pos := binary.BigEndian.AppendUint64(nil, uint64(began.UnixMilli()))
+		if err := s.db.Update(ctx, func(tx kv.Tx) error {
+			tx.SetSplit(k, pos, from)
+			return nil
+		}, k); err != nil {
+			return err
+		}
+	}
+	s.stats.scrubRounds.Add(1)
+	return nil
+}
+
+// verify reads the content of one version against its checksums. A version that is gone is no error; what is
+// corrupt is counted, logged and returned.
+func (s *Store) verify(ctx context.Context, bucket, key, versionID string, lim *rate.Limiter) error {
+	o, err := s.openObject(ctx, bucket, key, versionID)
+	switch {
+	case err == nil:
+	case firn.KindOf(err) == firn.NotFound:
+		return nil
+	default:
+		return err
+	}
+	defer o.Close()
+	s.stats.scrubbedItems.Add(1)
+	if o.inline != nil {
+		s.stats.scrubbedBytes.Add(int64(len(o.inline)))
+		return wait(ctx, lim, len(o.inline))
+	}
+	for i := range o.Version.Parts {
+		if o.Version.Parts[i].Blob == (BlobID{}) {
+			continue
+		}
+		err := o.verifyPart(ctx, i, lim)
+		if firn.KindOf(err) == firn.Corrupt {
+			o.report(err)
+		}
+		if err != nil {
+			return err
+		}
+		s.stats.scrubbedBytes.Add(o.Version.Parts[i].Size)
+	}
+	return nil
+}
+
+func (o *Object) verifyPart(ctx context.Context, i int, lim *rate.Limiter) error {
+	r, err := o.openPart(i)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.file.Close() }() // read only
+	if lim == nil {
+		return r.Verify(ctx, nil)
+	}
+	return r.Verify(ctx, lim)
+}
+
+// wait paces small reads; lim may be nil.
+func wait(ctx context.Context, lim *rate.Limiter, n int) error {
+	if lim == nil {
+		return ctx.Err()
+	}
+	for n > 0 {
+		k := min(n, scrubBurst)
+		if err := lim.WaitN(ctx, k); err != nil {
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
+
+// verifyBlob reads one blob file against its checksums and returns its content's size.
+func (s *Store) verifyBlob(ctx context.Context, p *Part) error {
+	s.blobs.Pin(blobs.ID(p.Blob))
+	defer s.blobs.Unpin(blobs.ID(p.Blob))
+	o := &Object{s: s, Version: &Version{Parts: []Part{*p}}}
+	return o.verifyPart(ctx, 0, nil)
+}

@@ -1,0 +1,77 @@
+package object
+
+import (
+	"context"
+	"time"
+)
+
+// UpdateVersion changes what may change of a stored version: Tags, ACL, Retention, LegalHold. The rules of
+// object lock (shortening, mode changes) are checked against bypassGovernance. ErrLocked. fn is called with a
+// copy inside the transaction; it must not block.
+//
+// Errors: as Head, ErrLocked, ErrLockConfig where the bucket has no object lock, what fn returned.
+func (s *Store) UpdateVersion(ctx context.Context, bucket, key, versionID string, bypassGovernance bool, fn func(*Version) error) (*Version, error) {
+	v, err := s.updateVersion(ctx, bucket, key, versionID, bypassGovernance, fn)
+	if err != nil {
+		return v, fail("update object", subject(bucket, key), err)
+	}
+	return v, nil
+}
+
+func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string, bypass bool, fn func(*Version) error) (*Version, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	ck := currentKey(b.rec.Load().ID, key)
+	var out *Version
+	_, err = s.change(ctx, b, func(t *txn) error {
+		v, vk, err := s.find(t.tx, t.b, key, versionID, ck)
+		if err != nil {
+			return err
+		}
+		if out, err = answer(v, versionID); err != nil {
+			return err
+		}
+		changed := v.Version
+		if err := fn(&changed); err != nil {
+			return err
+		}
+		if err := checkLockChange(t.b, &v.Version, &changed, t.now, bypass); err != nil {
+			return err
+		}
+		v.Tags, v.ACL, v.LegalHold = changed.Tags, changed.ACL, changed.LegalHold
+		v.Retention = changed.Retention
+		v.Retention.Until = v.Retention.Until.UTC().Truncate(time.Millisecond)
+		if v.Retention.Mode == RetentionNone {
+			v.Retention.Until = time.Time{}
+		}
+		t.buf = appendRecord(t.buf[:0], &v.record)
+		t.tx.Set(vk, t.buf)
+		t.log(&mutation{
+			op: OpUpdate, clock: uint64(s.clock.Now()), site: v.Site, bucketID: t.b.ID, bucket: t.b.Name, key: key,
+			version: v.order(), null: v.null,
+		})
+		return nil
+	}, ck)
+	return out, err
+}
+
+// checkLockChange says whether retention and legal hold may change from those of was to those of is.
+func checkLockChange(b *Bucket, was, is *Version, now time.Time, bypass bool) error {
+	o, n := was.Retention, is.Retention
+	if o.Mode == n.Mode && o.Until.Equal(n.Until) && was.LegalHold == is.LegalHold {
+		return nil
+	}
+	if !b.ObjectLock {
+		return ErrLockConfig
+	}
+	if o.Mode == RetentionNone || !now.Before(o.Until) {
+		return nil
+	}
+	weaker := n.Mode != o.Mode || n.Until.Before(o.Until)
+	if weaker && (o.Mode == RetentionCompliance || !bypass) {
+		return ErrLocked
+	}
+	return nil
+}

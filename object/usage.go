@@ -1,0 +1,179 @@
+package object
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"firn/kv"
+)
+
+// A bucket's counters live in memory and are exact: every journal entry holds how it changed them. The stored
+// counters are those as of a journal position stored with them; the start adds what the journal has since.
+
+const (
+	usagePrefix = "usage/"
+	usageSeqKey = "usageseq"
+	// usageInterval and usageEntries bound what a start has to replay.
+	usageInterval = 10 * time.Second
+	usageEntries  = 200_000
+)
+
+func usageKey(bucket uint64) []byte { return append(metaKey(usagePrefix), idKey(0, bucket)[1:]...) }
+
+// clockWarning is how far the clock may be ahead of the wall clock at start without a word.
+const clockWarning = time.Minute
+
+// loadUsage sets the counters of all buckets.
+func (s *Store) loadUsage(ctx context.Context) error {
+	byID := map[uint64]*bucket{}
+	for _, b := range s.buckets.m {
+		byID[b.rec.Load().ID] = b
+	}
+	var seq uint64
+	err := s.db.View(ctx, func(r kv.Reader) (err error) {
+		if seq, err = getUint(r, metaKey(usageSeqKey)); err != nil {
+			return err
+		}
+		for id, b := range byID {
+			v, err := get(r, nil, usageKey(id))
+			if err != nil {
+				return err
+			}
+			if v == nil {
+				continue
+			}
+			u, _, ok := parseUsage(v)
+			if !ok {
+				return errRecord
+			}
+			b.add(u)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.usageSince(ctx, seq, func(id uint64, u Usage) {
+		if b := byID[id]; b != nil {
+			b.add(u)
+		}
+	}); err != nil {
+		return err
+	}
+	s.usageSeq.Store(seq)
+	return nil
+}
+
+// usageSince calls fn with what each journal entry after seq changed.
+func (s *Store) usageSince(ctx context.Context, seq uint64, fn func(bucket uint64, u Usage)) error {
+	if seq >= s.db.LogTail() {
+		return nil
+	}
+	return s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error {
+		id, u, err := entryDelta(l.Data)
+		if err == nil && u != (Usage{}) {
+			fn(id, u)
+		}
+		return err
+	})
+}
+
+// entryDelta reads bucket and delta of a journal entry.
+func entryDelta(raw []byte) (id uint64, u Usage, err error) {
+	f := fields{b: raw}
+	for f.next() {
+		switch {
+		case f.num == jBucketID && f.typ == protowire.VarintType:
+			id = f.u
+		case f.num == jDelta && f.typ == protowire.BytesType:
+			var ok bool
+			if u, _, ok = parseUsage(f.data); !ok {
+				return 0, u, errRecord
+			}
+		}
+	}
+	if f.bad {
+		return 0, u, errRecord
+	}
+	return id, u, nil
+}
+
+// saveUsage brings the stored counters up to the journal's tail.
+func (s *Store) saveUsage(ctx context.Context) error {
+	k := metaKey(usageSeqKey)
+	for {
+		from := s.usageSeq.Load()
+		last := from
+		sum := map[uint64]Usage{}
+		err := s.db.ReadLog(ctx, from+1, func(l kv.LogEntry) error {
+			id, u, err := entryDelta(l.Data)
+			if err != nil {
+				return err
+			}
+			if u != (Usage{}) {
+				t := sum[id]
+				t.Objects += u.Objects
+				t.Versions += u.Versions
+				t.Bytes += u.Bytes
+				sum[id] = t
+			}
+			if last = l.Seq; last-from >= usageEntries {
+				return errStop
+			}
+			return nil
+		})
+		more := errors.Is(err, errStop)
+		if err != nil && !more {
+			return err
+		}
+		if last == from {
+			return nil
+		}
+		exists := map[uint64]bool{}
+		s.buckets.RLock()
+		for _, b := range s.buckets.m {
+			exists[b.rec.Load().ID] = true
+		}
+		s.buckets.RUnlock()
+		err = s.db.Update(ctx, func(tx kv.Tx) error {
+			if seq, err := getUint(tx, k); err != nil || seq != from {
+				return errors.Join(err, errMoved)
+			}
+			for id, u := range sum {
+				if !exists[id] {
+					tx.Delete(usageKey(id))
+					continue
+				}
+				v, err := get(tx, nil, usageKey(id))
+				if err != nil {
+					return err
+				}
+				if v != nil {
+					old, _, ok := parseUsage(v)
+					if !ok {
+						return errRecord
+					}
+					u.Objects += old.Objects
+					u.Versions += old.Versions
+					u.Bytes += old.Bytes
+				}
+				tx.Set(usageKey(id), appendUsage(nil, u))
+			}
+			tx.Set(k, idKey(0, last)[1:])
+			return nil
+		}, k)
+		if err != nil {
+			return err
+		}
+		s.usageSeq.Store(last)
+		if !more {
+			return nil
+		}
+	}
+}
+
+// errMoved: two savers ran at once, which Run and Close never do.
+var errMoved = errors.New("the stored counters moved")
