@@ -1,0 +1,286 @@
+package s3api
+
+import (
+	"maps"
+	"net/http"
+
+	"firn/object"
+)
+
+// Names under which a bucket's documents are kept in object.Bucket.Config.
+const (
+	confTagging      = "tagging"
+	confCORS         = "cors"
+	confPolicy       = "policy"
+	confPublicAccess = "publicAccessBlock"
+	confOwnership    = "ownershipControls"
+	confACL          = "acl"
+	confLifecycle    = "lifecycle"
+	confLifecycleMin = "lifecycleMinimumSize"
+	confNotification = "notification"
+	confEncryption   = "encryption"
+)
+
+// Bounds of configuration bodies in bytes.
+const (
+	maxSmallDoc     = 64 << 10
+	maxLifecycleDoc = 2 << 20
+	maxPolicyDoc    = 20 << 10
+)
+
+// writeDoc answers with a document.
+func (rq *request) writeDoc(n *xmlNode) error {
+	return rq.writeBody(http.StatusOK, xmlContentType, n.render())
+}
+
+// setConfig stores one of the bucket's documents; a nil doc removes it.
+func (s *Server) setConfig(rq *request, name string, doc []byte) error {
+	_, err := s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+		putConfig(b, name, doc)
+		return nil
+	})
+	return err
+}
+
+// putConfig changes a document in the record an UpdateBucket call was given.
+func putConfig(b *object.Bucket, name string, doc []byte) {
+	b.Config = maps.Clone(b.Config)
+	if doc == nil {
+		delete(b.Config, name)
+		return
+	}
+	if b.Config == nil {
+		b.Config = make(map[string][]byte)
+	}
+	b.Config[name] = doc
+}
+
+// getDoc answers with a stored document, or with the code where none is stored.
+func getDoc(name, missing string) handler {
+	return func(_ *Server, rq *request) error {
+		doc := rq.bkt.Config[name]
+		if doc == nil {
+			return apiError(missing).with("BucketName", rq.bucket)
+		}
+		return rq.writeBody(http.StatusOK, xmlContentType, doc)
+	}
+}
+
+// putDoc validates the body with parse, stores what it returns and answers status.
+func putDoc(name string, limit int64, status int, parse func(body []byte) ([]byte, error)) handler {
+	return func(s *Server, rq *request) error {
+		body, err := rq.readDocument(limit)
+		if err != nil {
+			return err
+		}
+		doc, err := parse(body)
+		if err != nil {
+			return err
+		}
+		if err := s.setConfig(rq, name, doc); err != nil {
+			return err
+		}
+		return rq.noContent(status)
+	}
+}
+
+// deleteDoc removes a stored document. Removing what is not there is no error.
+func deleteDoc(names ...string) handler {
+	return func(s *Server, rq *request) error {
+		_, err := s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+			for _, name := range names {
+				putConfig(b, name, nil)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return rq.noContent(http.StatusNoContent)
+	}
+}
+
+func getVersioning(_ *Server, rq *request) error {
+	return rq.writeDoc(versioningDoc(rq.bkt.Versioning))
+}
+
+func putVersioning(s *Server, rq *request) error {
+	body, err := rq.readDocument(maxSmallDoc)
+	if err != nil {
+		return err
+	}
+	v, err := parseVersioning(body)
+	if err != nil {
+		return err
+	}
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+		if b.ObjectLock && v != object.VersioningEnabled {
+			return refuse("InvalidBucketState",
+				"An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.")
+		}
+		b.Versioning = v
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return rq.noContent(http.StatusOK)
+}
+
+func getObjectLock(_ *Server, rq *request) error {
+	if !rq.bkt.ObjectLock {
+		return apiError("ObjectLockConfigurationNotFoundError").with("BucketName", rq.bucket)
+	}
+	return rq.writeDoc(objectLockDoc(rq.bkt.Retention))
+}
+
+func putObjectLock(s *Server, rq *request) error {
+	body, err := rq.readDocument(maxSmallDoc)
+	if err != nil {
+		return err
+	}
+	c, err := parseObjectLock(body)
+	if err != nil {
+		return err
+	}
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+		if !b.ObjectLock {
+			switch {
+			case b.Versioning != object.VersioningEnabled:
+				return refuse("InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration")
+			case !c.enable:
+				return refuse("InvalidRequest", "Object Lock configuration cannot be enabled on existing buckets without "+
+					"ObjectLockEnabled")
+			}
+			b.ObjectLock = true
+		}
+		b.Retention = c.retention
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return rq.noContent(http.StatusOK)
+}
+
+// The rule of S3 for moves of small objects, carried in this header beside the lifecycle document.
+const (
+	headerMinimumSize  = "X-Amz-Transition-Default-Minimum-Object-Size"
+	minimumSizeDefault = "all_storage_classes_128K"
+	minimumSizeVaries  = "varies_by_storage_class"
+)
+
+func getLifecycle(_ *Server, rq *request) error {
+	doc := rq.bkt.Config[confLifecycle]
+	if doc == nil {
+		return apiError("NoSuchLifecycleConfiguration").with("BucketName", rq.bucket)
+	}
+	least := string(rq.bkt.Config[confLifecycleMin])
+	if least == "" {
+		least = minimumSizeDefault
+	}
+	rq.set(headerMinimumSize, least)
+	return rq.writeBody(http.StatusOK, xmlContentType, doc)
+}
+
+func putLifecycle(s *Server, rq *request) error {
+	least := rq.header(headerMinimumSize)
+	switch least {
+	case "":
+		least = minimumSizeDefault
+	case minimumSizeDefault, minimumSizeVaries:
+	default:
+		return refuse("InvalidRequest", "Invalid TransitionDefaultMinimumObjectSize found: %s", least)
+	}
+	body, err := rq.readDocument(maxLifecycleDoc)
+	if err != nil {
+		return err
+	}
+	doc, err := parseLifecycle(body, s.knownStorageClass)
+	if err != nil {
+		return err
+	}
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+		putConfig(b, confLifecycle, doc)
+		putConfig(b, confLifecycleMin, []byte(least))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	rq.set(headerMinimumSize, least)
+	return rq.noContent(http.StatusOK)
+}
+
+// knownStorageClass reports whether the site has a tier of the name.
+func (s *Server) knownStorageClass(class string) bool {
+	for _, c := range s.opt.StorageClasses {
+		if c == class {
+			return true
+		}
+	}
+	return false
+}
+
+func getNotification(_ *Server, rq *request) error {
+	if doc := rq.bkt.Config[confNotification]; doc != nil {
+		return rq.writeBody(http.StatusOK, xmlContentType, doc)
+	}
+	return rq.writeDoc(&xmlNode{name: "NotificationConfiguration"})
+}
+
+// parseNotificationHere is parseNotification for a site that has no place to send events to.
+func parseNotificationHere(body []byte) ([]byte, error) {
+	return parseNotification(body, func(string) bool { return false })
+}
+
+// getEmpty answers with a document that says "not set" as S3 does.
+func getEmpty(root string, kids ...*xmlNode) handler {
+	return func(_ *Server, rq *request) error { return rq.writeDoc(&xmlNode{name: root, kids: kids}) }
+}
+
+// getMissing answers that a configuration Firn does not offer is not set. message "" is the code's usual one.
+func getMissing(code, message string) handler {
+	return func(_ *Server, rq *request) error {
+		e := apiError(code)
+		if message != "" {
+			e = refuse(code, "%s", message)
+		}
+		return e.with("BucketName", rq.bucket)
+	}
+}
+
+// getListed answers for configurations that come by id or as a list: no id is known, the list is empty.
+func getListed(listRoot string) handler {
+	return func(_ *Server, rq *request) error {
+		if rq.query.Has("id") {
+			return refuse("NoSuchConfiguration", "The specified configuration does not exist.")
+		}
+		return rq.writeDoc((&xmlNode{name: listRoot}).add("IsTruncated", "false"))
+	}
+}
+
+// notImplemented answers a change of a configuration Firn does not offer.
+func notImplemented(*Server, *request) error { return apiError("NotImplemented") }
+
+// putRequestPayment takes the one setting there is: the bucket's owner pays.
+func putRequestPayment(_ *Server, rq *request) error {
+	body, err := rq.readDocument(maxSmallDoc)
+	if err != nil {
+		return err
+	}
+	doc, err := parseDoc(body, "RequestPaymentConfiguration")
+	if err != nil {
+		return err
+	}
+	if err := doc.only("Payer"); err != nil {
+		return err
+	}
+	switch payer, err := doc.enum("Payer", "BucketOwner", "Requester"); {
+	case err != nil || payer == "":
+		return errXML
+	case payer == "Requester":
+		return refuse("NotImplemented", "Requester pays is not offered.")
+	}
+	return rq.noContent(http.StatusOK)
+}

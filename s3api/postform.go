@@ -1,0 +1,165 @@
+package s3api
+
+import (
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+
+	"firn/object"
+)
+
+// formHeaders are the fields of a POST form that carry what a PUT carries in a header of the same name, beside the
+// x-amz- ones.
+var formHeaders = []string{
+	"cache-control", "content-type", "content-disposition", "content-encoding", "content-language", "expires",
+}
+
+// headersOfForm turns a form into the headers of the PUT that would do the same, so that both are read by the same
+// code. Fields that are about the form itself are left out.
+func headersOfForm(r http.Header, f formFields) (http.Header, error) {
+	h := make(http.Header)
+	for k, v := range r {
+		// What the browser said about itself stays, for policies that ask for it and for CORS.
+		if !strings.HasPrefix(k, "X-Amz-") && k != "Authorization" && !slices.Contains(formHeaders, strings.ToLower(k)) {
+			h[k] = v
+		}
+	}
+	// They are about the form's body, not about the file.
+	for _, k := range []string{"Content-Length", "Content-Md5", "If-Match", "If-None-Match"} {
+		h.Del(k)
+	}
+	for _, twice := range [][2]string{{"acl", "x-amz-acl"}, {"tagging", "x-amz-tagging"}} {
+		if _, a := f[twice[0]]; a {
+			if _, b := f[twice[1]]; b {
+				return nil, errInvalidArgument(twice[1], "", "The form says the same with %s and %s.", twice[0], twice[1])
+			}
+		}
+	}
+	for name, value := range f {
+		key := textproto.CanonicalMIMEHeaderKey(name)
+		switch {
+		case !headerToken(name) || strings.ContainsAny(value, "\r\n\x00") && name != "tagging":
+			if strings.HasPrefix(name, "x-ignore-") || !strings.HasPrefix(name, "x-amz-") && !slices.Contains(formHeaders, name) {
+				continue
+			}
+			return nil, errInvalidArgument(name, "", "The form field has characters that a header cannot have.")
+		case name == "acl":
+			h.Set(headerACL, value)
+		case name == "tagging":
+			tags, _, err := parseTagging([]byte(value), object.MaxTags, "Object tags")
+			if err != nil {
+				return nil, err
+			}
+			q := make([]string, 0, len(tags))
+			for _, t := range tags {
+				q = append(q, url.QueryEscape(t.Name)+"="+url.QueryEscape(t.Value))
+			}
+			h.Set("X-Amz-Tagging", strings.Join(q, "&"))
+		case strings.HasPrefix(name, "x-amz-") || slices.Contains(formHeaders, name):
+			h[key] = []string{value}
+		}
+	}
+	return h, nil
+}
+
+// postObject answers a browser's POST form: the fields say what is to be stored, the signed policy among them what
+// may be, and the file is streamed into the store.
+func postObject(s *Server, rq *request) error {
+	rq.src = bodyReader{rq: rq, src: rq.r.Body}
+	form, err := readForm(rq.header("Content-Type"), &rq.src)
+	if err != nil {
+		return err
+	}
+	f := form.fields
+	if rq.sig, err = s.verifier.VerifyForm(rq.ctx, func(name string) string { return f[name] }); err != nil {
+		return err
+	}
+	rq.who = rq.sig.Identity
+	if b, sent := f["bucket"]; sent && b != rq.bucket {
+		return apiError("AccessDenied").saying("Invalid according to Policy: the form is for bucket %s.", b)
+	}
+	// The bucket counts as a field, so that a policy must say which bucket it is for.
+	f["bucket"] = rq.bucket
+	file := &sizeReader{r: form.file, most: object.MaxPut}
+	if encoded, signed := f["policy"]; signed {
+		p, err := parsePostPolicy(encoded)
+		if err != nil {
+			return err
+		}
+		if err := p.check(f, rq.start); err != nil {
+			return err
+		}
+		file.least, file.most = p.min, p.max
+	}
+	key := strings.ReplaceAll(f["key"], "${filename}", form.filename)
+	if key == "" {
+		return errInvalidArgument("key", "", "Bucket POST must contain a field named 'key'.  If it is specified, please "+
+			"check the order of the fields.")
+	}
+	rq.key = key
+	if rq.r.Header, err = headersOfForm(rq.r.Header, f); err != nil {
+		return err
+	}
+	if err := s.authorize(rq, rq.action); err != nil {
+		return err
+	}
+	o, err := s.newVersion(rq)
+	if err != nil {
+		return err
+	}
+	if o.Checksum, err = rq.checksumRequest(); err != nil {
+		return err
+	}
+	o.Size = -1
+	v, err := s.store.Put(rq.ctx, rq.bucket, rq.key, file, o)
+	if err != nil {
+		return err
+	}
+	return rq.answerForm(v, f)
+}
+
+// answerForm tells the browser that its object is stored, in the way the form asks for.
+func (rq *request) answerForm(v *object.Version, f formFields) error {
+	etag := quoteETag(v.ETag)
+	rq.set("Etag", etag)
+	rq.setChecksum(&v.Checksum)
+	rq.setVersionID(v.ID)
+	redirect := f["success_action_redirect"]
+	if redirect == "" {
+		redirect = f["redirect"]
+	}
+	// As on S3, a URL that cannot be read is as good as none.
+	if u, err := url.Parse(redirect); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
+		q := "bucket=" + url.QueryEscape(v.Bucket) + "&key=" + url.QueryEscape(v.Key) + "&etag=" + url.QueryEscape(etag)
+		if u.RawQuery != "" {
+			q = u.RawQuery + "&" + q
+		}
+		u.RawQuery = q
+		rq.set("Location", u.String())
+		return rq.noContent(http.StatusSeeOther)
+	}
+	location := rq.objectURL(v)
+	rq.set("Location", location)
+	switch f["success_action_status"] {
+	case "200":
+		return rq.noContent(http.StatusOK)
+	case "201":
+		n := (&xmlNode{name: "PostResponse"}).add("Location", location).add("Bucket", v.Bucket).add("Key", v.Key)
+		return rq.writeBody(http.StatusCreated, xmlContentType, n.add("ETag", etag).render())
+	}
+	return rq.noContent(http.StatusNoContent)
+}
+
+// objectURL is the address of an object, in the style the request was made in.
+func (rq *request) objectURL(v *object.Version) string {
+	u := url.URL{Scheme: "http", Host: rq.r.Host, Path: "/" + v.Bucket + "/" + v.Key}
+	if rq.r.TLS != nil {
+		u.Scheme = "https"
+	}
+	if rq.vhost {
+		u.Path = "/" + v.Key
+	}
+	return u.String()
+}

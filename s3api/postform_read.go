@@ -1,0 +1,147 @@
+package s3api
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"strconv"
+	"strings"
+)
+
+// Bounds of a POST form before its file. S3 allows 20 KB of fields; the second bound also holds the part headers
+// and boundaries, and the reader's own buffer.
+const (
+	maxFormFields  = 20 << 10 // bytes of names and values
+	maxFormPreData = 96 << 10 // bytes read up to the file
+	maxFormCount   = 200
+	maxFormName    = 256 // bytes
+)
+
+var errFormTooBig = errors.New("form fields before the file are too large")
+
+// boundedReader gives at most left bytes and then errFormTooBig, until free is set.
+type boundedReader struct {
+	r    io.Reader
+	left int64
+	free bool
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.free {
+		return b.r.Read(p)
+	}
+	if b.left <= 0 {
+		return 0, errFormTooBig
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.r.Read(p)
+	b.left -= int64(n)
+	return n, err
+}
+
+// postForm is a POST form read up to the start of its file.
+type postForm struct {
+	fields   formFields
+	filename string    // as the client named the file, without folders; may be empty
+	file     io.Reader // the file's bytes, from the request body
+}
+
+// readForm reads the fields of a multipart/form-data body up to the part called file. Fields after the file are not
+// read, as S3 ignores them.
+func readForm(contentType string, body io.Reader) (*postForm, error) {
+	media, params, err := mime.ParseMediaType(contentType)
+	if err != nil || media != "multipart/form-data" || params["boundary"] == "" {
+		return nil, apiError("RequestIsNotMultiPartContent")
+	}
+	bounded := &boundedReader{r: body, left: maxFormPreData}
+	mr := multipart.NewReader(bounded, params["boundary"])
+	f := &postForm{fields: make(formFields)}
+	left := int64(maxFormFields)
+	for {
+		// A raw part: a Content-Transfer-Encoding must not change the bytes.
+		part, err := mr.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			return nil, apiError("IncorrectNumberOfFilesInPostRequest")
+		}
+		if err != nil {
+			return nil, formError(err)
+		}
+		name := strings.ToLower(part.FormName())
+		if name == "" || len(name) > maxFormName {
+			return nil, apiError("MalformedPOSTRequest")
+		}
+		if name == "file" {
+			f.filename = part.FileName()
+			if i := strings.LastIndexByte(f.filename, '\\'); i >= 0 {
+				f.filename = f.filename[i+1:]
+			}
+			f.file = formFile{part}
+			bounded.free = true
+			return f, nil
+		}
+		left -= int64(len(name))
+		value, err := io.ReadAll(io.LimitReader(part, max(left, 0)+1))
+		if err != nil {
+			return nil, formError(err)
+		}
+		left -= int64(len(value))
+		if left < 0 {
+			return nil, apiError("MaxPostPreDataLengthExceededError")
+		}
+		if _, twice := f.fields[name]; twice {
+			return nil, refuse("InvalidArgument", "POST requires each form field at most once.").with("ArgumentName", name)
+		}
+		if len(f.fields) >= maxFormCount {
+			return nil, apiError("MaxPostPreDataLengthExceededError")
+		}
+		f.fields[name] = string(value)
+	}
+}
+
+// formFile reads the file's part. The multipart reader's errors for a body that ends early become S3's.
+type formFile struct{ part *multipart.Part }
+
+func (f formFile) Read(p []byte) (int, error) {
+	n, err := f.part.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = formError(err)
+	}
+	return n, err
+}
+
+// formError maps an error of the multipart reader; errors of the connection pass.
+func formError(err error) error {
+	var e *Error
+	switch {
+	case errors.As(err, &e), isTimeout(err):
+		return err
+	case errors.Is(err, errFormTooBig):
+		return apiError("MaxPostPreDataLengthExceededError")
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return apiError("IncompleteBody")
+	}
+	return apiError("MalformedPOSTRequest")
+}
+
+// sizeReader passes the file on and holds it to the policy's size range: more than most bytes, or fewer than least
+// at the end, is an error, so that nothing is stored.
+type sizeReader struct {
+	r           io.Reader
+	n           int64
+	least, most int64
+}
+
+func (s *sizeReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.n += int64(n)
+	if s.n > s.most {
+		return 0, apiError("EntityTooLarge").with("MaxSizeAllowed", strconv.FormatInt(s.most, 10))
+	}
+	if errors.Is(err, io.EOF) && s.n < s.least {
+		return 0, apiError("EntityTooSmall").with("MinSizeAllowed", strconv.FormatInt(s.least, 10)).with("ProposedSize", strconv.FormatInt(s.n, 10))
+	}
+	return n, err
+}
