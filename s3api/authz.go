@@ -85,8 +85,6 @@ func parseDocs(b *object.Bucket) *bucketDocs {
 
 // authenticate says who sends the request, from its signature, and makes rq.body the verified, decoded body.
 func (s *Server) authenticate(rq *request) error {
-	rq.src = bodyReader{rq: rq, src: rq.r.Body}
-	rq.r.Body = &rq.src
 	res, err := s.verifier.Verify(rq.r)
 	if err != nil {
 		return err

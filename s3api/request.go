@@ -47,6 +47,7 @@ type request struct {
 	asVersion *object.Version // version that conditions speak of, while authorize runs
 	asPrefix  string          // s3:prefix where a missing key is asked about
 	newTags   []object.Field  // tags the request would set
+	nobody    auth.Identity   // the anonymous caller
 
 	status int
 	code   string // S3 error code sent
@@ -66,6 +67,12 @@ func (rq *request) begin(s *Server, w http.ResponseWriter, r *http.Request, star
 	rq.h = w.Header()
 	rq.id = s.newID()
 	rq.op = "Unknown"
+	rq.who = &rq.nobody
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	rq.src = bodyReader{rq: rq, src: r.Body}
+	r.Body = &rq.src
 	rq.set("X-Amz-Request-Id", rq.id)
 	rq.set("X-Amz-Id-2", hostID(rq.id))
 	rq.set("Server", "Firn")
