@@ -31,8 +31,9 @@ type Config struct {
 	// Host names under which BUCKET.NAME addresses a bucket (virtual-host style). Path style always works.
 	Domains []string `yaml:"domains"`
 	// What a success means. fsync: bytes, metadata and journal entry are on stable storage. relaxed: they
-	// are with the operating system, so a power loss or a crash of the machine can take back the last
-	// seconds of acknowledged writes; a crash of firn itself still loses nothing. fsync or relaxed.
+	// are not yet, so a power loss, a crash of the machine or of firn itself takes back acknowledged writes,
+	// those of about the last second and, for large objects, what the operating system had not written.
+	// fsync or relaxed.
 	Durability string `yaml:"durability"`
 	// Memory the process aims to stay below. Caches and write buffers are sized from it, and the garbage
 	// collector works harder near it. At least 64MiB.

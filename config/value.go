@@ -158,3 +158,6 @@ func (d Duration) String() string {
 	}
 	return s
 }
+
+// Std returns the span as the standard library has it.
+func (d Duration) Std() time.Duration { return time.Duration(d) }

@@ -1,0 +1,280 @@
+// Package node builds a site from its configuration, runs it and closes it: the data directory and its lock, the
+// metadata store, the namespace, the users, the S3 and admin endpoints.
+//
+// It is the only package that knows every other one, and with cli the only one that imports concrete drivers and
+// config. It promises that a site that was built is closed in the reverse order, whatever failed in between; that
+// a stop waits for requests in flight within a bound; and that it never ends the process: an error that the site
+// cannot go on from is returned by Run.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"firn"
+	"firn/adminapi"
+	"firn/auth"
+	"firn/config"
+	"firn/s3api"
+	"firn/telemetry"
+)
+
+// Options are what a Node gets beside its configuration.
+type Options struct {
+	// Log gets what an operator should know; nil discards.
+	Log *slog.Logger
+	// Welcome gets the text that tells once how to reach a new site, with the keys; nil discards.
+	Welcome io.Writer
+}
+
+// Node is one site in this process.
+type Node struct {
+	cfg     config.Config
+	log     *slog.Logger
+	started time.Time
+	memory  Memory
+
+	dir     *DataDir
+	root    auth.Credentials
+	metrics *telemetry.Metrics
+	engine  *engine
+	s3      net.Listener
+	admin   net.Listener
+	s3srv   *http.Server
+	admsrv  *http.Server
+
+	fatal    chan error // capacity 1
+	draining atomic.Bool
+	closers  []func() error // in the order of opening
+}
+
+// Build opens everything a site needs. The caller calls Run, then Close; after an error nothing is open.
+func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Welcome == nil {
+		o.Welcome = io.Discard
+	}
+	n := &Node{cfg: cfg, log: o.Log, started: time.Now(), fatal: make(chan error, 1), memory: PlanMemory(int64(cfg.MemoryLimit))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+
+	if n.dir, err = OpenDataDir(cfg.Data); err != nil {
+		return nil, err
+	}
+	n.onClose(n.dir.Close)
+	fresh, err := n.credentials()
+	if err != nil {
+		return nil, err
+	}
+	token, err := n.dir.AdminToken()
+	if err != nil {
+		return nil, err
+	}
+	// The ports are taken before the store is opened: a wrong address is told at once.
+	if n.s3, err = n.bind("listen", cfg.Listen); err != nil {
+		return nil, err
+	}
+	if n.admin, err = n.bind("admin_listen", cfg.AdminListen); err != nil {
+		return nil, err
+	}
+
+	n.metrics = telemetry.New(firn.Version, n.started)
+	if n.engine, err = n.open(ctx); err != nil {
+		return nil, err
+	}
+	n.onClose(n.engine.Close)
+	if err := n.register(); err != nil {
+		return nil, err
+	}
+
+	door := s3api.New(n.engine.store, n.engine.users, s3api.Options{
+		Domains: cfg.Domains, Region: cfg.Region, MaxConcurrent: cfg.Limits.Requests,
+		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
+		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
+	})
+	n.s3srv = &http.Server{Handler: door, ErrorLog: stdLog(n.log, "s3 connection")}
+	door.ConfigureHTTP(n.s3srv)
+	var metrics http.Handler
+	if cfg.Metrics.Enabled {
+		metrics = n.metrics.Handler()
+	}
+	n.admsrv = &http.Server{
+		Handler:           adminapi.New(siteView{n}, n.engine.users, metrics, token, n.log.With("door", "admin")),
+		ErrorLog:          stdLog(n.log, "admin connection"),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 32 << 10,
+	}
+	if fresh {
+		if err := n.welcome(o.Welcome); err != nil {
+			return nil, firn.E("print credentials", "", err)
+		}
+	}
+	return n, nil
+}
+
+// credentials sets n.root and reports whether the pair was made just now.
+func (n *Node) credentials() (fresh bool, err error) {
+	if n.cfg.AccessKey != "" {
+		n.root = auth.Credentials{AccessKey: n.cfg.AccessKey, SecretKey: n.cfg.SecretKey.Reveal()}
+		return false, nil
+	}
+	n.root, fresh, err = n.dir.Credentials()
+	return fresh, err
+}
+
+func (n *Node) bind(key, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, &firn.Error{
+			Kind: firn.Conflict, Op: "listen", Subject: addr,
+			Err: fmt.Errorf("%w: set %s to an address that is free", unwrapOp(err), key),
+		}
+	}
+	if key == "listen" {
+		l = netutil.LimitListener(l, n.cfg.Limits.Connections)
+	}
+	n.onClose(func() error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return l, nil
+}
+
+// unwrapOp takes the cause out of a net.OpError, whose text repeats the address.
+func unwrapOp(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func (n *Node) onClose(fn func() error) { n.closers = append(n.closers, fn) }
+
+// Addr returns the address of the S3 endpoint.
+func (n *Node) Addr() net.Addr { return n.s3.Addr() }
+
+// AdminAddr returns the address of the admin endpoint.
+func (n *Node) AdminAddr() net.Addr { return n.admin.Addr() }
+
+// Root returns the root credentials.
+func (n *Node) Root() auth.Credentials { return n.root }
+
+// Run serves until ctx ends, then lets requests in flight finish within the drain timeout. It returns nil after
+// such a stop, and an error where the site cannot go on: then the process should end, so that a restart recovers.
+func (n *Node) Run(ctx context.Context) error {
+	restore := debug.SetMemoryLimit(n.memory.Go)
+	defer debug.SetMemoryLimit(restore)
+	if err := n.dir.WriteRunInfo(RunInfo{
+		PID: os.Getpid(), Listen: reachable(n.s3.Addr()), Admin: reachable(n.admin.Addr()),
+		Version: firn.Version, Started: n.started,
+	}); err != nil {
+		return firn.E("start", n.dir.Path, err)
+	}
+	n.onClose(n.dir.RemoveRunInfo)
+
+	// Background work outlives the drain: requests in flight may need it.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	var g errgroup.Group
+	failed := make(chan error, 3)
+	run := func(what string, fn func() error) {
+		g.Go(func() error {
+			err := fn()
+			if err != nil && !errors.Is(err, http.ErrServerClosed) {
+				failed <- firn.E(what, "", err)
+			}
+			return nil
+		})
+	}
+	run("serve s3", func() error { return n.s3srv.Serve(n.s3) })
+	run("serve admin", func() error { return n.admsrv.Serve(n.admin) })
+	run("background work", func() error { return n.engine.Run(work) })
+	n.log.Info("site is up", "version", firn.Version, "listen", n.s3.Addr().String(), "admin", n.admin.Addr().String(),
+		"data", n.dir.Path, "durability", n.cfg.Durability, "memory_limit", n.cfg.MemoryLimit.String(),
+		"took", time.Since(n.started))
+	n.warn()
+	debug.FreeOSMemory() // what opening the store needed and serving does not
+
+	var err error
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping: finishing requests in flight", "within", n.cfg.Limits.DrainTimeout.String())
+	case err = <-n.fatal:
+		n.log.Error("the site cannot go on; a restart recovers what was acknowledged", "error", err)
+	case err = <-failed:
+		n.log.Error("the site cannot go on", "error", err)
+	}
+	n.draining.Store(true)
+	n.stop(err == nil)
+	stopWork()
+	_ = g.Wait() // its errors went to failed
+	return err
+}
+
+// stop closes the servers, after the requests in flight where drain is set.
+func (n *Node) stop(drain bool) {
+	timeout := time.Duration(n.cfg.Limits.DrainTimeout)
+	if !drain {
+		timeout = 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if err := n.s3srv.Shutdown(ctx); err != nil {
+		if drain {
+			n.log.Warn("requests were cut off: they were not finished in time", "after", timeout)
+		}
+		_ = n.s3srv.Close() // its listener's error was Shutdown's
+	}
+	// Followers of the journal never finish by themselves.
+	_ = n.admsrv.Close()
+}
+
+// warn tells what an operator should reconsider.
+func (n *Node) warn() {
+	if n.cfg.Durability == config.DurabilityRelaxed {
+		n.log.Warn("durability is relaxed: a power loss or a crash takes back the last acknowledged writes")
+	}
+	if host, _, err := net.SplitHostPort(n.admin.Addr().String()); err == nil {
+		if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() {
+			n.log.Warn("the admin endpoint is not on loopback: its token travels in plain text", "admin", n.admin.Addr().String())
+		}
+	}
+}
+
+// fail reports an error the site cannot go on from; the first one counts.
+func (n *Node) fail(err error) {
+	select {
+	case n.fatal <- err:
+	default:
+	}
+}
+
+// Close closes what Build opened, in the reverse order. Run must have returned.
+func (n *Node) Close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	n.closers = nil
+	return errors.Join(errs...)
+}
