@@ -26,9 +26,8 @@ var crlf = []byte("\r\n")
 
 // decoder takes the aws-chunked encoding off a body and follows its chain of signatures.
 type decoder struct {
-	buf  *[chunkBuffer]byte // of the pool; nil when released
-	r, w int                // unread bytes are buf[r:w]
-	eof  bool               // src is at its end
+	*chunkSpace     // of the pool; nil when released
+	r, w        int // unread bytes are buf[r:w]
 
 	chunk int64    // bytes of the current chunk still to come
 	began bool     // a chunk was begun: the next header follows a CRLF
@@ -40,17 +39,24 @@ type decoder struct {
 	date     string
 	scope    string
 	prev     [64]byte // the signature before, hex
-	sts, mac []byte
 
 	declared []string // x-amz-trailer, lower case
 	trailer  http.Header
 }
 
-var chunkPool = sync.Pool{New: func() any { return new([chunkBuffer]byte) }}
+// chunkSpace is a decoder's working space.
+type chunkSpace struct {
+	buf [chunkBuffer]byte
+	sts []byte // string to sign
+	mac []byte // input of the HMAC
+	sum [32]byte
+}
+
+var chunkPool = sync.Pool{New: func() any { return new(chunkSpace) }}
 
 func newDecoder(r *Result, h http.Header) *decoder {
 	d := &decoder{
-		buf: chunkPool.Get().(*[chunkBuffer]byte), signed: r.Payload != PayloadUnsignedTrailer,
+		chunkSpace: chunkPool.Get().(*chunkSpace), signed: r.Payload != PayloadUnsignedTrailer,
 		trailers: r.Payload != PayloadChunked, key: r.key, date: r.date, scope: r.scope, prev: r.seed,
 	}
 	if d.trailers {
@@ -66,9 +72,9 @@ func newDecoder(r *Result, h http.Header) *decoder {
 }
 
 func (d *decoder) release() {
-	if d.buf != nil {
-		chunkPool.Put(d.buf)
-		d.buf = nil
+	if d.chunkSpace != nil {
+		chunkPool.Put(d.chunkSpace)
+		d.chunkSpace = nil
 	}
 }
 
@@ -246,12 +252,11 @@ func (d *decoder) rest(b *Body) ([]byte, error) {
 
 // checkChunk verifies the chunk whose payload went through b.hash.
 func (d *decoder) checkChunk(b *Body) error {
-	var sum [32]byte
-	b.hash.Sum(sum[:0])
+	b.hash.Sum(d.sum[:0])
 	s := d.begin("AWS4-HMAC-SHA256-PAYLOAD")
 	s = append(s, emptySHA256...)
 	s = append(s, '\n')
-	d.sts = appendHex(s, sum[:])
+	d.sts = appendHex(s, d.sum[:])
 	return d.checkLink(d.sig)
 }
 
@@ -328,9 +333,8 @@ func (d *decoder) parseTrailer(block []byte) error {
 	h := getHash()
 	defer hashPool.Put(h)
 	h.Write(canonical)
-	var sum [32]byte
-	h.Sum(sum[:0])
-	d.sts = appendHex(d.begin("AWS4-HMAC-SHA256-TRAILER"), sum[:])
+	h.Sum(d.sum[:0])
+	d.sts = appendHex(d.begin("AWS4-HMAC-SHA256-TRAILER"), d.sum[:])
 	return d.checkLink(sig)
 }
 
