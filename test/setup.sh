@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs what the tests below test/ need beside Go: the stock S3 clients. It does nothing where all is there.
+# Run as root on Debian or Ubuntu; `make test` calls it. FIRN_TEST_TOOLS is where programs that no package has go.
+set -euo pipefail
+
+MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
+TOOLS=${FIRN_TEST_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/firn-test/tools}
+
+# Package and the file that shows it is there.
+missing=()
+while read -r package file; do
+  [ -e "$file" ] || missing+=("$package")
+done <<'LIST'
+awscli /usr/bin/aws
+python3-boto3 /usr/lib/python3/dist-packages/boto3/__init__.py
+rclone /usr/bin/rclone
+s3cmd /usr/bin/s3cmd
+LIST
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing ${missing[*]}"
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "${missing[@]}"
+fi
+
+mkdir -p "$TOOLS"
+if [ ! -x "$TOOLS/mc" ]; then
+  echo "installing $MC"
+  GOBIN=$TOOLS GOFLAGS= go install "$MC"
+fi
+
+# A boto3 that sends checksums unasked, which Debian 12's does not yet: pure Python, from the next release, beside the
+# system's own.
+if [ ! -d "$TOOLS/boto3/usr" ]; then
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null |
+    head -n 1 | tr -d ' ' || true)
+  [ -n "$mirror" ] || { echo "no Debian archive among the machine's apt sources" >&2; exit 1; }
+  mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/debs" "$work/boto3"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" \
+    >"$work/sources.list"
+  options=(-q -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
+    -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
+  echo "installing boto3 of trixie"
+  apt-get "${options[@]}" update
+  (cd "$work/debs" && apt-get "${options[@]}" download python3-boto3 python3-botocore python3-s3transfer)
+  for deb in "$work"/debs/*.deb; do dpkg -x "$deb" "$work/boto3"; done
+  rm -rf "$TOOLS/boto3"
+  mv "$work/boto3" "$TOOLS/boto3"
+fi
+echo "test clients are ready"
