@@ -67,8 +67,7 @@ func headersOfForm(r http.Header, f formFields) (http.Header, error) {
 // postObject answers a browser's POST form: the fields say what is to be stored, the signed policy among them what
 // may be, and the file is streamed into the store.
 func postObject(s *Server, rq *request) error {
-	rq.src = bodyReader{rq: rq, src: rq.r.Body}
-	form, err := readForm(rq.header("Content-Type"), &rq.src)
+	form, err := readForm(rq.header("Content-Type"), rq.r.Body)
 	if err != nil {
 		return err
 	}
@@ -82,6 +81,8 @@ func postObject(s *Server, rq *request) error {
 	}
 	// The bucket counts as a field, so that a policy must say which bucket it is for.
 	f["bucket"] = rq.bucket
+	// Conditions hold for the key the object gets.
+	f["key"] = strings.ReplaceAll(f["key"], "${filename}", form.filename)
 	file := &sizeReader{r: form.file, most: object.MaxPut}
 	if encoded, signed := f["policy"]; signed {
 		p, err := parsePostPolicy(encoded)
@@ -93,12 +94,10 @@ func postObject(s *Server, rq *request) error {
 		}
 		file.least, file.most = p.min, p.max
 	}
-	key := strings.ReplaceAll(f["key"], "${filename}", form.filename)
-	if key == "" {
+	if rq.key = f["key"]; rq.key == "" {
 		return errInvalidArgument("key", "", "Bucket POST must contain a field named 'key'.  If it is specified, please "+
 			"check the order of the fields.")
 	}
-	rq.key = key
 	if rq.r.Header, err = headersOfForm(rq.r.Header, f); err != nil {
 		return err
 	}
@@ -146,8 +145,14 @@ func (rq *request) answerForm(v *object.Version, f formFields) error {
 	case "200":
 		return rq.noContent(http.StatusOK)
 	case "201":
-		n := (&xmlNode{name: "PostResponse"}).add("Location", location).add("Bucket", v.Bucket).add("Key", v.Key)
-		return rq.writeBody(http.StatusCreated, xmlContentType, n.add("ETag", etag).render())
+		// The one document of S3 without a namespace.
+		b := append(rq.buf[:0], xmlHeader+"<PostResponse>"...)
+		b = appendElement(b, "Location", location)
+		b = appendElement(b, "Bucket", v.Bucket)
+		b = appendElement(b, "Key", v.Key)
+		b = appendElement(b, "ETag", etag)
+		rq.buf = append(b, "</PostResponse>"...)
+		return rq.writeBody(http.StatusCreated, xmlContentType, rq.buf)
 	}
 	return rq.noContent(http.StatusNoContent)
 }
