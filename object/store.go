@@ -58,8 +58,13 @@ func Open(ctx context.Context, fsys vfs.FS, dir string, db kv.DB, o Options) (*S
 	}
 	s.buckets.m = map[string]*bucket{}
 	s.space.init(fsys, dir, o.ReserveBytes, o.Now)
-	err := s.open(ctx)
-	return s, firn.E("open namespace", dir, err)
+	if err := s.open(ctx); err != nil {
+		if s.blobs != nil {
+			s.blobs.Close()
+		}
+		return nil, firn.E("open namespace", dir, err)
+	}
+	return s, nil
 }
 
 func (s *Store) open(ctx context.Context) (err error) {
@@ -91,9 +96,7 @@ func (s *Store) Close() error {
 	if errors.Is(err, kv.ErrClosed) {
 		err = nil // the engine stopped after an I/O error, which was reported then; replay makes up for it
 	}
-	if s.blobs != nil {
-		s.blobs.Close()
-	}
+	s.blobs.Close()
 	return firn.E("close namespace", s.dir, err)
 }
 

@@ -1,0 +1,807 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"firn"
+	"firn/block"
+	"firn/kv"
+	"firn/object/blobs"
+)
+
+// CheckOptions say how deep a check goes.
+type CheckOptions struct {
+	Read   bool // read all content against its checksums, not only look whether it is there
+	Repair bool // put right what can be put right without losing anything that a record names
+}
+
+// Problem is one thing a check found.
+type Problem struct {
+	// Kind is one of "record", "content", "missing", "orphan-file", "orphan-content", "orphan-part",
+	// "stray-file", "references", "pointer", "counters", "bucket".
+	Kind      string
+	Bucket    string
+	Key       string
+	VersionID string
+	Blob      string
+	Detail    string
+	Repaired  bool
+}
+
+// CheckSummary is what a check looked at and found.
+type CheckSummary struct {
+	Buckets, Versions, Uploads, Blobs int64
+	Bytes                             int64 // read
+	Problems, Repaired                int64
+}
+
+// maxTracked bounds the memory of a check: where more ids are in use, it takes several passes.
+const maxTracked = 2 << 20
+
+// errTooMany: a pass met more ids than it may keep.
+var errTooMany = errors.New("too many ids for one pass")
+
+// Check walks all records and files and calls report for each problem found; report's error ends it. It runs
+// beside normal work, of which it holds up writes once a pass for the length of a commit, or on a store where
+// nothing else runs.
+func (s *Store) Check(ctx context.Context, o CheckOptions, report func(Problem) error) (CheckSummary, error) {
+	c := &checker{s: s, o: o, report: report}
+	err := c.run(ctx)
+	return c.sum, firn.E("check", s.dir, err)
+}
+
+type checker struct {
+	s      *Store
+	o      CheckOptions
+	report func(Problem) error
+	sum    CheckSummary
+}
+
+func (c *checker) found(p Problem) error {
+	c.sum.Problems++
+	if p.Repaired {
+		c.sum.Repaired++
+	}
+	return c.report(p)
+}
+
+func (c *checker) run(ctx context.Context) error {
+	for passes := 1; passes <= 256; passes *= 2 {
+		base := c.sum
+		for n := 0; ; n++ {
+			if n == passes {
+				if c.o.Read {
+					return c.readAll(ctx)
+				}
+				return nil
+			}
+			err := c.pass(ctx, n, passes)
+			if errors.Is(err, errTooMany) && n == 0 && passes < 256 {
+				c.sum = base
+				break
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pass is one walk over everything. It tracks those blobs and contents whose id falls into slice n of passes.
+type pass struct {
+	*checker
+	n, passes int
+	names     map[uint64]string
+	counted   map[uint64]Usage // from the records
+	listed    map[BlobID]bool  // files found before the snapshot was taken
+	uses      map[BlobID]*use
+	open      map[BlobID]bool // on the list of files without a record, or waiting to be removed
+	data      map[uint64]bool // inline contents that records name
+	lists     map[uint64]list // part lists that records name
+	nulls     map[string]bool // current keys of objects with a noncurrent version that is "null"
+	uploads   map[[uploadIDLen]byte]bool
+	current   kv.Iterator // a second look into the snapshot
+	lastOld   []byte      // escaped key of the noncurrent version before
+	repairs   []func(context.Context) error
+}
+
+// list is a multipart version.
+type list struct {
+	size  int64
+	owner Problem
+}
+
+// use is how records use a blob.
+type use struct {
+	n       int
+	private bool // a record takes it for its own
+	count   int64
+	size    int64
+	user    Problem // one of them, for reports
+	part    string  // key of the part record, where the user is an upload
+}
+
+// blobSlice reports whether the pass tracks id: slices are runs of fan-out directories.
+func (p *pass) blobSlice(id BlobID) bool { return int(id[0])*p.passes>>8 == p.n }
+
+func (p *pass) dataSlice(id uint64) bool { return int(id%uint64(p.passes)) == p.n }
+
+func (c *checker) pass(ctx context.Context, n, passes int) error {
+	p := &pass{
+		checker: c, n: n, passes: passes, names: c.s.bucketNames(), counted: map[uint64]Usage{},
+		listed: map[BlobID]bool{}, uses: map[BlobID]*use{}, open: map[BlobID]bool{}, data: map[uint64]bool{},
+		lists: map[uint64]list{}, nulls: map[string]bool{}, uploads: map[[uploadIDLen]byte]bool{},
+	}
+	// Files are listed before the snapshot: each of them was, at the time of the snapshot, either named by a
+	// record or a list, or removed, or an orphan.
+	err := c.s.blobs.Walk(ctx, func(name string, id blobs.ID, ok bool) error {
+		if !ok {
+			if n > 0 {
+				return nil
+			}
+			return c.found(Problem{Kind: "stray-file", Blob: name, Detail: "not a blob's name; left alone"})
+		}
+		if p.blobSlice(BlobID(id)) {
+			p.listed[BlobID(id)] = true
+		}
+		if len(p.listed) > maxTracked {
+			return errTooMany
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var usage map[uint64]Usage
+	err = c.s.db.View(ctx, func(r kv.Reader) (err error) {
+		lower, upper := []byte{tagBucket}, []byte{tagOld + 1}
+		var it kv.Iterator
+		usage, err = c.s.frozen(func() (err error) {
+			if it, err = r.Iter(lower, upper); err != nil {
+				return err
+			}
+			if p.current, err = r.Iter(lower, upper); err != nil {
+				return errors.Join(err, it.Close())
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		err = p.walk(ctx, it)
+		return errors.Join(err, it.Close(), p.current.Close())
+	})
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		if err := p.counters(usage); err != nil {
+			return err
+		}
+	}
+	if err := p.files(ctx); err != nil {
+		return err
+	}
+	for _, fn := range p.repairs {
+		if err := fn(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// frozen calls fn while no transaction on any bucket is under way and returns the counters as of then.
+func (s *Store) frozen(fn func() error) (map[uint64]Usage, error) {
+	list, err := s.Buckets(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	usage := make(map[uint64]Usage, len(list))
+	// In the order of names, so that two checks cannot wait for each other.
+	for _, rec := range list {
+		b, err := s.bucket(rec.Name)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		b.gate.Lock()
+		defer b.gate.Unlock()
+		if !b.gone {
+			usage[b.rec.Load().ID] = b.usage()
+		}
+	}
+	return usage, fn()
+}
+
+// walk reads every record of the snapshot.
+func (p *pass) walk(ctx context.Context, it kv.Iterator) error {
+	sections := []struct {
+		tag  byte
+		fn   func(k, v []byte) error
+		bare bool // the value is not read
+	}{
+		{tag: tagNull, fn: p.null}, {tag: tagCurrent, fn: p.version}, {tag: tagOld, fn: p.version},
+		{tag: tagUpload, fn: p.upload}, {tag: tagPart, fn: p.part}, {tag: tagParts, fn: p.partList},
+		{tag: tagOpening, fn: p.opening}, {tag: tagGarbage, fn: p.garbage}, {tag: tagRef, fn: p.count},
+		{tag: tagData, fn: p.content, bare: true}, // readAll reads the contents themselves
+	}
+	seen := 0
+	for _, sec := range sections {
+		for ok := it.SeekGE([]byte{sec.tag}); ok && it.Key()[0] == sec.tag; ok = it.Next() {
+			if seen++; seen%checkEvery == 0 {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+			}
+			var v []byte
+			var err error
+			if !sec.bare {
+				if v, err = it.Value(); err != nil {
+					return err
+				}
+			}
+			err = sec.fn(it.Key(), v)
+			if errors.Is(err, errRecord) {
+				err = p.found(Problem{Kind: "record", Detail: fmt.Sprintf("record %q cannot be decoded", it.Key())})
+			}
+			if err != nil {
+				return err
+			}
+			if len(p.uses)+len(p.data)+len(p.lists)+len(p.open) > maxTracked {
+				return errTooMany
+			}
+		}
+		if err := it.Err(); err != nil {
+			return err
+		}
+	}
+	return p.leftovers(it)
+}
+
+// leftovers reports what records name and the snapshot does not hold.
+func (p *pass) leftovers(it kv.Iterator) error {
+	if p.n == 0 {
+		for ck := range p.nulls {
+			if err := p.found(Problem{
+				Kind: "pointer", Bucket: p.names[binary.BigEndian.Uint64([]byte(ck)[1:])], Key: ck[9:], VersionID: nullID,
+				Detail: "a pointer leads to no noncurrent version",
+			}); err != nil {
+				return err
+			}
+		}
+		for _, l := range p.lists {
+			if err := p.missing(l.owner, "the part list is not there"); err != nil {
+				return err
+			}
+		}
+	}
+	if len(p.data) == 0 {
+		return nil
+	}
+	// Rare: a second walk finds out whose the missing contents are.
+	for _, tag := range []byte{tagCurrent, tagOld} {
+		for ok := it.SeekGE([]byte{tag}); ok && it.Key()[0] == tag; ok = it.Next() {
+			v, err := it.Value()
+			if err != nil {
+				return err
+			}
+			var r record
+			item, err := decodeItem(it.Key(), v)
+			if err != nil || decodeRecord(&r, v) != nil || r.Multipart || !p.data[r.data] {
+				continue // what cannot be decoded was reported before
+			}
+			if err := p.missing(p.problem(item), "the content is not there"); err != nil {
+				return err
+			}
+		}
+		if err := it.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *pass) missing(where Problem, detail string) error {
+	where.Kind, where.Detail = "missing", detail
+	return p.found(where)
+}
+
+// problem names a version.
+func (p *pass) problem(item item) Problem {
+	return Problem{Bucket: p.names[item.bucketID], Key: item.key, VersionID: item.versionID}
+}
+
+func (p *pass) null(k, v []byte) error {
+	if len(v) != orderLen {
+		return errRecord
+	}
+	ck := bytes.Clone(k)
+	ck[0] = tagCurrent
+	p.nulls[string(ck)] = true
+	return nil
+}
+
+// version looks at one c or v record.
+func (p *pass) version(k, v []byte) error {
+	item, err := decodeItem(k, v)
+	if err != nil {
+		return err
+	}
+	var r record
+	if err := decodeRecord(&r, v); err != nil {
+		return err
+	}
+	where := p.problem(item)
+	if p.n == 0 {
+		if err := p.versionOnce(k, item, &r, where); err != nil {
+			return err
+		}
+	}
+	switch {
+	case r.Multipart:
+		p.lists[r.data] = list{size: r.Size, owner: where}
+	case r.blob != BlobID{}:
+		p.note(r.blob, r.Size, r.shared, where, "")
+	case r.data != 0 && p.dataSlice(r.data):
+		p.data[r.data] = true
+	}
+	return nil
+}
+
+// versionOnce does what does not depend on the slice.
+func (p *pass) versionOnce(k []byte, item item, r *record, where Problem) error {
+	p.sum.Versions++
+	u := p.counted[item.bucketID]
+	u.Versions++
+	u.Bytes += r.Size
+	if k[0] == tagCurrent && !r.DeleteMarker {
+		u.Objects++
+	}
+	p.counted[item.bucketID] = u
+	if where.Bucket == "" {
+		where.Kind, where.Detail = "bucket", fmt.Sprintf("belongs to bucket %d, which does not exist", item.bucketID)
+		if err := p.found(where); err != nil {
+			return err
+		}
+	}
+	if k[0] != tagOld {
+		return nil
+	}
+	ck := currentKey(item.bucketID, item.key)
+	if r.null {
+		if !p.nulls[string(ck)] {
+			where.Kind, where.Detail = "pointer", "a noncurrent \"null\" version has no pointer"
+			if err := p.found(where); err != nil {
+				return err
+			}
+		}
+		delete(p.nulls, string(ck))
+	}
+	if escaped := k[:len(k)-orderLen]; !bytes.Equal(escaped, p.lastOld) {
+		p.lastOld = append(p.lastOld[:0], escaped...)
+		if !p.current.SeekGE(ck) || !bytes.Equal(p.current.Key(), ck) {
+			if err := p.current.Err(); err != nil {
+				return err
+			}
+			where.Kind, where.Detail = "record", "noncurrent versions without a current one"
+			return p.found(where)
+		}
+	}
+	return nil
+}
+
+// note takes down one use of a blob.
+func (p *pass) note(id BlobID, size int64, shared bool, user Problem, part string) {
+	if !p.blobSlice(id) {
+		return
+	}
+	u := p.uses[id]
+	if u == nil {
+		u = &use{size: size, user: user, part: part}
+		p.uses[id] = u
+	}
+	u.n++
+	u.private = u.private || !shared
+}
+
+// partList looks at the part list of a multipart version.
+func (p *pass) partList(k, v []byte) error {
+	if len(k) != 9 {
+		return errRecord
+	}
+	id := binary.BigEndian.Uint64(k[1:])
+	l, ok := p.lists[id]
+	if !ok {
+		if p.n > 0 {
+			return nil
+		}
+		return p.orphanContent(k)
+	}
+	delete(p.lists, id)
+	parts, err := decodePartList(v)
+	if err != nil {
+		return err
+	}
+	size := int64(0)
+	for i := range parts {
+		size += parts[i].Size
+		p.note(parts[i].Blob, parts[i].Size, parts[i].Shared, l.owner, "")
+	}
+	if size != l.size && p.n == 0 {
+		where := l.owner
+		where.Kind, where.Detail = "record", fmt.Sprintf("the parts have %d bytes, the version %d", size, l.size)
+		return p.found(where)
+	}
+	return nil
+}
+
+func (p *pass) upload(k, v []byte) error {
+	if len(k) < 9+2+uploadIDLen {
+		return errRecord
+	}
+	p.uploads[[uploadIDLen]byte(k[len(k)-uploadIDLen:])] = true
+	if p.n == 0 {
+		p.sum.Uploads++
+	}
+	var r record
+	return decodeRecord(&r, v)
+}
+
+func (p *pass) part(k, v []byte) error {
+	var part Part
+	if len(k) != 1+uploadIDLen+2 {
+		return errRecord
+	}
+	if err := decodePart(&part, v); err != nil {
+		return err
+	}
+	id := [uploadIDLen]byte(k[1:])
+	where := Problem{Detail: fmt.Sprintf("part %d of upload %s", part.Number, formatUploadID(id))}
+	p.note(part.Blob, part.Size, part.Shared, where, string(k))
+	if p.uploads[id] || p.n > 0 {
+		return nil
+	}
+	where.Kind, where.Repaired = "orphan-part", p.o.Repair
+	where.Detail += ", which does not exist"
+	if p.o.Repair {
+		key := bytes.Clone(k)
+		p.repairs = append(p.repairs, func(ctx context.Context) error {
+			return p.s.db.Update(ctx, func(tx kv.Tx) error {
+				tx.Delete(key)
+				t := txn{s: p.s, tx: tx}
+				t.release(part.Blob, part.Shared)
+				return t.finish()
+			}, uploadLock(id))
+		})
+	}
+	return p.found(where)
+}
+
+func (p *pass) opening(k, _ []byte) error { return p.listOpen(k[1:]) }
+func (p *pass) garbage(k, _ []byte) error { return p.listOpen(k[min(9, len(k)):]) }
+
+func (p *pass) listOpen(b []byte) error {
+	if len(b) != len(BlobID{}) {
+		return errRecord
+	}
+	if id := BlobID(b); p.blobSlice(id) {
+		p.open[id] = true
+	}
+	return nil
+}
+
+func (p *pass) count(k, v []byte) error {
+	if len(k) != 1+len(BlobID{}) {
+		return errRecord
+	}
+	n, used := binary.Uvarint(v)
+	if used <= 0 {
+		return errRecord
+	}
+	id := BlobID(k[1:])
+	if !p.blobSlice(id) {
+		return nil
+	}
+	u := p.uses[id]
+	if u == nil {
+		u = &use{user: Problem{Detail: "no record uses it"}}
+		p.uses[id] = u
+	}
+	u.count = int64(n)
+	return nil
+}
+
+// content looks at the key of one inline content.
+func (p *pass) content(k, _ []byte) error {
+	if len(k) != 9 {
+		return errRecord
+	}
+	id := binary.BigEndian.Uint64(k[1:])
+	switch {
+	case !p.dataSlice(id):
+		return nil
+	case p.data[id]:
+		delete(p.data, id)
+		return nil
+	}
+	return p.orphanContent(k)
+}
+
+func (p *pass) orphanContent(k []byte) error {
+	if p.o.Repair {
+		key := bytes.Clone(k)
+		p.repairs = append(p.repairs, func(ctx context.Context) error {
+			return p.s.db.Update(ctx, func(tx kv.Tx) error {
+				tx.Delete(key)
+				return nil
+			})
+		})
+	}
+	return p.found(Problem{Kind: "orphan-content", Detail: fmt.Sprintf("content %x belongs to no version", k), Repaired: p.o.Repair})
+}
+
+// counters compares the counters with the records.
+func (p *pass) counters(usage map[uint64]Usage) error {
+	p.sum.Buckets = int64(len(usage))
+	for id, have := range usage {
+		want := p.counted[id]
+		if have == want {
+			continue
+		}
+		name := p.names[id]
+		if p.o.Repair {
+			p.repairs = append(p.repairs, func(ctx context.Context) error { return p.s.adjustUsage(ctx, name, id, have, want) })
+		}
+		if err := p.found(Problem{
+			Kind: "counters", Bucket: name, Repaired: p.o.Repair,
+			Detail: fmt.Sprintf("counters say %+v, the records %+v", have, want),
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adjustUsage moves the counters of a bucket by what they were wrong.
+func (s *Store) adjustUsage(ctx context.Context, name string, id uint64, have, want Usage) error {
+	d := Usage{Objects: want.Objects - have.Objects, Versions: want.Versions - have.Versions, Bytes: want.Bytes - have.Bytes}
+	err := s.db.Update(ctx, func(tx kv.Tx) error {
+		v, err := get(tx, nil, usageKey(id))
+		if err != nil {
+			return err
+		}
+		u := d
+		if v != nil {
+			old, _, ok := parseUsage(v)
+			if !ok {
+				return errRecord
+			}
+			u.Objects += old.Objects
+			u.Versions += old.Versions
+			u.Bytes += old.Bytes
+		}
+		tx.Set(usageKey(id), appendUsage(nil, u))
+		return nil
+	}, metaKey(usageSeqKey))
+	if err != nil {
+		return err
+	}
+	if b, err := s.bucket(name); err == nil && b.rec.Load().ID == id {
+		b.add(d)
+	}
+	return nil
+}
+
+// files compares the blobs that records use with the files, and the counts of shared ones.
+func (p *pass) files(ctx context.Context) error {
+	ids := make([]BlobID, 0, len(p.uses))
+	for id := range p.uses {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b BlobID) int { return bytes.Compare(a[:], b[:]) })
+	for _, id := range ids {
+		u := p.uses[id]
+		if u.n > 0 {
+			p.sum.Blobs++
+		}
+		where := u.user
+		where.Blob = id.String()
+		if want := int64(u.n); u.count != want && (want > 1 || u.count != 0) || u.n > 1 && u.private {
+			where.Kind = "references"
+			where.Detail = fmt.Sprintf("%d records use the blob, its count says %d, taken for unshared: %v", u.n, u.count, u.private)
+			where.Repaired = p.o.Repair && !u.private
+			if where.Repaired {
+				p.repairs = append(p.repairs, func(ctx context.Context) error {
+					return p.s.adjustReferences(ctx, id, max(1, u.count), int64(u.n))
+				})
+			}
+			if err := p.found(where); err != nil {
+				return err
+			}
+		}
+		if u.n == 0 {
+			continue
+		}
+		size, err := p.s.blobs.Size(blobs.ID(id))
+		if err == nil && size >= u.size {
+			continue
+		}
+		if err == nil {
+			err = fmt.Errorf("the file has %d bytes, the part alone %d", size, u.size)
+		}
+		gone, cerr := p.gone(ctx, u, id)
+		if cerr != nil {
+			return cerr
+		}
+		if gone {
+			continue
+		}
+		where.Kind, where.Repaired = "missing", false
+		where.Detail = strings.TrimPrefix(u.user.Detail+": "+err.Error(), ": ")
+		if err := p.found(where); err != nil {
+			return err
+		}
+	}
+	for id := range p.listed {
+		if p.open[id] || p.uses[id] != nil && p.uses[id].n > 0 {
+			continue
+		}
+		if _, err := p.s.blobs.Size(blobs.ID(id)); err != nil {
+			continue // removed since it was listed
+		}
+		if p.o.Repair {
+			if err := p.s.blobs.Remove(blobs.ID(id)); err != nil {
+				return err
+			}
+		}
+		if err := p.found(Problem{Kind: "orphan-file", Blob: id.String(), Detail: p.s.describeBlob(id), Repaired: p.o.Repair}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gone reports whether the user of a blob that was not found is gone too: removed since the snapshot.
+func (p *pass) gone(ctx context.Context, u *use, id BlobID) (bool, error) {
+	if u.part != "" {
+		var part Part
+		err := p.s.db.View(ctx, func(r kv.Reader) error {
+			v, err := get(r, nil, []byte(u.part))
+			if v == nil || err != nil {
+				return err
+			}
+			return decodePart(&part, v)
+		}, uploadLock([uploadIDLen]byte([]byte(u.part)[1:])))
+		return part.Blob != id, err
+	}
+	v, err := p.s.head(ctx, u.user.Bucket, u.user.Key, u.user.VersionID)
+	if firn.KindOf(err) == firn.NotFound {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(v.Parts, func(x Part) bool { return x.Blob == id }), nil
+}
+
+// adjustReferences moves a blob's count by what it was wrong.
+func (s *Store) adjustReferences(ctx context.Context, id BlobID, have, want int64) error {
+	return s.db.Update(ctx, func(tx kv.Tx) error {
+		t := txn{s: s, tx: tx}
+		t.reference(id, int(want-have))
+		return t.finish()
+	})
+}
+
+// describeBlob says what an orphan was, from its own label.
+func (s *Store) describeBlob(id BlobID) string {
+	f, err := s.blobs.OpenBlob(blobs.ID(id))
+	if err != nil {
+		return "no record uses it"
+	}
+	defer func() { _ = f.Close() }() // read only
+	r, err := block.Open(f, "")
+	if err != nil {
+		return "no record uses it; " + err.Error()
+	}
+	l, err := decodeLabel(r.Label())
+	if err != nil {
+		return "no record uses it; " + err.Error()
+	}
+	return fmt.Sprintf("no record uses it; written for %s", subject(l.bucket, l.key))
+}
+
+// readAll reads the content of every version and uploaded part.
+func (c *checker) readAll(ctx context.Context) error {
+	before := c.s.stats.scrubbedBytes.Load()
+	for from := []byte{tagCurrent}; from != nil; {
+		items, next, err := c.s.walkItems(ctx, from, scrubBatch)
+		if err != nil {
+			return err
+		}
+		names := c.s.bucketNames()
+		for _, it := range items {
+			name := names[it.bucketID]
+			if name == "" {
+				continue
+			}
+			err := c.s.verify(ctx, name, it.key, it.versionID, nil)
+			switch {
+			case err == nil:
+			case firn.KindOf(err) == firn.Corrupt:
+				if err := c.found(Problem{Kind: "content", Bucket: name, Key: it.key, VersionID: it.versionID, Detail: err.Error()}); err != nil {
+					return err
+				}
+			default:
+				return err
+			}
+		}
+		from = next
+	}
+	c.sum.Bytes += c.s.stats.scrubbedBytes.Load() - before
+	return c.readParts(ctx)
+}
+
+// readParts reads the parts of uploads in progress.
+func (c *checker) readParts(ctx context.Context) error {
+	from := []byte{tagPart}
+	for {
+		var parts []Part
+		var keys [][]byte
+		epoch := c.s.grace.enter()
+		err := c.s.db.View(ctx, func(r kv.Reader) error {
+			parts, keys = nil, nil
+			err := scan(r, from, []byte{tagPart + 1}, func(k, v []byte) error {
+				if len(parts) == scrubBatch {
+					return errStop
+				}
+				var p Part
+				if decodePart(&p, v) == nil { // a record that cannot be decoded was reported before
+					parts = append(parts, p)
+					keys = append(keys, bytes.Clone(k))
+				}
+				return nil
+			})
+			if errors.Is(err, errStop) {
+				err = nil
+			}
+			return err
+		})
+		for i := range parts {
+			c.s.blobs.Pin(blobs.ID(parts[i].Blob))
+		}
+		c.s.grace.leave(epoch)
+		for i := range parts {
+			if err == nil {
+				err = c.readPart(ctx, keys[i], &parts[i])
+			}
+			c.s.blobs.Unpin(blobs.ID(parts[i].Blob))
+		}
+		if err != nil || len(parts) == 0 {
+			return err
+		}
+		from = append(keys[len(keys)-1], 0)
+	}
+}
+
+func (c *checker) readPart(ctx context.Context, key []byte, p *Part) error {
+	err := c.s.verifyBlob(ctx, p)
+	if err == nil {
+		c.sum.Bytes += p.Size
+		return nil
+	}
+	if firn.KindOf(err) != firn.Corrupt {
+		return err
+	}
+	c.s.stats.corrupt.Add(1)
+	return c.found(Problem{
+		Kind: "content", Blob: p.Blob.String(),
+		Detail: fmt.Sprintf("part %d of upload %x: %v", p.Number, key[1:1+uploadIDLen], err),
+	})
+}
