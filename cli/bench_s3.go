@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -15,25 +14,19 @@ import (
 	"firn/loadgen"
 )
 
-// newBenchCommand is `firn bench`.
-func newBenchCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "bench",
-		Short: "Measure an endpoint",
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newBenchS3Command())
+// benchCommand is `firn bench`.
+func benchCommand(env *Env) *cobra.Command {
+	c := group("bench", "Measure an endpoint", benchS3Command(env))
+	c.GroupID = "tools"
 	return c
 }
 
-func newBenchS3Command() *cobra.Command {
+func benchS3Command(env *Env) *cobra.Command {
 	var (
 		sel            remoteFlags
 		o              loadgen.Options
 		op, size, part string
 		signing, mix   string
-		asJSON         bool
 	)
 	names := make([]string, 0, len(loadgen.Ops()))
 	for _, n := range loadgen.Ops() {
@@ -51,9 +44,9 @@ removed at the end unless --keep is given, and nothing else ever is.`,
   firn bench s3 --op get --size 1MiB --objects 200 --verify --json
   firn bench s3 --op list --objects 10000 --size 0 --concurrency 8
   firn bench s3 --op mixed --mix get=60,put=30,delete=10 --server-pid $(pidof firn)`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			p, err := sel.resolve()
+			p, err := sel.resolve(env)
 			if err != nil {
 				return err
 			}
@@ -75,12 +68,10 @@ removed at the end unless --keep is given, and nothing else ever is.`,
 			}, o)
 			if res != nil {
 				var werr error
-				if asJSON {
-					e := json.NewEncoder(c.OutOrStdout())
-					e.SetIndent("", "  ")
-					werr = e.Encode(res)
+				if asJSON(c) {
+					werr = emit(env.Out, res)
 				} else {
-					werr = res.WriteText(c.OutOrStdout())
+					werr = res.WriteText(env.Out)
 				}
 				if werr == nil && err == nil {
 					err = benchFailure(res)
@@ -112,7 +103,6 @@ removed at the end unless --keep is given, and nothing else ever is.`,
 	f.StringVar(&mix, "mix", "get=45,head=30,put=15,delete=10", "shares of a mixed run")
 	f.IntVar(&o.ServerPID, "server-pid", 0, "process whose CPU time and memory are reported (Linux)")
 	f.DurationVar(&o.Timeout, "timeout", 2*time.Minute, "of one request")
-	f.BoolVar(&asJSON, "json", false, "print one JSON document")
 	return c
 }
 
@@ -135,14 +125,14 @@ func parseSize(s string) (int64, error) {
 	}
 	n, err := humanize.ParseBytes(t)
 	if err != nil || n > 1<<62 {
-		return 0, &firn.Error{Kind: firn.Invalid, Op: "size", Subject: strconv.Quote(s), Err: errors.New("expected a number with a unit, such as 4KiB")}
+		return 0, usageError("size %q: expected a number with a unit, such as 4KiB", s)
 	}
 	return int64(n), nil
 }
 
 func parseMix(s string) (m loadgen.Mix, err error) {
 	bad := func(what string) error {
-		return &firn.Error{Kind: firn.Invalid, Op: "mix", Subject: strconv.Quote(s), Err: errors.New(what)}
+		return usageError("mix %q: %s", s, what)
 	}
 	for _, part := range strings.Split(s, ",") {
 		name, share, ok := strings.Cut(part, "=")

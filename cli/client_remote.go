@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"os"
-
 	"github.com/spf13/pflag"
 
 	"firn/transfer"
@@ -23,8 +21,9 @@ func (r *remoteFlags) register(f *pflag.FlagSet) {
 }
 
 // resolve finds the endpoint and credentials from flags, profiles and environment.
-func (r *remoteFlags) resolve() (transfer.Profile, error) {
-	path, err := transfer.ProfilePath(os.Getenv)
+func (r *remoteFlags) resolve(env *Env) (transfer.Profile, error) {
+	getenv := func(name string) string { v, _ := env.Getenv(name); return v }
+	path, err := transfer.ProfilePath(getenv)
 	if err != nil {
 		return transfer.Profile{}, err
 	}
@@ -32,5 +31,5 @@ func (r *remoteFlags) resolve() (transfer.Profile, error) {
 	if err != nil {
 		return transfer.Profile{}, err
 	}
-	return transfer.Resolve(r.sel, profiles, os.Getenv)
+	return transfer.Resolve(r.sel, profiles, getenv)
 }
