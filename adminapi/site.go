@@ -85,12 +85,15 @@ type CheckOptions struct {
 	Repair bool `json:"repair"` // put right what can be put right without losing anything
 }
 
-// Problem is one thing a check found.
+// Problem is one thing a check found. Kinds are those of object.Problem.
 type Problem struct {
-	Kind     string `json:"kind"`
-	Subject  string `json:"subject"`
-	Detail   string `json:"detail"`
-	Repaired bool   `json:"repaired,omitempty"`
+	Kind      string `json:"kind"`
+	Bucket    string `json:"bucket,omitempty"`
+	Key       string `json:"key,omitempty"`
+	VersionID string `json:"version_id,omitempty"`
+	Blob      string `json:"blob,omitempty"`
+	Detail    string `json:"detail"`
+	Repaired  bool   `json:"repaired,omitempty"`
 }
 
 // CheckSummary ends a check.

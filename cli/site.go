@@ -154,12 +154,7 @@ Exit code 0: no problems; 3: problems found.`,
 			if raw {
 				return json.NewEncoder(env.Out).Encode(adminapi.CheckLine{Problem: &p})
 			}
-			state := ""
-			if p.Repaired {
-				state = " (repaired)"
-			}
-			_, err := fmt.Fprintf(env.Out, "%s: %s: %s%s\n", p.Kind, p.Subject, p.Detail, state)
-			return err
+			return printProblem(env.Out, &p)
 		}
 		if *offline {
 			if admin.url != "" {
@@ -218,6 +213,25 @@ func checkOnline(ctx context.Context, admin *adminFlags, o adminapi.CheckOptions
 	if err == nil && !whole {
 		err = errors.New("check: the site ended the answer before the check was through: look at its log and try again")
 	}
+	return err
+}
+
+func printProblem(w io.Writer, p *adminapi.Problem) error {
+	line := p.Kind + ":"
+	if p.Bucket != "" {
+		line += " " + strconv.Quote(p.Bucket+"/"+p.Key)
+	}
+	if p.VersionID != "" {
+		line += " version " + p.VersionID
+	}
+	if p.Blob != "" {
+		line += " file " + p.Blob
+	}
+	line += ": " + p.Detail
+	if p.Repaired {
+		line += " (repaired)"
+	}
+	_, err := fmt.Fprintln(w, line)
 	return err
 }
 

@@ -2,19 +2,46 @@ package node
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 
 	"firn"
 	"firn/adminapi"
+	"firn/config"
 	"firn/object"
 )
 
-var errNoCheck = firn.NewError(firn.Unsupported, "this build has no check")
-
-func check(_ context.Context, _ *object.Store, _ adminapi.CheckOptions, _ func(adminapi.Problem) error) (adminapi.CheckSummary, error) {
-	return adminapi.CheckSummary{}, errNoCheck
+// check examines a store.
+func check(ctx context.Context, s *object.Store, o adminapi.CheckOptions, found func(adminapi.Problem) error) (adminapi.CheckSummary, error) {
+	sum, err := s.Check(ctx, object.CheckOptions(o), func(p object.Problem) error {
+		return found(adminapi.Problem{
+			Kind: p.Kind, Bucket: p.Bucket, Key: p.Key, VersionID: p.VersionID, Blob: p.Blob, Detail: p.Detail,
+			Repaired: p.Repaired,
+		})
+	})
+	return adminapi.CheckSummary(sum), err
 }
 
-// CheckOffline checks a data directory that no site runs on.
-func CheckOffline(_ context.Context, _ string, _ adminapi.CheckOptions, _ func(adminapi.Problem) error) (adminapi.CheckSummary, error) {
-	return adminapi.CheckSummary{}, errNoCheck
+// CheckOffline checks a data directory that no site runs on. It opens the store as a site does, so that what an
+// interrupted write left is cleared up first.
+func CheckOffline(ctx context.Context, path string, o adminapi.CheckOptions, found func(adminapi.Problem) error) (sum adminapi.CheckSummary, err error) {
+	const op = "check"
+	if _, err := os.Stat(filepath.Join(path, formatName)); err != nil {
+		return sum, &firn.Error{Kind: firn.NotFound, Op: op, Subject: path, Err: errors.New("not a data directory of firn: name one with --data")}
+	}
+	dir, err := OpenDataDir(path)
+	if err != nil {
+		return sum, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	cfg := config.Default()
+	cfg.ScrubRate = 0
+	e, err := openEngine(ctx, dir, &cfg, slog.New(slog.DiscardHandler), func(error) {})
+	if err != nil {
+		return sum, err
+	}
+	defer func() { err = errors.Join(err, e.Close()) }()
+	return check(ctx, e.store, o, found)
 }

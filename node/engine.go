@@ -3,27 +3,27 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"golang.org/x/sync/errgroup"
 
 	"firn"
-	"firn/auth"
 	"firn/config"
 	"firn/kv/pebblekv"
 	"firn/object"
 	"firn/vfs"
 )
 
-// engine is what keeps a site's state: the metadata store, the namespace over it, and the users.
+// engine is what keeps a site's state: the metadata store and the namespace over it.
 type engine struct {
 	db    *pebblekv.DB
 	store *object.Store
-	users *auth.Users
 }
 
-// open opens the engine in the data directory.
-func (n *Node) open(ctx context.Context) (_ *engine, err error) {
-	relaxed := n.cfg.Durability == config.DurabilityRelaxed
+// openEngine opens the engine in a data directory. fatal is told of an error the engine cannot go on from.
+func openEngine(ctx context.Context, dir *DataDir, cfg *config.Config, log *slog.Logger, fatal func(error)) (_ *engine, err error) {
+	relaxed := cfg.Durability == config.DurabilityRelaxed
+	mem := PlanMemory(int64(cfg.MemoryLimit))
 	fsys := vfs.OS()
 	e := &engine{}
 	defer func() {
@@ -31,23 +31,22 @@ func (n *Node) open(ctx context.Context) (_ *engine, err error) {
 			err = errors.Join(err, e.Close())
 		}
 	}()
-	e.db, err = pebblekv.Open(fsys, n.dir.file(kvName), pebblekv.Options{
-		CacheBytes: n.memory.Cache, MemTableBytes: n.memory.MemTable, Relaxed: relaxed,
-		Logger: n.log.With("part", "kv"), OnFatal: n.fail,
+	e.db, err = pebblekv.Open(fsys, dir.file(kvName), pebblekv.Options{
+		CacheBytes: mem.Cache, MemTableBytes: mem.MemTable, Relaxed: relaxed,
+		Logger: log.With("part", "kv"), OnFatal: fatal,
 	})
 	if err != nil {
-		return nil, firn.E("open metadata store", n.dir.file(kvName), err)
+		return nil, firn.E("open metadata store", dir.file(kvName), err)
 	}
-	e.store, err = object.Open(ctx, fsys, n.dir.Path, e.db, object.Options{
-		ReserveBytes: orNone(int64(n.cfg.Reserve)), ScrubBytesPerSecond: orNone(int64(n.cfg.ScrubRate)),
-		UploadMaxAge: n.cfg.UploadMaxAge.Std(), JournalKeepAge: n.cfg.Journal.Keep.Std(),
-		JournalKeepEntries: n.cfg.Journal.KeepEntries, Relaxed: relaxed, Logger: n.log.With("part", "store"),
+	e.store, err = object.Open(ctx, fsys, dir.Path, e.db, object.Options{
+		ReserveBytes: orNone(int64(cfg.Reserve)), ScrubBytesPerSecond: orNone(int64(cfg.ScrubRate)),
+		UploadMaxAge: cfg.UploadMaxAge.Std(), JournalKeepAge: cfg.Journal.Keep.Std(),
+		JournalKeepEntries: cfg.Journal.KeepEntries, Relaxed: relaxed, Logger: log.With("part", "store"),
 	})
 	if err != nil {
 		return nil, err
 	}
-	e.users, err = auth.OpenUsers(ctx, e.db, n.root, auth.UsersOptions{})
-	return e, err
+	return e, nil
 }
 
 // orNone turns the 0 by which the configuration says "none" into the negative number by which options do.

@@ -50,6 +50,7 @@ type Node struct {
 	root    auth.Credentials
 	metrics *telemetry.Metrics
 	engine  *engine
+	users   *auth.Users
 	s3      net.Listener
 	admin   net.Listener
 	s3srv   *http.Server
@@ -96,15 +97,18 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	}
 
 	n.metrics = telemetry.New(firn.Version, n.started)
-	if n.engine, err = n.open(ctx); err != nil {
+	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, n.log, n.fail); err != nil {
 		return nil, err
 	}
 	n.onClose(n.engine.Close)
+	if n.users, err = auth.OpenUsers(ctx, n.engine.db, n.root, auth.UsersOptions{}); err != nil {
+		return nil, err
+	}
 	if err := n.register(); err != nil {
 		return nil, err
 	}
 
-	door := s3api.New(n.engine.store, n.engine.users, s3api.Options{
+	door := s3api.New(n.engine.store, n.users, s3api.Options{
 		Domains: cfg.Domains, Region: cfg.Region, MaxConcurrent: cfg.Limits.Requests,
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
@@ -116,7 +120,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		metrics = n.metrics.Handler()
 	}
 	n.admsrv = &http.Server{
-		Handler:           adminapi.New(siteView{n}, n.engine.users, metrics, token, n.log.With("door", "admin")),
+		Handler:           adminapi.New(siteView{n}, n.users, metrics, token, n.log.With("door", "admin")),
 		ErrorLog:          stdLog(n.log, "admin connection"),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 32 << 10,
