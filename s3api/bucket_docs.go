@@ -117,7 +117,7 @@ func parseTagging(body []byte, limit int, what string) ([]object.Field, *xmlNode
 		return nil, nil, err
 	}
 	if len(set.kids) > limit {
-		return nil, nil, refuse("BadRequest", "%s cannot be greater than %d", what, limit)
+		return nil, nil, refuse("InvalidTag", "%s cannot be greater than %d", what, limit)
 	}
 	tags := make([]object.Field, 0, len(set.kids))
 	for _, k := range set.kids {

@@ -153,7 +153,7 @@ func TestBucketTaggingDoc(t *testing.T) {
 		{"letters of any script", set(tag("ключ", "значение 1+-=._:/@")), ""},
 		{"most", set(many(50)), ""},
 		{"longest", set(tag(strings.Repeat("é", 128), strings.Repeat("é", 256))), ""},
-		{"too many", set(many(51)), "BadRequest"},
+		{"too many", set(many(51)), "InvalidTag"},
 		{"same key", set(tag("a", "1"), tag("a", "2")), "InvalidTag"},
 		{"key too long", set(tag(strings.Repeat("a", 129), "")), "InvalidTag"},
 		{"value too long", set(tag("a", strings.Repeat("a", 257))), "InvalidTag"},

@@ -81,6 +81,10 @@ func postObject(s *Server, rq *request) error {
 	}
 	// The bucket counts as a field, so that a policy must say which bucket it is for.
 	f["bucket"] = rq.bucket
+	if f["key"] == "" {
+		return errInvalidArgument("key", "", "Bucket POST must contain a field named 'key'.  If it is specified, please "+
+			"check the order of the fields.")
+	}
 	// Conditions hold for the key the object gets.
 	f["key"] = strings.ReplaceAll(f["key"], "${filename}", form.filename)
 	file := &sizeReader{r: form.file, most: object.MaxPut}
@@ -95,8 +99,7 @@ func postObject(s *Server, rq *request) error {
 		file.least, file.most = p.min, p.max
 	}
 	if rq.key = f["key"]; rq.key == "" {
-		return errInvalidArgument("key", "", "Bucket POST must contain a field named 'key'.  If it is specified, please "+
-			"check the order of the fields.")
+		return errInvalidArgument("key", "", "The file has no name to make a key of.")
 	}
 	if rq.r.Header, err = headersOfForm(rq.r.Header, f); err != nil {
 		return err
