@@ -590,6 +590,7 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 	}
 	sums := md5.New()
 	var whole []byte // combined so far
+	small := false
 	composite := digest.New(digest.Algorithm(alg))
 	r.Parts = make([]Part, 0, len(list))
 	for i := range list {
@@ -598,9 +599,7 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 			list[i].Checksum != nil && !bytes.Equal(list[i].Checksum, p.Checksum) {
 			return ErrInvalidPart
 		}
-		if p.Size < MinPart && i < len(list)-1 {
-			return ErrPartTooSmall
-		}
+		small = small || p.Size < MinPart && i < len(list)-1
 		r.Size += p.Size
 		sums.Write(p.MD5[:])
 		if alg != ChecksumNone {
@@ -618,6 +617,8 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 		r.Parts = append(r.Parts, part)
 	}
 	switch {
+	case small:
+		return ErrPartTooSmall
 	case r.Size > MaxObject:
 		return ErrTooLarge
 	case o.Size >= 0 && o.Size != r.Size:
