@@ -129,6 +129,13 @@ func matchParts(parts []part, s string, fold bool) bool {
 			if i == len(parts)-1 {
 				return true
 			}
+			if next := &parts[i+1]; next.kind == literal && !fold {
+				j := strings.Index(rest, next.text)
+				if j < 0 {
+					return false
+				}
+				rest = rest[j:]
+			}
 			starAt, starRest = i, rest
 			i++
 			continue
@@ -152,8 +159,7 @@ func matchParts(parts []part, s string, fold bool) bool {
 			return false
 		}
 		_, n := utf8.DecodeRuneInString(starRest)
-		starRest = starRest[n:]
-		i, rest = starAt+1, starRest
+		i, rest = starAt, starRest[n:]
 	}
 }
 
