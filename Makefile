@@ -1,0 +1,63 @@
+# make run    starts a site: ./firn-data, S3 on port 9000. Needs Go and nothing else.
+# make test   the whole test run. Installs what it needs (Debian packages, Go tools): as root or with sudo.
+# make check  formatting, vet, staticcheck and the unit tests: the quick part of make test.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo v0.1.0-dev)
+LDFLAGS := -s -w -X firn.Version=$(VERSION)
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TOOL    := go tool -modfile=tools/go.mod
+FUZZTIME ?= 5s
+
+# The binary needs no C library: one file that runs on any Linux of its architecture.
+export CGO_ENABLED = 0
+
+.PHONY: run build test check lint vuln unit clients fuzz bench clean
+
+run:
+	go run ./cmd/firn serve
+
+build:
+	go build -trimpath -ldflags '$(LDFLAGS)' -o firn ./cmd/firn
+
+check: lint unit
+
+test: lint vuln unit clients
+	@echo "make test: all passed"
+
+lint:
+	@echo "== gofumpt"; out=$$($(TOOL) gofumpt -l .); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }
+	@echo "== go vet"; go vet ./...
+	@echo "== staticcheck"; $(TOOL) staticcheck ./...
+
+# Whether the vulnerability database can be reached is not ours to say; what it says about us is.
+VULN := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+vuln:
+	@echo "== govulncheck"; \
+	if curl -sfo /dev/null -m 10 https://vuln.go.dev/index/modules.json; then GOFLAGS= go run $(VULN) ./...; \
+	else echo "skipped: the vulnerability database cannot be reached from here"; fi
+
+unit:
+	@echo "== unit tests"; go test -timeout 10m $$(go list ./... | grep -v '^firn/test/')
+
+clients:
+	@echo "== test clients"; $(SUDO) env "PATH=$$PATH" "HOME=$$HOME" test/setup.sh
+	@echo "== the real binary"; go test -p 1 -timeout 50m ./test/...
+
+# Each fuzz target for FUZZTIME.
+fuzz:
+	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+	    echo "== $$target in $$(dirname "$$file")"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+	  done; \
+	done
+
+bench:
+	go run ./bench
+
+clean:
+	rm -rf firn dist
