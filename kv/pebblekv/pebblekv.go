@@ -145,36 +145,8 @@ func Open(fsys vfs.FS, dir string, o Options) (*DB, error) {
 		return nil, firn.E("open metadata store", dir, err)
 	}
 	d.cache = pebble.NewCache(o.CacheBytes)
-	opts := d.pebbleOptions(fsys)
-	// A fatal error parks the goroutine it happens on, so Open must not be that goroutine.
-	type opened struct {
-		p   *pebble.DB
-		err error
-	}
-	ch := make(chan opened, 1)
-	go func() {
-		var r opened
-		defer func() {
-			if v := recover(); v != nil {
-				r = opened{err: fmt.Errorf("pebble: %v", v)}
-			}
-			ch <- r
-		}()
-		r.p, r.err = pebble.Open(dir, opts)
-	}()
-	select {
-	case r := <-ch:
-		if r.err != nil {
-			d.cache.Unref()
-			return nil, firn.E("open metadata store", dir, mapError(r.err))
-		}
-		d.p = r.p
-	case <-d.failed:
-		return nil, firn.E("open metadata store", dir, d.failure.Load())
-	}
-	if err := d.recover(); err != nil {
-		err = firn.E("open metadata store", dir, err)
-		return nil, errors.Join(err, d.closePebble())
+	if err := d.start(func() error { return d.openPebble(fsys, dir) }); err != nil {
+		return nil, firn.E("open metadata store", dir, mapError(err))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop = cancel
@@ -187,6 +159,43 @@ func Open(fsys vfs.FS, dir string, o Options) (*DB, error) {
 		close(d.relaxedDone)
 	}
 	return d, nil
+}
+
+// start runs fn on a goroutine of its own and returns its error, or that of the failure that parked it.
+func (d *DB) start(fn func() error) error {
+	ch := make(chan error, 1)
+	go func() {
+		var err error
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("pebble: %v", v)
+			}
+			ch <- err
+		}()
+		err = fn()
+	}()
+	select {
+	case err := <-ch:
+		return err
+	case <-d.failed:
+		return d.failure.Load()
+	}
+}
+
+// openPebble opens the database and reads what the DB keeps in memory of it.
+func (d *DB) openPebble(fsys vfs.FS, dir string) error {
+	guard := &guardFS{FS: fsys, d: d}
+	p, err := pebble.Open(dir, d.pebbleOptions(guard))
+	if err != nil {
+		d.cache.Unref()
+		return err
+	}
+	d.p = p
+	if err := d.recover(); err != nil {
+		return errors.Join(err, d.closePebble())
+	}
+	guard.armed.Store(true)
+	return nil
 }
 
 // recover reads the schema version and the ends of the log.
@@ -285,33 +294,17 @@ func (d *DB) Close() error {
 	if d.failure.Load() != nil {
 		return nil
 	}
-	done := make(chan struct{})
-	go func() {
+	return d.start(func() error {
 		d.workers.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-d.failed:
-		return nil
-	}
-	ch := make(chan error, 1)
-	go func() { ch <- d.closePebble() }()
-	select {
-	case err := <-ch:
-		return err
-	case <-d.failed:
-		return d.failure.Load()
-	}
+		if e := d.failure.Load(); e != nil {
+			return e
+		}
+		return d.closePebble()
+	})
 }
 
-func (d *DB) closePebble() (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("close metadata store: %v", v)
-		}
-	}()
-	err = d.p.Close()
+func (d *DB) closePebble() error {
+	err := d.p.Close()
 	d.cache.Unref()
 	return mapError(err)
 }

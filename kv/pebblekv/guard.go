@@ -1,0 +1,101 @@
+package pebblekv
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+
+	"firn/vfs"
+)
+
+// guardFS stands between Pebble and the file system, and keeps from Pebble the errors it has no good answer to. Those
+// of the write-ahead log make it panic in a way that cannot be recovered from. So do, in Pebble v2.1.7, those that a
+// file of separated values meets at its end (cockroachdb/pebble#6128, fixed after it). A failed sync of a directory it
+// would try again, and a second try may succeed though names are lost. Here each of them marks the DB failed and parks
+// the goroutine, so that nothing is written any more and every caller is told.
+type guardFS struct {
+	vfs.FS
+	d *DB
+	// armed is set once Open is through: until then errors go their way.
+	armed atomic.Bool
+}
+
+// check passes err on, or never returns.
+func (g *guardFS) check(op, name string, err error) error {
+	if err == nil || !g.armed.Load() {
+		return err
+	}
+	g.d.fail(fmt.Errorf("%s %s: %w", op, name, err))
+	select {}
+}
+
+// guarded reports whether the errors of a file are fatal: a write-ahead log, or a file of separated values.
+func guarded(name string) bool {
+	return strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".blob")
+}
+
+// Create implements vfs.FS.
+func (g *guardFS) Create(name string, c vfs.WriteCategory) (vfs.File, error) {
+	f, err := g.FS.Create(name, c)
+	if !guarded(name) {
+		return f, err
+	}
+	if err := g.check("create", name, err); err != nil {
+		return nil, err
+	}
+	return &guardFile{File: f, g: g, name: name}, nil
+}
+
+// ReuseForWrite implements vfs.FS.
+func (g *guardFS) ReuseForWrite(oldname, newname string, c vfs.WriteCategory) (vfs.File, error) {
+	f, err := g.FS.ReuseForWrite(oldname, newname, c)
+	if !guarded(newname) {
+		return f, err
+	}
+	if err := g.check("reuse", newname, err); err != nil {
+		return nil, err
+	}
+	return &guardFile{File: f, g: g, name: newname}, nil
+}
+
+// OpenDir implements vfs.FS.
+func (g *guardFS) OpenDir(name string) (vfs.File, error) {
+	f, err := g.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &guardFile{File: f, g: g, name: name}, nil
+}
+
+// Unwrap implements vfs.FS.
+func (g *guardFS) Unwrap() pvfs.FS { return g.FS }
+
+// guardFile is a guarded file, or a directory.
+type guardFile struct {
+	vfs.File
+	g    *guardFS
+	name string
+}
+
+// Write implements vfs.File.
+func (f *guardFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	return n, f.g.check("write", f.name, err)
+}
+
+// Sync implements vfs.File.
+func (f *guardFile) Sync() error { return f.g.check("sync", f.name, f.File.Sync()) }
+
+// SyncData implements vfs.File.
+func (f *guardFile) SyncData() error { return f.g.check("sync", f.name, f.File.SyncData()) }
+
+// SyncTo implements vfs.File.
+func (f *guardFile) SyncTo(n int64) (bool, error) {
+	full, err := f.File.SyncTo(n)
+	return full, f.g.check("sync", f.name, err)
+}
+
+// Close implements vfs.File.
+func (f *guardFile) Close() error { return f.g.check("close", f.name, f.File.Close()) }
