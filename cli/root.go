@@ -11,10 +11,8 @@ import (
 )
 
 // newRoot returns the whole command line. Each group of commands is one call, so that what exists is seen here.
-//
-// Still to be added here, from files of their own: the client verbs, clientCommands(env) []*cobra.Command in
-// client_*.go, and the benchmark, benchCommand(env) *cobra.Command in bench_*.go. They go into the groups
-// "client" and "tools" (cobra.Command.GroupID). --json is a flag of the root: asJSON(cmd) reads it.
+// The client verbs (clientCommands, in client_*.go) and the benchmark (benchCommand, in bench_*.go) are functions of
+// env like the rest. --json is a flag of the root: asJSON(cmd) reads it.
 func newRoot(env *Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "firn",
@@ -46,7 +44,7 @@ It prints its address and keys at the first start.`,
 	)
 	site := []*cobra.Command{
 		serveCommand(env), statusCommand(env), userCommand(env), keyCommand(env), journalCommand(env),
-		checkCommand(env), configCommand(env), profileCommand(env),
+		checkCommand(env), configCommand(env), pprofCommand(env),
 	}
 	for _, c := range site {
 		c.GroupID = "site"
@@ -58,7 +56,7 @@ It prints its address and keys at the first start.`,
 
 func versionCommand(env *Env) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: noArgs, GroupID: "tools",
+		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := struct {
 				Version  string `json:"version"`

@@ -249,9 +249,9 @@ func printSummary(w io.Writer, s *adminapi.CheckSummary, read bool) error {
 	return err
 }
 
-func profileCommand(env *Env) *cobra.Command {
+func pprofCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{
-		Use: "profile NAME", Short: "Save a profile of the running site for go tool pprof",
+		Use: "pprof NAME", Short: "Save a profile of the running site for go tool pprof",
 		Long: `Save a profile of the running site: cpu, heap, allocs, goroutine, mutex, block or trace.
 Read it with go tool pprof FILE, a trace with go tool trace FILE.`,
 		Args: oneArg("cpu, heap, allocs, goroutine, mutex, block or trace"),
