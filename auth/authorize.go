@@ -141,8 +141,8 @@ func Authorize(r *Request) Decision {
 	switch {
 	case id.Root:
 		return Decision{Allowed: true, By: ByRoot}
-	case info.service:
-		return Decision{Allowed: !id.Anonymous(), By: BySelf}
+	case info.service && !id.Anonymous():
+		return Decision{Allowed: true, By: BySelf}
 	case owns && !foreign:
 		return Decision{Allowed: true, By: ByOwner}
 	}
