@@ -76,14 +76,16 @@ type DB interface {
 	// View calls fn to read. fn sees at least all that was committed before View was called; separate
 	// reads are not one snapshot, an Iterator is. When View returns nil, all that fn read under the
 	// given locks is durable: a crash cannot take back what a reader was told. With no locks, all that
-	// was visible to fn is durable. View does not wait for a running Update of the same lock, only
-	// for the fsync of a visible one.
+	// was visible to fn is durable. The same holds when View returns fn's own error, which tells something
+	// too. View does not wait for a running Update of the same lock, only for the fsync of a visible one.
 	View(ctx context.Context, fn func(Reader) error, locks ...[]byte) error
 	// Update calls fn once, while no other Update that names one of the same locks runs, and commits
 	// what fn wrote atomically unless fn returns an error, which Update then returns. When Update
-	// returns nil the commit is on stable storage (in relaxed mode: in the operating system). Locks
+	// returns nil the commit is on stable storage (in relaxed mode: it will be shortly). When fn wrote
+	// nothing or failed, Update returns once what fn saw under its locks is durable, as View does. Locks
 	// are names; the engine may share one lock between several names. Concurrent commits share fsyncs.
-	// The locks are released when the commit is visible, before the fsync.
+	// The locks are released when the commit is visible, before the fsync. ctx ends the wait for locks;
+	// a commit under way is waited for.
 	// An error from the commit itself means the outcome is not known until the store is reopened.
 	Update(ctx context.Context, fn func(Tx) error, locks ...[]byte) error
 

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -95,13 +96,17 @@ const LockName = "LOCK.firn"
 // ErrLocked where somebody else holds it.
 func LockDir(fsys FS, dir string) (io.Closer, error) {
 	c, err := fsys.Lock(path.Join(dir, LockName))
-	switch {
-	case err == nil:
+	if err == nil {
 		return c, nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), IsNoSpace(err):
-		return nil, err
 	}
-	return nil, &firn.Error{Kind: firn.Conflict, Op: "lock", Subject: dir, Err: ErrLocked}
+	// Pebble's lock has no error of its own for "held": it is EAGAIN or EACCES from another process, and an error
+	// without a number from this one. A file that cannot be made is an *fs.PathError.
+	var errno syscall.Errno
+	if errors.As(err, new(*fs.PathError)) ||
+		errors.As(err, &errno) && errno != syscall.EAGAIN && errno != syscall.EACCES {
+		return nil, firn.E("lock", dir, err)
+	}
+	return nil, firn.E("lock", dir, ErrLocked)
 }
 
 // IsNoSpace reports whether err says that the disk or a quota is full.
