@@ -90,7 +90,13 @@ func (s *Server) authenticate(rq *request) error {
 		return err
 	}
 	rq.sig, rq.who = res, res.Identity
-	if rq.payload, err = res.Body(rq.r); err != nil {
+	// net/http goes by the body it made when it decides whether the connection can be used again, so the
+	// wrapper is in its place only while it is taken over.
+	own := rq.r.Body
+	rq.r.Body = &rq.src
+	rq.payload, err = res.Body(rq.r)
+	rq.r.Body = own
+	if err != nil {
 		return err
 	}
 	rq.body = rq.payload

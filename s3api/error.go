@@ -91,16 +91,14 @@ func toError(rq *request, err error) *Error {
 			return storeErrors[i].to(rq)
 		}
 	}
-	var tooBig *http.MaxBytesError
+	var gone *clientGone
 	switch {
-	case errors.As(err, &tooBig):
-		return apiError("EntityTooLarge")
-	case isTimeout(err):
-		return apiError("RequestTimeout")
-	case errors.Is(err, context.Canceled):
+	case errors.As(err, &gone), errors.Is(err, context.Canceled):
 		e := apiError("RequestTimeout")
 		e.Status = statusClientClosed
 		return e
+	case isTimeout(err):
+		return apiError("RequestTimeout")
 	}
 	switch firn.KindOf(err) {
 	case firn.NoSpace:
@@ -176,12 +174,12 @@ func (rq *request) fail(err error) {
 		rq.abort = true
 		return
 	}
-	rq.dropEntityHeaders()
 	status := e.Status
 	if status == http.StatusNotModified {
 		rq.writeHeader(status)
 		return
 	}
+	rq.dropEntityHeaders()
 	if rq.r.Method == http.MethodHead {
 		// A HEAD response has no body, so clients go by the status alone.
 		rq.set("Content-Type", xmlContentType)
@@ -218,8 +216,8 @@ func (rq *request) fail(err error) {
 // dropEntityHeaders removes what a handler set for the body it did not send.
 func (rq *request) dropEntityHeaders() {
 	for _, k := range [...]string{
-		"Content-Length", "Content-Type", "Content-Range", "Content-Encoding", "Cache-Control", "Content-Disposition",
-		"Content-Language", "Expires", "Etag", "Last-Modified", "Accept-Ranges",
+		"Content-Length", "Content-Type", "Content-Encoding", "Cache-Control", "Content-Disposition", "Content-Language",
+		"Expires", "Etag", "Accept-Ranges",
 	} {
 		delete(rq.h, k)
 	}

@@ -334,10 +334,9 @@ func (rq *request) setVersionID(id string) {
 	}
 }
 
-// metaKey is the canonical header name of user metadata. Title case is what net/http sends for any other header.
-func metaKey(name string) string {
-	return http.CanonicalHeaderKey("x-amz-meta-" + name)
-}
+// metaKey is the header of user metadata as it goes on the wire, in lower case: clients written for S3 take what
+// follows the prefix as the name, and names are lower case there.
+func metaKey(name string) string { return "x-amz-meta-" + name }
 
 func quoteETag(e string) string { return `"` + e + `"` }
 

@@ -197,7 +197,13 @@ func listObjects(s *Server, rq *request) error {
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, `<ListBucketResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Name", rq.bucket)
-	b = l.name(b, "Prefix", l.prefix)
+	if strings.ContainsAny(l.prefix, "%+") {
+		b = l.name(b, "Prefix", l.prefix)
+	} else {
+		// boto3 asks for encoding on its own and decodes all names but this one. As it stands here it means the
+		// same to clients that decode it and those that do not.
+		b = appendElement(b, "Prefix", l.prefix)
+	}
 	b = l.name(b, "Marker", marker)
 	if page.Truncated && l.delimiter != "" {
 		b = l.name(b, "NextMarker", page.NextKey)

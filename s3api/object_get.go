@@ -1,7 +1,6 @@
 package s3api
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -141,32 +140,23 @@ type span struct {
 // describe checks the conditions of a GET or HEAD, finds the bytes asked for and sets all response headers.
 func (s *Server) describe(rq *request, v *object.Version) (span, error) {
 	sp := span{length: v.Size, status: http.StatusOK}
-	rq.setVersionHeaders(v)
-	if v.Retention.Mode != object.RetentionNone || v.LegalHold {
-		s.hideLock(rq, v)
-	}
 	if err := readConditions(rq, v); err != nil {
 		return sp, err
 	}
 	checksum := &v.Checksum
 	var partSum object.Checksum
 	rng := rq.header("Range")
-	if len(rq.query) > 0 {
-		if err := overrideHeaders(rq); err != nil {
+	if len(rq.query) > 0 && rq.query.Has("partNumber") {
+		if rng != "" {
+			return sp, errInvalidRequest("Cannot specify both Range header and partNumber query parameter")
+		}
+		part, err := selectPart(rq, v, &sp)
+		if err != nil {
 			return sp, err
 		}
-		if rq.query.Has("partNumber") {
-			if rng != "" {
-				return sp, errInvalidRequest("Cannot specify both Range header and partNumber query parameter")
-			}
-			part, err := selectPart(rq, v, &sp)
-			if err != nil {
-				return sp, err
-			}
-			if v.Multipart && part != nil {
-				partSum = object.Checksum{Algorithm: v.Checksum.Algorithm, Type: v.Checksum.Type, Value: part.Checksum}
-				checksum = &partSum
-			}
+		if v.Multipart && part != nil {
+			partSum = object.Checksum{Algorithm: v.Checksum.Algorithm, Type: v.Checksum.Type, Value: part.Checksum}
+			checksum = &partSum
 		}
 	}
 	if rng != "" && ifRange(rq, v) {
@@ -177,6 +167,15 @@ func (s *Server) describe(rq *request, v *object.Version) (span, error) {
 		}
 		if ok {
 			checksum = nil
+		}
+	}
+	rq.setVersionHeaders(v)
+	if v.Retention.Mode != object.RetentionNone || v.LegalHold {
+		s.hideLock(rq, v)
+	}
+	if len(rq.query) > 0 {
+		if err := overrideHeaders(rq); err != nil {
+			return sp, err
 		}
 	}
 	if sp.status == http.StatusPartialContent {
@@ -365,6 +364,17 @@ func errCondition(name string) *Error { return apiError("PreconditionFailed").wi
 
 // readConditions checks the conditional headers of a read with the precedence of RFC 9110.
 func readConditions(rq *request, v *object.Version) error {
+	notModified := func() error {
+		rq.set("Etag", quoteETag(v.ETag))
+		rq.set("Last-Modified", httpTime(v.Modified))
+		rq.setVersionID(v.ID)
+		for _, f := range v.Headers {
+			if f.Name == "Cache-Control" || f.Name == "Expires" {
+				rq.set(f.Name, f.Value)
+			}
+		}
+		return apiError("NotModified")
+	}
 	if m := rq.header("If-Match"); m != "" {
 		if !etagListed(m, v.ETag) {
 			return errCondition("If-Match")
@@ -376,11 +386,11 @@ func readConditions(rq *request, v *object.Version) error {
 	}
 	if m := rq.header("If-None-Match"); m != "" {
 		if etagListed(m, v.ETag) {
-			return apiError("NotModified")
+			return notModified()
 		}
 	} else if t, ok := parseHTTPTime(rq.header("If-Modified-Since")); ok {
 		if !v.Modified.Truncate(time.Second).After(t) {
-			return apiError("NotModified")
+			return notModified()
 		}
 	}
 	return nil
@@ -468,7 +478,6 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *bodyReader) Close() error { return b.src.Close() }
-
-// canceled reports whether the request's client is gone.
-func (rq *request) canceled() bool { return rq.ctx.Err() == context.Canceled }
+// Close does nothing. net/http closes the body after the response; closed earlier, what is left of it would be
+// taken for the next request.
+func (b *bodyReader) Close() error { return nil }

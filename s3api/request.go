@@ -36,7 +36,7 @@ type request struct {
 	action string // permission it needs
 	who    *auth.Identity
 	bkt    *object.Bucket
-	body   io.Reader // the decoded, verified body; nil until authenticate
+	body   io.Reader // the body: as it comes, after authenticate decoded and verified
 
 	sig       *sigv4.Result   // how it was signed
 	payload   *sigv4.Body     // body by its own type
@@ -72,7 +72,7 @@ func (rq *request) begin(s *Server, w http.ResponseWriter, r *http.Request, star
 		r.Body = http.NoBody
 	}
 	rq.src = bodyReader{rq: rq, src: r.Body}
-	r.Body = &rq.src
+	rq.body = &rq.src
 	rq.set("X-Amz-Request-Id", rq.id)
 	rq.set("X-Amz-Id-2", hostID(rq.id))
 	rq.set("Server", "Firn")
@@ -164,9 +164,6 @@ func (rq *request) writeXML(status int, v any) error {
 
 // readBody reads the whole body, at most limit bytes.
 func (rq *request) readBody(limit int64) ([]byte, error) {
-	if rq.body == nil {
-		return nil, nil
-	}
 	n := rq.payload.Length()
 	if n > limit {
 		return nil, apiError("MaxMessageLengthExceeded")

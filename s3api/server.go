@@ -141,7 +141,9 @@ func (s *Server) serve(rq *request) error {
 			s.applyCORS(rq)
 		}
 	}
-	if rt.flags&noAuth == 0 {
+	if rt.flags&noAuth != 0 {
+		rq.r.Body = &rq.src // the handler reads it as it comes; end puts the original back
+	} else {
 		if aerr := s.authenticate(rq); aerr != nil {
 			return aerr
 		}
@@ -183,8 +185,9 @@ func (s *Server) end(rq *request) {
 		s.accessLog(rq, took)
 	}
 	if rq.payload != nil {
-		_ = rq.payload.Close()
+		_ = rq.payload.Close() // gives its buffers back; the connection's body stays open
 	}
+	rq.r.Body = rq.src.src
 	abort := rq.abort
 	rq.reset()
 	s.requests.Put(rq)
