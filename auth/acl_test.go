@@ -194,3 +194,14 @@ func TestNames(t *testing.T) {
 		t.Error("empty ownership was accepted")
 	}
 }
+
+func TestARN(t *testing.T) {
+	for want, id := range map[string]*Identity{
+		"": nil, "arn:aws:iam::" + AccountID(canonicalOf('0')) + ":root": theRoot,
+		"arn:aws:iam::" + AccountID(canonicalOf('2')) + ":user/writer": writer,
+	} {
+		if got := id.ARN(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -71,3 +71,15 @@ func validBucket(s string) bool {
 	}
 	return true
 }
+
+// ARN returns the name of the caller as policies write it, arn:aws:iam::ACCOUNT:user/NAME, or :root for
+// root; "" for an anonymous caller.
+func (id *Identity) ARN() string {
+	switch {
+	case id.Anonymous():
+		return ""
+	case id.Root:
+		return "arn:aws:iam::" + id.account() + ":root"
+	}
+	return "arn:aws:iam::" + id.account() + ":user/" + id.Name
+}
