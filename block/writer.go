@@ -40,8 +40,9 @@ type Writer struct {
 	pooled *[writeSize]byte
 	hash   *blake3.Hasher
 
-	size   int64
-	synced int64 // SyncTo was called up to here
+	size    int64 // plain bytes taken
+	written int64 // bytes in the file
+	synced  int64 // SyncTo was called up to here
 
 	index   []byte // finished checksums
 	sum     uint32 // of the open block
@@ -192,12 +193,13 @@ func (w *Writer) write(p []byte) error {
 	if err != nil {
 		return w.fail(storageError("write part", err))
 	}
-	if end := w.size; end-w.synced >= syncEvery {
-		// Only a hint to start writing; errors of it come back from the sync in Finish.
-		if _, err := w.f.SyncTo(w.synced + syncEvery/2); err != nil {
+	w.written += int64(n)
+	if w.written-w.synced >= syncEvery {
+		// The last bytes are left out: their pages are still being filled.
+		w.synced = w.written - writeSize
+		if _, err := w.f.SyncTo(w.synced); err != nil {
 			return w.fail(storageError("sync part", err))
 		}
-		w.synced = end
 	}
 	return nil
 }
