@@ -159,7 +159,7 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 	if err != nil {
 		return err
 	}
-	var usage map[uint64]Usage
+	var usage counters
 	err = c.s.db.View(ctx, func(r kv.Reader) (err error) {
 		lower, upper := []byte{tagBucket}, []byte{tagOld + 1}
 		var it kv.Iterator
@@ -175,14 +175,19 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 		if err != nil {
 			return err
 		}
-		err = p.walk(ctx, it)
+		if n == 0 {
+			err = p.storedCounters(ctx, it, &usage)
+		}
+		if err == nil {
+			err = p.walk(ctx, it)
+		}
 		return errors.Join(err, it.Close(), p.current.Close())
 	})
 	if err != nil {
 		return err
 	}
 	if n == 0 {
-		if err := p.counters(usage); err != nil {
+		if err := p.counters(&usage); err != nil {
 			return err
 		}
 	}
@@ -197,13 +202,20 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 	return nil
 }
 
+// counters are the buckets' counters at the time of a snapshot.
+type counters struct {
+	tail   uint64           // of the journal
+	memory map[uint64]Usage // by bucket
+	stored map[uint64]Usage // the stored ones, brought up to the tail
+}
+
 // frozen calls fn while no transaction on any bucket is under way and returns the counters as of then.
-func (s *Store) frozen(fn func() error) (map[uint64]Usage, error) {
+func (s *Store) frozen(fn func() error) (u counters, err error) {
 	list, err := s.Buckets(context.Background())
 	if err != nil {
-		return nil, err
+		return u, err
 	}
-	usage := make(map[uint64]Usage, len(list))
+	u.memory = make(map[uint64]Usage, len(list))
 	// In the order of names, so that two checks cannot wait for each other.
 	for _, rec := range list {
 		b, err := s.bucket(rec.Name)
@@ -213,10 +225,65 @@ func (s *Store) frozen(fn func() error) (map[uint64]Usage, error) {
 		b.gate.Lock()
 		defer b.gate.Unlock()
 		if !b.gone {
-			usage[b.rec.Load().ID] = b.usage()
+			u.memory[b.rec.Load().ID] = b.usage()
 		}
 	}
-	return usage, fn()
+	u.tail = s.db.LogTail()
+	return u, fn()
+}
+
+// storedCounters reads the stored counters of the snapshot and adds what the journal had after them.
+func (p *pass) storedCounters(ctx context.Context, it kv.Iterator, u *counters) error {
+	u.stored = make(map[uint64]Usage, len(u.memory))
+	read := func(k []byte) ([]byte, error) {
+		if !it.SeekGE(k) || !bytes.Equal(it.Key(), k) {
+			return nil, it.Err()
+		}
+		return it.Value()
+	}
+	var seq uint64
+	v, err := read(metaKey(usageSeqKey))
+	if err == nil && v != nil {
+		seq, err = parseUint64(v)
+	}
+	if err != nil {
+		return err
+	}
+	for id := range u.memory {
+		v, err := read(usageKey(id))
+		if err != nil {
+			return err
+		}
+		stored, _, ok := parseUsage(v)
+		if v != nil && !ok {
+			return errRecord
+		}
+		u.stored[id] = stored
+	}
+	if seq >= u.tail {
+		return nil
+	}
+	err = p.s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error {
+		id, d, err := entryDelta(l.Data)
+		if err != nil {
+			return err
+		}
+		if have, ok := u.stored[id]; ok {
+			u.stored[id] = have.plus(d, 1)
+		}
+		if l.Seq >= u.tail {
+			return errStop
+		}
+		return nil
+	})
+	if errors.Is(err, kv.ErrTrimmed) {
+		u.stored = nil // brought up to date and trimmed since the snapshot; the next check compares them
+		return nil
+	}
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return err
 }
 
 // walk reads every record of the snapshot.
@@ -398,7 +465,7 @@ func (p *pass) versionOnce(k []byte, item item, r *record, where Problem) error 
 
 // note takes down one use of a blob.
 func (p *pass) note(id BlobID, size int64, shared bool, user Problem, part string) {
-	if !p.blobSlice(id) {
+	if id == (BlobID{}) || !p.blobSlice(id) {
 		return
 	}
 	u := p.uses[id]
@@ -547,20 +614,26 @@ func (p *pass) orphanContent(k []byte) error {
 }
 
 // counters compares the counters with the records.
-func (p *pass) counters(usage map[uint64]Usage) error {
-	p.sum.Buckets = int64(len(usage))
-	for id, have := range usage {
+func (p *pass) counters(u *counters) error {
+	p.sum.Buckets = int64(len(u.memory))
+	for id, have := range u.memory {
 		want := p.counted[id]
-		if have == want {
+		stored, ok := u.stored[id]
+		if !ok {
+			stored = want
+		}
+		if have == want && stored == want {
 			continue
 		}
 		name := p.names[id]
 		if p.o.Repair {
-			p.repairs = append(p.repairs, func(ctx context.Context) error { return p.s.adjustUsage(ctx, name, id, have, want) })
+			p.repairs = append(p.repairs, func(ctx context.Context) error {
+				return p.s.adjustUsage(ctx, name, id, want.plus(have, -1), want.plus(stored, -1))
+			})
 		}
 		if err := p.found(Problem{
 			Kind: "counters", Bucket: name, Repaired: p.o.Repair,
-			Detail: fmt.Sprintf("counters say %+v, the records %+v", have, want),
+			Detail: fmt.Sprintf("counters say %+v, stored ones %+v, the records %+v", have, stored, want),
 		}); err != nil {
 			return err
 		}
@@ -569,31 +642,13 @@ func (p *pass) counters(usage map[uint64]Usage) error {
 }
 
 // adjustUsage moves the counters of a bucket by what they were wrong.
-func (s *Store) adjustUsage(ctx context.Context, name string, id uint64, have, want Usage) error {
-	d := Usage{Objects: want.Objects - have.Objects, Versions: want.Versions - have.Versions, Bytes: want.Bytes - have.Bytes}
-	err := s.db.Update(ctx, func(tx kv.Tx) error {
-		v, err := get(tx, nil, usageKey(id))
-		if err != nil {
-			return err
-		}
-		u := d
-		if v != nil {
-			old, _, ok := parseUsage(v)
-			if !ok {
-				return errRecord
-			}
-			u.Objects += old.Objects
-			u.Versions += old.Versions
-			u.Bytes += old.Bytes
-		}
-		tx.Set(usageKey(id), appendUsage(nil, u))
-		return nil
-	}, metaKey(usageSeqKey))
+func (s *Store) adjustUsage(ctx context.Context, name string, id uint64, memory, stored Usage) error {
+	err := s.db.Update(ctx, func(tx kv.Tx) error { return addUsage(tx, id, stored) }, metaKey(usageSeqKey))
 	if err != nil {
 		return err
 	}
 	if b, err := s.bucket(name); err == nil && b.rec.Load().ID == id {
-		b.add(d)
+		b.add(memory)
 	}
 	return nil
 }
@@ -655,12 +710,13 @@ func (p *pass) files(ctx context.Context) error {
 		if _, err := p.s.blobs.Size(blobs.ID(id)); err != nil {
 			continue // removed since it was listed
 		}
+		where := Problem{Kind: "orphan-file", Blob: id.String(), Detail: p.s.describeBlob(id), Repaired: p.o.Repair}
 		if p.o.Repair {
 			if err := p.s.blobs.Remove(blobs.ID(id)); err != nil {
 				return err
 			}
 		}
-		if err := p.found(Problem{Kind: "orphan-file", Blob: id.String(), Detail: p.s.describeBlob(id), Repaired: p.o.Repair}); err != nil {
+		if err := p.found(where); err != nil {
 			return err
 		}
 	}

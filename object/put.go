@@ -274,7 +274,7 @@ func (s *Store) receiveLarge(ctx context.Context, body io.Reader, o *PutOptions,
 	return c, nil
 }
 
-// fill streams body into c's blob file and makes it durable.
+// fill streams body into c's blob file, makes it durable and closes it.
 func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOptions, l label) error {
 	alg := digest.None
 	if o.Checksum != nil {
@@ -314,6 +314,7 @@ func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOpti
 	if _, err := w.Finish(); err != nil {
 		return err
 	}
+	c.blob.File = nil
 	return file.Close()
 }
 

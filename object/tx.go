@@ -306,9 +306,7 @@ func (t *txn) finish() error {
 
 // log appends m to the journal and its delta to the transaction's.
 func (t *txn) log(m *mutation) {
-	t.delta.Objects += m.delta.Objects
-	t.delta.Versions += m.delta.Versions
-	t.delta.Bytes += m.delta.Bytes
+	t.delta = t.delta.plus(m.delta, 1)
 	t.buf = appendMutation(t.buf[:0], m)
 	t.tx.Log(t.buf)
 }

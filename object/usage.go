@@ -114,11 +114,7 @@ func (s *Store) saveUsage(ctx context.Context) error {
 				return err
 			}
 			if u != (Usage{}) {
-				t := sum[id]
-				t.Objects += u.Objects
-				t.Versions += u.Versions
-				t.Bytes += u.Bytes
-				sum[id] = t
+				sum[id] = sum[id].plus(u, 1)
 			}
 			if last = l.Seq; last-from >= usageEntries {
 				return errStop
@@ -147,20 +143,9 @@ func (s *Store) saveUsage(ctx context.Context) error {
 					tx.Delete(usageKey(id))
 					continue
 				}
-				v, err := get(tx, nil, usageKey(id))
-				if err != nil {
+				if err := addUsage(tx, id, u); err != nil {
 					return err
 				}
-				if v != nil {
-					old, _, ok := parseUsage(v)
-					if !ok {
-						return errRecord
-					}
-					u.Objects += old.Objects
-					u.Versions += old.Versions
-					u.Bytes += old.Bytes
-				}
-				tx.Set(usageKey(id), appendUsage(nil, u))
 			}
 			tx.Set(k, idKey(0, last)[1:])
 			return nil
@@ -177,3 +162,25 @@ func (s *Store) saveUsage(ctx context.Context) error {
 
 // errMoved: two savers ran at once, which Run and Close never do.
 var errMoved = errors.New("the stored counters moved")
+
+// plus returns u + n·d.
+func (u Usage) plus(d Usage, n int64) Usage {
+	return Usage{Objects: u.Objects + n*d.Objects, Versions: u.Versions + n*d.Versions, Bytes: u.Bytes + n*d.Bytes}
+}
+
+// addUsage adds u to the stored counters of a bucket.
+func addUsage(tx kv.Tx, id uint64, u Usage) error {
+	v, err := get(tx, nil, usageKey(id))
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		old, _, ok := parseUsage(v)
+		if !ok {
+			return errRecord
+		}
+		u = u.plus(old, 1)
+	}
+	tx.Set(usageKey(id), appendUsage(nil, u))
+	return nil
+}

@@ -88,8 +88,8 @@ func (d *Dir) dirOf(id ID) string { return d.fs.PathJoin(d.path, hex.EncodeToStr
 // Path returns the path of a blob's file.
 func (d *Dir) Path(id ID) string { return d.fs.PathJoin(d.dirOf(id), id.String()) }
 
-// Create returns a new empty file whose name is durable. The caller writes and syncs it, closes it, and either
-// has a record take it over or calls Discard.
+// Create returns a new empty file whose name is durable. The caller writes and syncs it, closes it (and may set
+// File to nil then), and either has a record take it over or calls Discard.
 func (d *Dir) Create(ctx context.Context) (File, error) {
 	for {
 		d.mu.Lock()
@@ -193,9 +193,11 @@ func (d *Dir) forget(ids ...ID) {
 	d.mu.Unlock()
 }
 
-// Discard closes and removes a file that no record took over.
+// Discard removes a file that no record took over, and closes it unless f.File is nil.
 func (d *Dir) Discard(f File) {
-	_ = f.Close() // its bytes are not wanted
+	if f.File != nil {
+		_ = f.Close() // its bytes are not wanted
+	}
 	if d.Remove(f.ID) == nil {
 		d.forget(f.ID)
 	}
