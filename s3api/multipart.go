@@ -293,12 +293,20 @@ func parseComplete(doc []byte) ([]object.CompletePart, error) {
 	if !p.end() || len(parts) == 0 {
 		return nil, apiError("MalformedXML")
 	}
-	for i := 1; i < len(parts); i++ {
-		if parts[i].Number <= parts[i-1].Number {
+	// A part listed again right behind itself replaces the line before: the Ceph suite does so after it sent a
+	// part twice, and peers allow it.
+	out := parts[:1]
+	for _, c := range parts[1:] {
+		switch last := &out[len(out)-1]; {
+		case c.Number > last.Number:
+			out = append(out, c)
+		case c.Number == last.Number:
+			*last = c
+		default:
 			return nil, apiError("InvalidPartOrder")
 		}
 	}
-	return parts, nil
+	return out, nil
 }
 
 func parseCompletePart(p *scanner) (object.CompletePart, error) {
