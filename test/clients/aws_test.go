@@ -18,7 +18,7 @@ func awsSteps(t *testing.T, b *bench) []step {
 	b.env = []string{
 		"AWS_ACCESS_KEY_ID=" + server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + server.SecretKey,
 		"AWS_CONFIG_FILE=" + config, "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true",
-		"AWS_PAGER=", "PYTHONPATH=",
+		"AWS_PAGER=",
 	}
 	b.args = []string{"--endpoint-url", b.server.URL(), "--output", "json"}
 	small, large := b.random(t, "small.bin", smallSize), b.random(t, "large.bin", largeSize)

@@ -120,7 +120,7 @@ func mcSteps(t *testing.T, b *bench) []step {
 		}},
 		{"lifecycle", func(t *testing.T) {
 			b.run(t, "ilm", "rule", "add", "--prefix", "logs/", "--expire-days", "30", bucket)
-			contains(t, b.run(t, "ilm", "rule", "export", bucket), `"Days": 30`, "logs/")
+			contains(t, b.run(t, "ilm", "rule", "export", bucket), `"Days":30`, "logs/")
 			b.run(t, "ilm", "rule", "rm", "--all", "--force", bucket)
 		}},
 		{"policy", func(t *testing.T) {

@@ -18,7 +18,6 @@ func s3cmdSteps(t *testing.T, b *bench) []step {
 		"bucket_location = us-east-1", "multipart_chunk_size_mb = 5", "progress_meter = False", "",
 	}, "\n"))
 	b.args = []string{"-c", config}
-	b.env = []string{"PYTHONPATH="}
 	small, large := b.random(t, "small.bin", smallSize), b.random(t, "large.bin", largeSize)
 	bucket := b.bucket("main")
 	url := "s3://" + bucket + "/"

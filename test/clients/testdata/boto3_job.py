@@ -14,7 +14,6 @@ import urllib.error
 import urllib.request
 
 import boto3
-import botocore
 from boto3.s3.transfer import TransferConfig
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -162,12 +161,9 @@ def conditions():
 
 
 def checksums():
-    for algorithm in ["CRC32", "SHA1", "SHA256"] + (["CRC64NVME"] if NEW else []):
+    for algorithm in ["CRC32", "SHA1", "SHA256"]:  # CRC32C and CRC64NVME need a module of their own
         key = "sum/" + algorithm
-        try:
-            r = s3.put_object(Bucket=BUCKET, Key=key, Body=SMALL, ChecksumAlgorithm=algorithm)
-        except botocore.exceptions.MissingDependencyException:
-            continue  # CRC32C and CRC64NVME need a module of their own
+        r = s3.put_object(Bucket=BUCKET, Key=key, Body=SMALL, ChecksumAlgorithm=algorithm)
         field = "Checksum" + algorithm
         head = s3.head_object(Bucket=BUCKET, Key=key, ChecksumMode="ENABLED")
         assert r[field] and head[field] == r[field], algorithm
@@ -335,8 +331,9 @@ def errors():
     refused("404", s3.head_object, Bucket=BUCKET, Key="none")
     refused("BucketNotEmpty", s3.delete_bucket, Bucket=BUCKET)
     refused("InvalidBucketName", s3.create_bucket, Bucket="No_Capitals")
-    wrong = boto3.client("s3", endpoint_url=ENDPOINT, aws_secret_access_key="wrong", config=Config(
-        signature_version="s3v4", s3={"addressing_style": "path"}))
+    wrong = boto3.client("s3", endpoint_url=ENDPOINT, aws_secret_access_key="wrong",
+                         aws_access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+                         config=Config(signature_version="s3v4", s3={"addressing_style": "path"}))
     refused("SignatureDoesNotMatch", wrong.list_buckets)
     nobody = boto3.client("s3", endpoint_url=ENDPOINT, aws_access_key_id="NOBODY", aws_secret_access_key="wrong",
                           config=Config(signature_version="s3v4", s3={"addressing_style": "path"}))
