@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"firn/auth"
 	"firn/object"
 )
 
@@ -107,7 +108,7 @@ func postObject(s *Server, rq *request) error {
 	if err := s.authorize(rq, rq.action); err != nil {
 		return err
 	}
-	o, err := s.newVersion(rq)
+	o, err := s.formVersion(rq)
 	if err != nil {
 		return err
 	}
@@ -120,6 +121,25 @@ func postObject(s *Server, rq *request) error {
 		return err
 	}
 	return rq.answerForm(v, f)
+}
+
+// formVersion is newVersion, but that who may write by the bucket's ACL may also tag what it writes, as its owner.
+func (s *Server) formVersion(rq *request) (object.PutOptions, error) {
+	const name = "X-Amz-Tagging"
+	tags, err := parseTagHeader(rq.header(name))
+	if err != nil {
+		return object.PutOptions{}, err
+	}
+	rq.newTags = tags
+	rq.r.Header.Del(name)
+	o, err := s.newVersion(rq)
+	if err != nil {
+		return o, err
+	}
+	if o.Tags = tags; len(tags) > 0 && rq.decision.By != auth.ByACL {
+		return o, s.authorize(rq, "s3:PutObjectTagging")
+	}
+	return o, nil
 }
 
 // answerForm tells the browser that its object is stored, in the way the form asks for.
