@@ -13,7 +13,8 @@ type actionInfo struct {
 	service  bool       // about no bucket
 	create   bool       // makes a bucket
 	ofPolicy bool       // reads or changes the bucket's policy
-	uploader bool       // open to who started the upload
+	uploader bool       // open to who owns the object or started the upload
+	tags     bool       // sets tags: who may put a new object by the bucket's ACL may give it tags
 }
 
 // actionTable holds the actions that grants or ACLs can allow. All others belong to bucket owners and
@@ -55,7 +56,7 @@ var actionTable = map[string]actionInfo{
 	"s3:PutObject":                  {write: true, bucket: PermWrite},
 	"s3:DeleteObject":               {write: true, bucket: PermWrite},
 	"s3:DeleteObjectVersion":        {write: true},
-	"s3:PutObjectTagging":           {write: true, uploader: true},
+	"s3:PutObjectTagging":           {write: true, uploader: true, tags: true},
 	"s3:PutObjectVersionTagging":    {write: true, uploader: true},
 	"s3:DeleteObjectTagging":        {write: true, uploader: true},
 	"s3:DeleteObjectVersionTagging": {write: true, uploader: true},

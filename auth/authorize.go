@@ -188,8 +188,12 @@ func byACL(r *Request, id *Identity, info actionInfo) Decision {
 			return Decision{Allowed: true, By: ByACL, acl: *g}
 		}
 	}
-	if info.bucket != 0 {
-		if g := r.BucketACL.allows(id, info.bucket, ignore); g != nil {
+	want := info.bucket
+	if info.tags && r.ObjectOwner == "" {
+		want = PermWrite
+	}
+	if want != 0 {
+		if g := r.BucketACL.allows(id, want, ignore); g != nil {
 			return Decision{Allowed: true, By: ByACL, acl: *g}
 		}
 	}

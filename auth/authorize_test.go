@@ -111,6 +111,9 @@ func oracle(r *Request) bool {
 		for perm, actions := range bucketACLs {
 			reasons = append(reasons, slices.Contains(actions, r.Action) && oracleACL(r.BucketACL, id, perm, r.PublicAccess.IgnorePublicAcls))
 		}
+		// Tags of an object that is yet to be put are part of putting it.
+		reasons = append(reasons, r.Action == "s3:PutObjectTagging" && r.ObjectOwner == "" &&
+			oracleACL(r.BucketACL, id, PermWrite, r.PublicAccess.IgnorePublicAcls))
 		for perm, actions := range objectACLs {
 			reasons = append(reasons, r.ObjectOwner != "" && slices.Contains(actions, r.Action) && oracleACL(r.ObjectACL, id, perm, r.PublicAccess.IgnorePublicAcls))
 		}
