@@ -14,7 +14,9 @@ import (
 )
 
 // check examines a store.
-func check(ctx context.Context, s *object.Store, o adminapi.CheckOptions, found func(adminapi.Problem) error) (adminapi.CheckSummary, error) {
+func check(
+	ctx context.Context, s *object.Store, o adminapi.CheckOptions, found func(adminapi.Problem) error,
+) (adminapi.CheckSummary, error) {
 	sum, err := s.Check(ctx, object.CheckOptions(o), func(p object.Problem) error {
 		return found(adminapi.Problem{
 			Kind: p.Kind, Bucket: p.Bucket, Key: p.Key, VersionID: p.VersionID, Blob: p.Blob, Detail: p.Detail,
@@ -26,10 +28,15 @@ func check(ctx context.Context, s *object.Store, o adminapi.CheckOptions, found 
 
 // CheckOffline checks a data directory that no site runs on. It opens the store as a site does, so that what an
 // interrupted write left is cleared up first.
-func CheckOffline(ctx context.Context, path string, o adminapi.CheckOptions, found func(adminapi.Problem) error) (sum adminapi.CheckSummary, err error) {
+func CheckOffline(
+	ctx context.Context, path string, o adminapi.CheckOptions, found func(adminapi.Problem) error,
+) (sum adminapi.CheckSummary, err error) {
 	const op = "check"
 	if _, err := os.Stat(filepath.Join(path, formatName)); err != nil {
-		return sum, &firn.Error{Kind: firn.NotFound, Op: op, Subject: path, Err: errors.New("not a data directory of firn: name one with --data")}
+		return sum, &firn.Error{
+			Kind: firn.NotFound, Op: op, Subject: path,
+			Err: errors.New("not a data directory of firn: name one with --data"),
+		}
 	}
 	dir, err := OpenDataDir(path)
 	if err != nil {
@@ -38,7 +45,8 @@ func CheckOffline(ctx context.Context, path string, o adminapi.CheckOptions, fou
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	cfg := config.Default()
 	cfg.ScrubRate = 0
-	e, err := openEngine(ctx, dir, &cfg, slog.New(slog.DiscardHandler), func(error) {})
+	memory := PlanMemory(int64(cfg.MemoryLimit), engineOffHeap)
+	e, err := openEngine(ctx, dir, &cfg, memory, slog.New(slog.DiscardHandler), func(error) {})
 	if err != nil {
 		return sum, err
 	}

@@ -65,13 +65,13 @@ func OpenDataDir(path string) (*DataDir, error) {
 	}
 	lock, err := vfs.LockDir(vfs.OS(), abs)
 	if errors.Is(err, vfs.ErrLocked) {
-		who := "another process"
+		who := ""
 		if run, err := ReadRunInfo(abs); err == nil {
-			who = "firn with process id " + strconv.Itoa(run.PID)
+			who = " (firn, process id " + strconv.Itoa(run.PID) + ")"
 		}
 		return nil, &firn.Error{
 			Kind: firn.Conflict, Op: op, Subject: abs,
-			Err: fmt.Errorf("%w: %s has it: stop that one, or give this one another directory with --data", vfs.ErrLocked, who),
+			Err: fmt.Errorf("%w%s: stop that one, or give this one another directory with --data", vfs.ErrLocked, who),
 		}
 	}
 	if err != nil {
@@ -109,7 +109,9 @@ func (d *DataDir) checkFormat() error {
 	n, err := strconv.Atoi(num)
 	switch {
 	case !ok || err != nil || n < 1:
-		return &firn.Error{Kind: firn.Corrupt, Err: fmt.Errorf("%s does not say what it should: restore it from a backup", formatName)}
+		return &firn.Error{
+			Kind: firn.Corrupt, Err: fmt.Errorf("%s does not say what it should: restore it from a backup", formatName),
+		}
 	case n > formatVersion:
 		return &firn.Error{Kind: firn.Unsupported, Err: fmt.Errorf(
 			"it has format %d, this release knows up to %d: run the release that wrote it, or a later one", n, formatVersion)}

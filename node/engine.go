@@ -21,9 +21,10 @@ type engine struct {
 }
 
 // openEngine opens the engine in a data directory. fatal is told of an error the engine cannot go on from.
-func openEngine(ctx context.Context, dir *DataDir, cfg *config.Config, log *slog.Logger, fatal func(error)) (_ *engine, err error) {
+func openEngine(
+	ctx context.Context, dir *DataDir, cfg *config.Config, mem Memory, log *slog.Logger, fatal func(error),
+) (_ *engine, err error) {
 	relaxed := cfg.Durability == config.DurabilityRelaxed
-	mem := PlanMemory(int64(cfg.MemoryLimit))
 	fsys := vfs.OS()
 	e := &engine{}
 	defer func() {

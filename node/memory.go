@@ -1,5 +1,10 @@
 package node
 
+import (
+	"os"
+	"runtime/debug"
+)
+
 // Memory is how a memory limit is shared out, in bytes.
 type Memory struct {
 	Go       int64 // soft limit of the Go runtime
@@ -7,14 +12,40 @@ type Memory struct {
 	MemTable int64 // one memtable of the metadata store, of which up to four may exist
 }
 
-// PlanMemory shares out limit. What is not named here is stacks, buffers of requests in flight and what the
-// garbage collector has not collected yet.
-func PlanMemory(limit int64) Memory {
+// PlanMemory shares out limit. What is not named in it is stacks, buffers of requests in flight and what the
+// garbage collector has not collected yet. offHeap says that the cache and the memtables are outside of Go's heap.
+func PlanMemory(limit int64, offHeap bool) Memory {
 	const mib = 1 << 20
-	return Memory{
-		// The runtime counts neither the binary's own pages nor what the kernel holds for sockets.
+	m := Memory{
+		// The runtime counts neither the pages of the binary nor what the kernel holds for sockets.
 		Go:       limit - max(limit/10, 16*mib),
 		Cache:    min(max(limit/8, 8*mib), 4<<30),
 		MemTable: min(max(limit/16, 4*mib), 64*mib),
+	}
+	if offHeap {
+		m.Go -= m.Cache + 4*m.MemTable
+	}
+	return m
+}
+
+// gcPercent lets the heap grow to three times what lives before it is collected: most of what lives is a few
+// large buffers, and the limit stands against more.
+const gcPercent = 200
+
+// apply sets the limits of the runtime, which are the process's, and returns what puts back the old ones. An
+// operator's GOGC and GOMEMLIMIT win.
+func (m Memory) apply() (restore func()) {
+	limit, percent := debug.SetMemoryLimit(-1), 100
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(m.Go)
+	}
+	if os.Getenv("GOGC") == "" {
+		percent = debug.SetGCPercent(gcPercent)
+	}
+	return func() {
+		debug.SetMemoryLimit(limit)
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(percent)
+		}
 	}
 }

@@ -44,7 +44,6 @@ type Node struct {
 	cfg     config.Config
 	log     *slog.Logger
 	started time.Time
-	memory  Memory
 
 	dir     *DataDir
 	root    auth.Credentials
@@ -69,7 +68,10 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if o.Welcome == nil {
 		o.Welcome = io.Discard
 	}
-	n := &Node{cfg: cfg, log: o.Log, started: time.Now(), fatal: make(chan error, 1), memory: PlanMemory(int64(cfg.MemoryLimit))}
+	n := &Node{cfg: cfg, log: o.Log, started: time.Now(), fatal: make(chan error, 1)}
+	memory := PlanMemory(int64(cfg.MemoryLimit), engineOffHeap)
+	restore := memory.apply()
+	n.onClose(func() error { restore(); return nil })
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -97,7 +99,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	}
 
 	n.metrics = telemetry.New(firn.Version, n.started)
-	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, n.log, n.fail); err != nil {
+	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, n.log, n.fail); err != nil {
 		return nil, err
 	}
 	n.onClose(n.engine.Close)
@@ -186,8 +188,6 @@ func (n *Node) Root() auth.Credentials { return n.root }
 // Run serves until ctx ends, then lets requests in flight finish within the drain timeout. It returns nil after
 // such a stop, and an error where the site cannot go on: then the process should end, so that a restart recovers.
 func (n *Node) Run(ctx context.Context) error {
-	restore := debug.SetMemoryLimit(n.memory.Go)
-	defer debug.SetMemoryLimit(restore)
 	if err := n.dir.WriteRunInfo(RunInfo{
 		PID: os.Getpid(), Listen: reachable(n.s3.Addr()), Admin: reachable(n.admin.Addr()),
 		Version: firn.Version, Started: n.started,
