@@ -10,14 +10,13 @@ import (
 )
 
 const (
-	maxACLDoc        = 64 << 10
-	grantCanonical   = "CanonicalUser"
-	grantGroup       = "Group"
-	grantEmail       = "AmazonCustomerByEmail"
-	cannedOwnerFull  = "bucket-owner-full-control"
-	headerACL        = "X-Amz-Acl"
-	headerOwnership  = "X-Amz-Object-Ownership"
-	headerGrantStart = "X-Amz-Grant-"
+	maxACLDoc       = 64 << 10
+	grantCanonical  = "CanonicalUser"
+	grantGroup      = "Group"
+	grantEmail      = "AmazonCustomerByEmail"
+	cannedOwnerFull = "bucket-owner-full-control"
+	headerACL       = "X-Amz-Acl"
+	headerOwnership = "X-Amz-Object-Ownership"
 )
 
 // aclDoc is the answer to GetBucketAcl and GetObjectAcl. name gives the display name of a canonical id.
@@ -164,11 +163,11 @@ func aclError(err error) error {
 
 // aclHeaders reports whether a request asks for an ACL in its headers.
 func aclHeaders(h http.Header) bool {
-	if len(h[headerACL]) > 0 {
-		return true
-	}
-	for k := range h {
-		if strings.HasPrefix(k, headerGrantStart) {
+	for _, k := range [...]string{
+		headerACL, "X-Amz-Grant-Read", "X-Amz-Grant-Write", "X-Amz-Grant-Read-Acp", "X-Amz-Grant-Write-Acp",
+		"X-Amz-Grant-Full-Control",
+	} {
+		if len(h[k]) > 0 {
 			return true
 		}
 	}

@@ -17,6 +17,8 @@ var formHeaders = []string{
 	"cache-control", "content-type", "content-disposition", "content-encoding", "content-language", "expires",
 }
 
+const headerTagging = "X-Amz-Tagging"
+
 // headersOfForm turns a form into the headers of the PUT that would do the same, so that both are read by the same
 // code. Fields that are about the form itself are left out.
 func headersOfForm(r http.Header, f formFields) (http.Header, error) {
@@ -41,28 +43,36 @@ func headersOfForm(r http.Header, f formFields) (http.Header, error) {
 	for name, value := range f {
 		key := textproto.CanonicalMIMEHeaderKey(name)
 		switch {
-		case !headerToken(name) || strings.ContainsAny(value, "\r\n\x00") && name != "tagging":
-			if strings.HasPrefix(name, "x-ignore-") || !strings.HasPrefix(name, "x-amz-") && !slices.Contains(formHeaders, name) {
-				continue
-			}
-			return nil, errInvalidArgument(name, "", "The form field has characters that a header cannot have.")
 		case name == "acl":
-			h.Set(headerACL, value)
+			key = headerACL
 		case name == "tagging":
-			tags, _, err := parseTagging([]byte(value), object.MaxTags, "Object tags")
+			q, err := tagQuery(value)
 			if err != nil {
 				return nil, err
 			}
-			q := make([]string, 0, len(tags))
-			for _, t := range tags {
-				q = append(q, url.QueryEscape(t.Name)+"="+url.QueryEscape(t.Value))
-			}
-			h.Set("X-Amz-Tagging", strings.Join(q, "&"))
-		case strings.HasPrefix(name, "x-amz-") || slices.Contains(formHeaders, name):
-			h[key] = []string{value}
+			key, value = headerTagging, q
+		case !strings.HasPrefix(name, "x-amz-") && !slices.Contains(formHeaders, name):
+			continue
 		}
+		if !headerToken(name) || strings.ContainsAny(value, "\r\n\x00") {
+			return nil, errInvalidArgument("", "", "A form field has characters that a header cannot have.")
+		}
+		h[key] = []string{value}
 	}
 	return h, nil
+}
+
+// tagQuery turns a Tagging document into what the tagging header has.
+func tagQuery(doc string) (string, error) {
+	tags, _, err := parseTagging([]byte(doc), object.MaxTags, "Object tags")
+	if err != nil {
+		return "", err
+	}
+	q := make([]string, 0, len(tags))
+	for _, t := range tags {
+		q = append(q, url.QueryEscape(t.Name)+"="+url.QueryEscape(t.Value))
+	}
+	return strings.Join(q, "&"), nil
 }
 
 // postObject answers a browser's POST form: the fields say what is to be stored, the signed policy among them what
@@ -125,13 +135,12 @@ func postObject(s *Server, rq *request) error {
 
 // formVersion is newVersion, but that who may write by the bucket's ACL may also tag what it writes, as its owner.
 func (s *Server) formVersion(rq *request) (object.PutOptions, error) {
-	const name = "X-Amz-Tagging"
-	tags, err := parseTagHeader(rq.header(name))
+	tags, err := parseTagHeader(rq.header(headerTagging))
 	if err != nil {
 		return object.PutOptions{}, err
 	}
 	rq.newTags = tags
-	rq.r.Header.Del(name)
+	rq.r.Header.Del(headerTagging)
 	o, err := s.newVersion(rq)
 	if err != nil {
 		return o, err

@@ -232,6 +232,7 @@ func TestHeadersOfForm(t *testing.T) {
 		{"x-amz-meta-a": "a\nb"},
 		{"x-amz-meta-a b": "c"},
 		{"acl": "private", "x-amz-acl": "public-read"},
+		{"acl": "private\n"},
 		{"tagging": "<Tagging/>"},
 	} {
 		if h, err := headersOfForm(r.Header, f); err == nil {
