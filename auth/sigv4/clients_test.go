@@ -100,7 +100,10 @@ func resign(req *http.Request, key, secret, region string) *http.Request {
 	return req
 }
 
-// botocoreFile is testdata/botocore.json, made by testdata/sign.py.
+// botocoreFiles are made by testdata/sign.py.
+var botocoreFiles = []string{"testdata/botocore.json", "testdata/botocore-crt.json"}
+
+// botocoreFile is one of them.
 type botocoreFile struct {
 	Time      time.Time
 	AccessKey string `json:"access_key"`
@@ -111,9 +114,9 @@ type botocoreFile struct {
 	}
 }
 
-func readBotocore(t testing.TB) (f botocoreFile) {
+func readBotocore(t testing.TB, path string) (f botocoreFile) {
 	t.Helper()
-	b, err := os.ReadFile("testdata/botocore.json")
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +149,12 @@ func (f *botocoreFile) request(t testing.TB, i int) *http.Request {
 }
 
 func TestBotocore(t *testing.T) {
-	f := readBotocore(t)
+	for _, path := range botocoreFiles {
+		t.Run(path, func(t *testing.T) { testBotocore(t, readBotocore(t, path)) })
+	}
+}
+
+func testBotocore(t *testing.T, f botocoreFile) {
 	for i, q := range f.Requests {
 		t.Run(q.Name, func(t *testing.T) {
 			key := f.AccessKey
@@ -171,7 +179,12 @@ func TestBotocore(t *testing.T) {
 
 // Whatever is changed of a signed request, it is refused.
 func TestTamper(t *testing.T) {
-	f := readBotocore(t)
+	for _, path := range botocoreFiles {
+		t.Run(path, func(t *testing.T) { testTamper(t, readBotocore(t, path)) })
+	}
+}
+
+func testTamper(t *testing.T, f botocoreFile) {
 	changes := map[string]func(*http.Request) bool{
 		"method": func(r *http.Request) bool { r.Method = "DELETE"; return true },
 		"host":   func(r *http.Request) bool { r.Host = "other.test"; return true },
@@ -203,7 +216,11 @@ func TestTamper(t *testing.T) {
 			return false
 		},
 		"date": func(r *http.Request) bool {
-			if r.Header.Get("X-Amz-Date") == "" {
+			switch {
+			case r.Header.Get("X-Amz-Date") == "" && r.Header.Get("Date") != "":
+				r.Header.Set("Date", "Sat, 07 Jun 2025 08:09:11 -0000")
+				return true
+			case r.Header.Get("X-Amz-Date") == "":
 				r.URL.RawQuery = strings.Replace(r.URL.RawQuery, "T080910Z", "T080911Z", 1)
 				return true
 			}

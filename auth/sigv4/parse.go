@@ -116,27 +116,27 @@ func parseISO(s string) (time.Time, error) {
 }
 
 // requestTime returns the time a request was signed at, also in ISO basic form: of X-Amz-Date, else of Date.
+// Either may be in ISO basic form or in that of HTTP and mail.
 func requestTime(h http.Header) (time.Time, string, error) {
+	value := ""
 	if x := h["X-Amz-Date"]; len(x) > 0 {
-		t, err := parseISO(x[0])
-		if err != nil {
-			// The header may also be in HTTP's own form.
-			if t, err = http.ParseTime(x[0]); err != nil {
-				return t, "", errNoDate()
-			}
-			return t, t.UTC().Format(isoLayout), nil
-		}
-		return t, x[0], nil
+		value = x[0]
+	} else if x := h["Date"]; len(x) > 0 {
+		value = x[0]
 	}
-	d := h.Get("Date")
-	if t, err := parseISO(d); err == nil {
-		return t, d, nil
+	if t, err := parseISO(value); err == nil {
+		return t, value, nil
 	}
-	t, err := http.ParseTime(d)
+	t, err := http.ParseTime(value)
+	if err != nil {
+		// Botocore writes the zone of Date as -0000.
+		t, err = time.Parse(time.RFC1123Z, value)
+	}
+	t = t.UTC()
 	if err != nil || t.Year() < 1 || t.Year() > 9999 {
 		return t, "", errNoDate()
 	}
-	return t, t.UTC().Format(isoLayout), nil
+	return t, t.Format(isoLayout), nil
 }
 
 type queryAuth uint8

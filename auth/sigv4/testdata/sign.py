@@ -1,6 +1,7 @@
-"""Writes botocore.json: requests signed by botocore, as they go over the wire.
+"""Writes requests signed by botocore, as they go over the wire.
 
-Run by hand with botocore on PYTHONPATH:  python3 sign.py > botocore.json
+Run by hand with botocore and awscrt at hand, for botocore's own signer and for the one in C that it prefers:
+  BOTO_DISABLE_CRT=true python3 sign.py > botocore.json; python3 sign.py > botocore-crt.json
 Each entry has the method, the request target, the headers and the body (base64).
 """
 import base64, datetime, io, json
@@ -34,6 +35,7 @@ def client(style="path", **s3):
         for k in ("User-Agent", "amz-sdk-invocation-id", "amz-sdk-request"):
             head.pop(k, None)
         head = {("Host" if k.lower() == "host" else k): v for k, v in head.items()}
+        head.setdefault("Host", request.url.split("/")[2])
         out.append(dict(name=name, method=request.method, target=target, header=head,
                         body=base64.b64encode(body or b"").decode()))
         raise Stop
@@ -81,6 +83,9 @@ for p in patches:
 c, v = client(), client("virtual")
 call("list buckets", c.list_buckets)
 call("get", c.get_object, Bucket="bucket", Key="key", Range="bytes=0-9")
+d = client()
+d.meta.events.register("before-call.s3.GetObject", lambda params, **kw: params["headers"].update({"Date": "now"}))
+call("date header", d.get_object, Bucket="bucket", Key="key")
 call("get virtual host", v.get_object, Bucket="bucket", Key="key/with/slashes")
 call("get odd key", c.get_object, Bucket="bucket", Key="a b/ü+=&?#%25~!'()*,;:@$[]{}^`|\\\"<>/\u6587//x/../y/./")
 call("put", c.put_object, Bucket="bucket", Key="k", Body=b"hello")
