@@ -90,6 +90,36 @@ func TestMinioSigner(t *testing.T) {
 	}
 }
 
+// A client that does not know the region asks for it in us-east-1; nothing else is answered there.
+func TestRegions(t *testing.T) {
+	now := time.Now().UTC()
+	for _, c := range []struct {
+		site, signed, target string
+		ok                   bool
+	}{
+		{"eu-west-9", "eu-west-9", "/bucket?acl=", true},
+		{"eu-west-9", "us-east-1", "/bucket?location=", true},
+		{"eu-west-9", "us-east-1", "/bucket?acl=", false},
+		{"eu-west-9", "us-west-1", "/bucket?location=", false},
+		{"us-east-1", "eu-west-9", "/bucket", false},
+		{"", "anywhere", "/bucket", true},
+	} {
+		req, err := http.NewRequest("GET", "http://storage.test:9000"+c.target, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Amz-Content-Sha256", emptySHA256)
+		r := overWire(t, signer.SignV4(*req, awsKey, awsSecret, "", c.signed))
+		_, err = New(oneSecret(awsKey, awsSecret), Options{Region: c.site, Now: at(now)}).Verify(r)
+		if (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if !c.ok && !strings.Contains(explain(err), "Region: "+c.site) {
+			t.Errorf("%+v: %v does not name the region", c, explain(err))
+		}
+	}
+}
+
 // resign signs again the headers that StreamingUnsignedV4 changed after signing, as minio-go does by calling
 // it first.
 func resign(req *http.Request, key, secret, region string) *http.Request {

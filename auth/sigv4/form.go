@@ -53,7 +53,7 @@ func (v *Verifier) verifyForm4(ctx context.Context, policy string, field func(st
 	if need[0].value != algorithm {
 		return nil, invalidArgument(`X-Amz-Algorithm only supports "AWS4-HMAC-SHA256"`, "X-Amz-Algorithm", need[0].value)
 	}
-	cred, err := v.parseCredential(need[1].value, formErrors)
+	cred, err := v.parseCredential(need[1].value, "", formErrors)
 	if err != nil {
 		return nil, err
 	}

@@ -59,8 +59,9 @@ type credential struct {
 	scope     string // DATE/REGION/SERVICE/aws4_request
 }
 
-// parseCredential parses ACCESSKEY/DATE/REGION/SERVICE/aws4_request; the access key may hold slashes.
-func (v *Verifier) parseCredential(s string, src sourceErrors) (credential, error) {
+// parseCredential parses ACCESSKEY/DATE/REGION/SERVICE/aws4_request; the access key may hold slashes. rawQuery
+// is the request's: a client that does not know the region yet asks for a bucket's location in us-east-1.
+func (v *Verifier) parseCredential(s, rawQuery string, src sourceErrors) (credential, error) {
 	var c credential
 	malformed := func() (credential, error) {
 		return c, src.wrong(`the Credential is mal-formed; expecting "<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request".`)
@@ -89,7 +90,7 @@ func (v *Verifier) parseCredential(s string, src sourceErrors) (credential, erro
 		return c, src.wrong("incorrect date format " + quote(c.date) +
 			`. This date in the credential must be in the format "yyyyMMdd".`)
 	}
-	if v.region != "" && c.region != v.region {
+	if v.region != "" && c.region != v.region && !(c.region == DefaultRegion && hasParam(rawQuery, "location")) {
 		return c, src.wrong("the region '"+clip(c.region)+"' is wrong; expecting '"+v.region+"'", Field{"Region", v.region})
 	}
 	return c, nil

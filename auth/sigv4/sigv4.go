@@ -179,7 +179,7 @@ func (v *Verifier) verifyHeader(r *http.Request, value string) (*Result, error) 
 	if err != nil {
 		return nil, err
 	}
-	cred, err := v.parseCredential(h.credential, headerErrors)
+	cred, err := v.parseCredential(h.credential, r.URL.RawQuery, headerErrors)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func (v *Verifier) verifyQuery(r *http.Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	cred, err := v.parseCredential(q.credential, queryErrors)
+	cred, err := v.parseCredential(q.credential, r.URL.RawQuery, queryErrors)
 	if err != nil {
 		return nil, err
 	}
