@@ -194,7 +194,7 @@ func listObjects(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	b := append(rq.buf[:0], xmlHeader...)
+	b := append(rq.page(len(page.Versions)), xmlHeader...)
 	b = append(b, `<ListBucketResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Name", rq.bucket)
 	if strings.ContainsAny(l.prefix, "%+") {
@@ -241,7 +241,7 @@ func listObjectsV2(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	b := append(rq.buf[:0], xmlHeader...)
+	b := append(rq.page(len(page.Versions)), xmlHeader...)
 	b = append(b, `<ListBucketResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Name", rq.bucket)
 	b = l.name(b, "Prefix", l.prefix)
@@ -311,7 +311,7 @@ func listVersions(s *Server, rq *request) error {
 			return err
 		}
 	}
-	b := append(rq.buf[:0], xmlHeader...)
+	b := append(rq.page(len(page.Versions)), xmlHeader...)
 	b = append(b, `<ListVersionsResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Name", rq.bucket)
 	b = l.name(b, "Prefix", l.prefix)
@@ -390,7 +390,7 @@ func listUploads(s *Server, rq *request) error {
 			return err
 		}
 	}
-	b := append(rq.buf[:0], xmlHeader...)
+	b := append(rq.page(len(page.Uploads)), xmlHeader...)
 	b = append(b, `<ListMultipartUploadsResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Bucket", rq.bucket)
 	b = l.name(b, "KeyMarker", keyMarker)
@@ -468,7 +468,7 @@ func listParts(s *Server, rq *request) error {
 	if len(parts) > 0 {
 		next = parts[len(parts)-1].Number
 	}
-	b := append(rq.buf[:0], xmlHeader...)
+	b := append(rq.page(len(parts)), xmlHeader...)
 	b = append(b, `<ListPartsResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Bucket", rq.bucket)
 	if strings.EqualFold(rq.query.Get("encoding-type"), "url") {

@@ -142,7 +142,7 @@ func deleteObjects(s *Server, rq *request) error {
 			results[at[j]] = r
 		}
 	}
-	b := append(rq.buf[:0], xmlHeader...)
+	b := append(rq.page(len(items)), xmlHeader...)
 	b = append(b, `<DeleteResult xmlns="`+xmlNamespace+`">`...)
 	for i := range items {
 		b = appendDeleted(rq, b, &items[i], &results[i], quiet)

@@ -81,10 +81,34 @@ func (rq *request) begin(s *Server, w http.ResponseWriter, r *http.Request, star
 func (rq *request) reset() {
 	q, b := rq.query[:0], rq.buf[:0]
 	clear(rq.query)
-	if cap(b) > 64<<10 {
+	if cap(b) > smallBuffer {
+		if cap(b) <= maxPageBuffer {
+			rq.s.pages.Put(&b)
+		}
 		b = nil
 	}
 	*rq = request{query: q, buf: b}
+}
+
+// Requests keep a small buffer; the large ones of listings go round among those that list.
+const (
+	smallBuffer   = 16 << 10
+	maxPageBuffer = 2 << 20
+	itemSize      = 384 // bytes that an item of a listing mostly fits in
+)
+
+// page returns an empty buffer for a document of items. The handler leaves it in rq.buf.
+func (rq *request) page(items int) []byte {
+	n := 1024 + items*itemSize
+	if n <= cap(rq.buf) {
+		return rq.buf[:0]
+	}
+	if n > smallBuffer {
+		if p, ok := rq.s.pages.Get().(*[]byte); ok && cap(*p) >= n {
+			return *p
+		}
+	}
+	return make([]byte, 0, n)
 }
 
 // hostID derives the second id AWS sends from the first; it carries no more information.

@@ -57,7 +57,8 @@ type Server struct {
 	idBase   uint64
 	idNext   atomic.Uint64
 	active   atomic.Int64
-	requests sync.Pool
+	requests sync.Pool // of *request
+	pages    sync.Pool // of *[]byte, for listings
 	docs     docCache
 	verifier *sigv4.Verifier
 }

@@ -4,12 +4,28 @@ import "unicode/utf8"
 
 const xmlHeader = `<?xml version="1.0" encoding="UTF-8"?>` + "\n"
 
+// plainText marks the bytes of character data that stand for themselves.
+var plainText = func() (t [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		t[c] = true
+	}
+	for _, c := range "<>&\"" {
+		t[c] = false
+	}
+	t['\n'], t['\t'] = true, true
+	return t
+}()
+
 // appendEscaped appends s as XML character data. Bytes XML 1.0 cannot hold become U+FFFD, except those it can
 // refer to by number, as S3 does.
 func appendEscaped(b []byte, s string) []byte {
 	last := 0
 	for i := 0; i < len(s); {
 		c := s[i]
+		if plainText[c] {
+			i++
+			continue
+		}
 		var esc string
 		size := 1
 		switch {
@@ -33,9 +49,6 @@ func appendEscaped(b []byte, s string) []byte {
 			esc = "&quot;"
 		case c == '\r':
 			esc = "&#13;"
-		case c == '\n' || c == '\t' || c >= 0x20:
-			i++
-			continue
 		default:
 			b = append(b, s[last:i]...)
 			b = append(b, "&#x"...)
