@@ -177,11 +177,11 @@ func (e *Effective) validate() Problems {
 	case e.AccessKey == "" && e.SecretKey != "":
 		bad("secret_key", "is set without access_key: set both or neither")
 	case e.AccessKey != "":
-		if n := len(e.AccessKey); n < 3 || n > 128 || strings.ContainsAny(e.AccessKey, "/=, \t\r\n") {
-			bad("access_key", "want 3 to 128 characters without spaces, '/', '=' and ','")
+		if n := len(e.AccessKey); n < 3 || n > 128 || strings.ContainsFunc(e.AccessKey, notInAccessKey) {
+			bad("access_key", "want 3 to 128 letters, digits or ._@+-")
 		}
-		if n := len(e.SecretKey); n < 8 || n > 128 {
-			bad("secret_key", "want 8 to 128 characters")
+		if n := len(e.SecretKey); n < 8 || n > 128 || strings.ContainsFunc(e.SecretKey.Reveal(), notPrintable) {
+			bad("secret_key", "want 8 to 128 printable characters without blanks")
 		}
 	}
 	if e.Region == "" || strings.ContainsAny(e.Region, "/ \t") {
@@ -228,6 +228,12 @@ func (e *Effective) validate() Problems {
 	return out
 }
 
+func notInAccessKey(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._@+-", r)
+}
+
+func notPrintable(r rune) bool { return r <= ' ' || r > '~' }
+
 // Suspicious returns a warning for each variable of environ ("NAME=value") that looks like a mistyped key.
 // Other variables that begin with FIRN_ are somebody else's: an orchestrator sets such names for a service
 // called firn.
@@ -244,8 +250,12 @@ func Suspicious(environ []string) []string {
 		if !strings.HasPrefix(name, "FIRN_") || known[name] {
 			continue
 		}
-		if near := nearest(name, names); near != "" {
-			out = append(out, fmt.Sprintf("%s is not a setting: did you mean %s?", name, near))
+		// Two slips of the finger and no more: other names are likely meant.
+		for _, near := range names {
+			if distance(name, near, 2) <= 2 {
+				out = append(out, fmt.Sprintf("%s is not a setting: did you mean %s?", name, near))
+				break
+			}
 		}
 	}
 	return out
