@@ -273,10 +273,9 @@ func decodeRecord(r *record, raw []byte) error {
 				flags = f.u
 			}
 		case fMD5:
-			if len(f.data) != 16 || !f.is(protowire.BytesType) {
-				return errRecord
+			if len(f.data) == len(r.md5) && f.is(protowire.BytesType) {
+				r.md5 = [16]byte(f.data)
 			}
-			r.md5 = [16]byte(f.data)
 		case fETagParts:
 			if f.is(protowire.VarintType) {
 				r.nparts = int(f.u & 0xFFFF)
@@ -323,12 +322,16 @@ func decodeRecord(r *record, raw []byte) error {
 			if !f.is(protowire.Fixed64Type) {
 				return errRecord
 			}
-		case fOwner, fClass, fSumValue, fBlob, fBLAKE3, fVector, fHeader, fMetadata, fTag, fACL:
+		case fMD5, fOwner, fClass, fSumValue, fBlob, fBLAKE3, fVector, fHeader, fMetadata, fTag, fACL:
 			if !f.is(protowire.BytesType) {
 				return errRecord
 			}
 		}
 		switch f.num {
+		case fMD5:
+			if len(f.data) != len(r.md5) {
+				return errRecord
+			}
 		case fSize:
 			if f.u > 1<<62 {
 				return errRecord
@@ -532,7 +535,7 @@ const (
 
 func appendBucket(b []byte, k *Bucket) []byte {
 	b = appendUint(b, bID, k.ID)
-	b = appendUint(b, bCreated, uint64(k.Created.UnixMilli()))
+	b = appendUint(b, bCreated, uint64(max(0, k.Created.UnixMilli())))
 	b = appendBytes(b, bOwner, k.Owner)
 	b = appendUint(b, bVersioning, uint64(k.Versioning))
 	b = appendUint(b, bLock, boolUint(k.ObjectLock))

@@ -183,6 +183,10 @@ func big(n int) string {
 	return string(b)
 }
 
+func benchDB(fsys vfs.FS, dir string) (*pebblekv.DB, error) {
+	return pebblekv.Open(fsys, fsys.PathJoin(dir, "kv"), pebblekv.Options{CacheBytes: 64 << 20, MemTableBytes: 32 << 20})
+}
+
 func etag(s string) string {
 	sum := md5.Sum([]byte(s))
 	return hex.EncodeToString(sum[:])
