@@ -252,6 +252,9 @@ func (s *stream) send(v any) error {
 	return s.enc.Encode(v)
 }
 
+// rest lifts the deadline until the next line: silence is not a stall.
+func (s *stream) rest() { _ = s.rc.SetWriteDeadline(time.Time{}) }
+
 // fail reports err: as a status where nothing was sent, else as a last line {"error": ...}.
 func (s *stream) fail(err error) {
 	if !s.began {

@@ -139,7 +139,7 @@ func (h *Handler) journal(w http.ResponseWriter, r *http.Request) {
 	if follow {
 		// The header goes out now, so that a follower of a quiet site knows it is connected.
 		out.begin()
-		_ = out.rc.SetWriteDeadline(time.Time{})
+		out.rest()
 		_ = out.rc.Flush()
 	}
 	err = h.site.Journal(r.Context(), from, follow, func(e JournalEntry) error {
@@ -149,8 +149,8 @@ func (h *Handler) journal(w http.ResponseWriter, r *http.Request) {
 		if err := out.rc.Flush(); err != nil {
 			return err
 		}
-		// Until the next entry comes, silence is not a stall.
-		return out.rc.SetWriteDeadline(time.Time{})
+		out.rest()
+		return nil
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		out.fail(err)
@@ -168,14 +168,15 @@ func (h *Handler) check(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out.begin()
-	_ = out.rc.SetWriteDeadline(time.Time{})
+	out.rest()
 	_ = out.rc.Flush()
 	sum, err := h.site.Check(r.Context(), o, func(p Problem) error {
 		if err := out.send(CheckLine{Problem: &p}); err != nil {
 			return err
 		}
 		_ = out.rc.Flush()
-		return out.rc.SetWriteDeadline(time.Time{})
+		out.rest()
+		return nil
 	})
 	if err != nil {
 		_ = out.send(CheckLine{Error: &ErrorBody{Kind: firn.KindOf(err).String(), Message: err.Error()}})
