@@ -167,7 +167,7 @@ func (s *Server) decide(rq *request, b *object.Bucket, v *object.Version) error 
 	}
 	if a.Policy != nil || len(rq.who.Grants) > 0 {
 		rq.asVersion = v
-		a.Lookup = rq.condition
+		a.Lookup = rq.lookup
 	}
 	dec := auth.Authorize(a)
 	rq.asVersion = nil

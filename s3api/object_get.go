@@ -2,7 +2,6 @@ package s3api
 
 import (
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -395,89 +394,3 @@ func readConditions(rq *request, v *object.Version) error {
 	}
 	return nil
 }
-
-// bodyWriter sends the content of an object. It sends the header with the first byte, so that content found
-// corrupt before that is still answered with an error, and gives the connection more time as long as it moves.
-type bodyWriter struct {
-	rq     *request
-	status int
-	left   int64
-	extend time.Time // when to move the deadline again
-}
-
-var _ io.Writer = (*bodyWriter)(nil)
-
-func (b *bodyWriter) Write(p []byte) (int, error) {
-	rq := b.rq
-	if !rq.wrote {
-		rq.writeHeader(b.status)
-		b.extend = rq.start.Add(deadlineStep)
-	}
-	if b.left > deadlineBytes {
-		rq.progress(&b.extend, true)
-	}
-	n, err := rq.w.Write(p)
-	rq.out += int64(n)
-	b.left -= int64(n)
-	if err != nil {
-		return n, &clientGone{err}
-	}
-	return n, nil
-}
-
-// clientGone wraps an error of writing to the client, which is no failure of the server.
-type clientGone struct{ err error }
-
-func (e *clientGone) Error() string { return "client: " + e.err.Error() }
-func (e *clientGone) Unwrap() error { return e.err }
-
-// deadlineStep is how often a moving body pushes its deadline; deadlineBytes is below what it needs not.
-const (
-	deadlineStep  = time.Second
-	deadlineBytes = 64 << 10
-)
-
-// progress pushes the connection's deadline when it is time to.
-func (rq *request) progress(next *time.Time, write bool) {
-	now := time.Now()
-	if now.Before(*next) {
-		return
-	}
-	*next = now.Add(deadlineStep)
-	rq.extend(now.Add(rq.s.opt.StallTimeout), write)
-}
-
-// extend sets the connection's deadlines. Writers that cannot do so, as in tests, are left alone. A read also
-// moves the write deadline: the response to a long upload is written after it.
-func (rq *request) extend(t time.Time, write bool) {
-	if w, ok := rq.w.(interface{ SetWriteDeadline(time.Time) error }); ok {
-		_ = w.SetWriteDeadline(t)
-	}
-	if write {
-		return
-	}
-	if r, ok := rq.w.(interface{ SetReadDeadline(time.Time) error }); ok {
-		_ = r.SetReadDeadline(t)
-	}
-}
-
-// bodyReader reads the request's body from the connection, counts it and gives it more time as long as it moves.
-type bodyReader struct {
-	rq     *request
-	src    io.ReadCloser
-	extend time.Time
-}
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	rq := b.rq
-	if rq.in > 0 {
-		rq.progress(&b.extend, false)
-	}
-	n, err := b.src.Read(p)
-	rq.in += int64(n)
-	return n, err
-}
-
-// Close does nothing. net/http closes the body after the response; closed earlier, what is left of it would be
-// taken for the next request.
-func (b *bodyReader) Close() error { return nil }

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"firn/auth"
+	"firn/auth/policy"
 	"firn/auth/sigv4"
 	"firn/object"
 )
@@ -45,6 +46,7 @@ type request struct {
 	ask       auth.Request    // scratch of authorize
 	decision  auth.Decision   // why the route's action was allowed
 	asVersion *object.Version // version that conditions speak of, while authorize runs
+	lookup    policy.Lookup   // rq.condition, bound once
 	asPrefix  string          // s3:prefix where a missing key is asked about
 	newTags   []object.Field  // tags the request would set
 	nobody    auth.Identity   // the anonymous caller
@@ -79,15 +81,20 @@ func (rq *request) begin(s *Server, w http.ResponseWriter, r *http.Request, star
 }
 
 func (rq *request) reset() {
-	q, b := rq.query[:0], rq.buf[:0]
+	q, b, lookup := rq.query[:0], rq.buf[:0], rq.lookup
 	clear(rq.query)
 	if cap(b) > smallBuffer {
-		if cap(b) <= maxPageBuffer {
-			rq.s.pages.Put(&b)
-		}
+		rq.s.keepPage(b)
 		b = nil
 	}
-	*rq = request{query: q, buf: b}
+	*rq = request{query: q, buf: b, lookup: lookup}
+}
+
+// keepPage gives a large buffer to the next listing.
+func (s *Server) keepPage(b []byte) {
+	if cap(b) <= maxPageBuffer {
+		s.pages.Put(&b)
+	}
 }
 
 // Requests keep a small buffer; the large ones of listings go round among those that list.
@@ -140,6 +147,10 @@ func (rq *request) hasHeader(key string) bool { return len(rq.r.Header[key]) > 0
 // writeHeader sends status and headers. Every response goes through here.
 func (rq *request) writeHeader(status int) {
 	rq.status, rq.wrote = status, true
+	if now := time.Now(); now.Sub(rq.start) > rq.s.opt.StallTimeout/4 {
+		// What took so long was not the client's doing.
+		_ = http.NewResponseController(rq.w).SetWriteDeadline(now.Add(rq.s.opt.StallTimeout))
+	}
 	rq.w.WriteHeader(status)
 }
 

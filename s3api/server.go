@@ -90,7 +90,11 @@ func New(store *object.Store, users Users, opt Options) *Server {
 	var seed [8]byte
 	_, _ = rand.Read(seed[:]) // never fails
 	s.idBase = binary.BigEndian.Uint64(seed[:])
-	s.requests.New = func() any { return new(request) }
+	s.requests.New = func() any {
+		rq := new(request)
+		rq.lookup = rq.condition
+		return rq
+	}
 	s.verifier = sigv4.New(users.Lookup, sigv4.Options{Region: opt.Region})
 	return s
 }
@@ -99,7 +103,7 @@ func New(store *object.Store, users Users, opt Options) *Server {
 // given more time by the Server itself.
 func (s *Server) ConfigureHTTP(hs *http.Server) {
 	hs.ReadHeaderTimeout = s.opt.HeaderTimeout
-	hs.ReadTimeout = s.opt.StallTimeout
+	hs.ReadTimeout = 0 // it would also cancel handlers that write for longer
 	hs.WriteTimeout = s.opt.StallTimeout
 	hs.IdleTimeout = s.opt.IdleTimeout
 	hs.MaxHeaderBytes = maxHeaderBytes
