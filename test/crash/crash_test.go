@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,4 +56,13 @@ func TestKillUnderLoad(t *testing.T) {
 	t.Logf("%d kills: %+v; a round: %v load, %v restart, %v verification",
 		*rounds, l.Stats(), load/n, restart/n, verify/n)
 	s.MustStop(t)
+	if s.Name() != "firn" {
+		return
+	}
+	// What the kills left behind was collected at the starts since, or is now; nothing that is stored is damaged.
+	if out, err := server.Run(t.Context(), t, "check", "--offline", "--read", "--data", s.Data()); err != nil {
+		t.Errorf("firn check: %v\n%.5000s\n%s", err, out, replay)
+	} else {
+		t.Logf("firn check: %s", strings.TrimSpace(out))
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +104,14 @@ func TestPowerLossUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d power losses: %+v, %d syncs", *losses, s.ledger.Stats(), s.disk.Syncs())
 	s.server.MustStop(t)
+	if s.server.Name() != "firn" {
+		return
+	}
+	if out, err := server.Run(t.Context(), t, "check", "--offline", "--read", "--data", s.server.Data()); err != nil {
+		t.Errorf("firn check: %v\n%.5000s", err, out)
+	} else {
+		t.Logf("firn check: %s", strings.TrimSpace(out))
+	}
 }
 
 // count is the census: it fails for nothing, it tells how much is lost.
