@@ -323,8 +323,13 @@ func (rq *request) parseTarget() (err error) {
 	if !rq.vhost {
 		rq.bucket, rq.key, _ = strings.Cut(p, "/")
 	}
-	if rq.key != "" && !utf8.ValidString(rq.key) {
-		return apiError("InvalidURI")
+	if rq.key != "" {
+		if rq.bucket == "" {
+			return apiError("InvalidBucketName").with("BucketName", "")
+		}
+		if !utf8.ValidString(rq.key) {
+			return apiError("InvalidURI")
+		}
 	}
 	return nil
 }
