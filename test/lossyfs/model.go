@@ -194,14 +194,6 @@ func (f *FS) change(op ...edit) {
 	f.mu.pending = append(f.mu.pending, op)
 }
 
-// keepAll makes all changes of directories durable. The caller holds f.mu.
-func (f *FS) keepAll() {
-	for _, op := range f.mu.pending {
-		keep(op)
-	}
-	f.mu.pending = nil
-}
-
 // delay waits as long as a sync takes, and reports false where the power went meanwhile.
 func (f *FS) delay() bool {
 	if f.opts.SyncDelay <= 0 {
