@@ -115,7 +115,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
 	})
-	n.s3srv = &http.Server{Handler: door, ErrorLog: stdLog(n.log, "s3 connection")}
+	n.s3srv = &http.Server{Handler: n.metrics.InFlight(door), ErrorLog: stdLog(n.log, "s3 connection")}
 	door.ConfigureHTTP(n.s3srv)
 	var metrics http.Handler
 	if cfg.Metrics.Enabled {

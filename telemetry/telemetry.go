@@ -28,6 +28,7 @@ type Metrics struct {
 	seconds  *prometheus.HistogramVec
 	received *prometheus.CounterVec
 	sent     *prometheus.CounterVec
+	inFlight prometheus.Gauge
 
 	ops      sync.Map // op string → *opMetrics
 	statuses sync.Map // opStatus → prometheus.Counter
@@ -65,6 +66,9 @@ func New(version string, started time.Time) *Metrics {
 			Name: "firn_s3_sent_bytes_total", Help: "Bytes of S3 response bodies, by operation.",
 		}, []string{"op"}),
 	}
+	m.inFlight = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "firn_s3_requests_in_flight", Help: "S3 requests being served now.",
+	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "firn_build_info", Help: "Always 1; the label is the version that runs.",
 		ConstLabels: prometheus.Labels{"version": version},
@@ -74,9 +78,18 @@ func New(version string, started time.Time) *Metrics {
 		Name: "firn_start_time_seconds", Help: "When the site started, in Unix seconds.",
 	})
 	start.Set(float64(started.UnixMilli()) / 1e3)
-	m.registry.MustRegister(m.requests, m.seconds, m.received, m.sent, info, start,
+	m.registry.MustRegister(m.requests, m.seconds, m.received, m.sent, m.inFlight, info, start,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// InFlight wraps a handler to count the requests it is serving.
+func (m *Metrics) InFlight(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.inFlight.Inc()
+		defer m.inFlight.Dec()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Request counts one finished request. op comes from a fixed set.

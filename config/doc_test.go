@@ -1,0 +1,79 @@
+package config
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write docs/configuration.md")
+
+// page is docs/configuration.md.
+func page() string {
+	var b strings.Builder
+	b.WriteString(`# Configuration
+
+<!-- Made from the comments in config/config.go: go test ./config -run Page -update -->
+
+A site needs no configuration. Each setting below can be given in a file, in the environment and on the command
+line of ` + "`firn serve`" + `. A flag wins over the environment, the environment over the file, the file over the
+default. An empty variable counts as not set.
+
+The file is the one named by ` + "`--config`" + ` or ` + "`FIRN_CONFIG`" + `, else ` + "`firn.yaml`" + ` in the working directory where
+it exists. It is YAML: keys with a dot are written nested.
+
+` + "```yaml" + `
+data: /var/lib/firn
+listen: :9000
+journal:
+  keep: 14d
+log:
+  level: warn
+` + "```" + `
+
+A key that does not exist, a value that does not fit and a choice that excludes another fail at the start with the
+file, the line, the column and what to write instead. ` + "`firn config check FILE`" + ` says so without starting anything,
+` + "`firn config show`" + ` tells the settings in effect and where each comes from, ` + "`firn config keys`" + ` prints this list.
+
+Sizes are written as 512KiB, 256MiB, 1GiB or 10GB, rates as 4MiB/s, durations as 500ms, 30s, 24h or 7d.
+In variables and flags, items of a list are separated by commas.
+`)
+	for _, s := range Sections() {
+		title := "General"
+		if s.Name != "" {
+			title = s.Name
+		}
+		fmt.Fprintf(&b, "\n## %s\n", title)
+		if s.Doc != "" {
+			fmt.Fprintf(&b, "\n%s\n", s.Doc)
+		}
+		for _, k := range s.Keys {
+			def := "none"
+			if k.Default != "" {
+				def = "`" + k.Default + "`"
+			}
+			fmt.Fprintf(&b, "\n### %s\n\n`--%s` · `%s` · %s · default %s\n\n%s\n", k.Name, k.Flag, k.Env, k.Type, def, k.Doc)
+		}
+	}
+	return b.String()
+}
+
+func TestPage(t *testing.T) {
+	const path = "../docs/configuration.md"
+	if *update {
+		if err := os.WriteFile(path, []byte(page()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(got), page()); diff != "" {
+		t.Errorf("docs/configuration.md is not what config.go says; go test ./config -run Page -update\n%s", diff)
+	}
+}
