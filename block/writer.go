@@ -12,11 +12,12 @@ import (
 	"firn/vfs"
 )
 
-// writeSize is the number of bytes a Writer gathers before it writes. Larger slices go to the file directly.
+// writeSize is the number of bytes a Writer gathers before it writes, a multiple of vfs.DirectAlign. Larger slices go
+// to the file directly.
 const writeSize = 256 << 10
 
-// syncEvery is the distance in bytes between the points where the system is told to start writing dirty pages, so
-// that the final sync finds little left to do.
+// syncEvery is the distance in bytes between the points where the system is told to start writing dirty pages, where
+// the file does not take direct I/O, so that the final sync finds little left to do.
 const syncEvery = 8 << 20
 
 // WriterOptions are the settings of a Writer.
@@ -39,6 +40,7 @@ type Writer struct {
 	buf    []byte // gathered bytes, a pooled slice of capacity writeSize
 	pooled *[writeSize]byte
 	hash   *blake3.Hasher
+	direct bool // f takes direct I/O: whole, aligned pieces only
 
 	size    int64 // plain bytes taken
 	written int64 // bytes in the file
@@ -66,7 +68,7 @@ func NewWriter(f vfs.File, o WriterOptions) (*Writer, error) {
 	if len(o.Label) > MaxLabel {
 		return nil, firn.NewError(firn.Invalid, "label is longer than 64 KiB")
 	}
-	w := &Writer{f: f, o: o}
+	w := &Writer{f: f, o: o, direct: vfs.SetDirect(f)}
 	if o.Sum == nil {
 		w.hash = hashers.get()
 	}
@@ -92,7 +94,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	w.size += int64(len(p))
 	n := len(p)
 	for len(p) > 0 {
-		if len(w.buf) == 0 && len(p) >= writeSize {
+		if len(w.buf) == 0 && len(p) >= writeSize && (!w.direct || vfs.DirectAligned(p)) {
 			// Whole multiples keep the file offset of every write aligned.
 			direct := len(p) / writeSize * writeSize
 			if err := w.write(p[:direct]); err != nil {
@@ -101,20 +103,26 @@ func (w *Writer) Write(p []byte) (int, error) {
 			p = p[direct:]
 			continue
 		}
-		if w.pooled == nil {
-			w.pooled = writeBuffers.get()
-			w.buf = w.pooled[:0]
-		}
 		k := min(len(p), writeSize-len(w.buf))
-		w.buf = append(w.buf, p[:k]...)
-		p = p[k:]
-		if len(w.buf) == writeSize {
-			if err := w.flush(); err != nil {
-				return 0, err
-			}
+		if err := w.gather(p[:k]); err != nil {
+			return 0, err
 		}
+		p = p[k:]
 	}
 	return n, nil
+}
+
+// gather adds p, which fits, to the buffer and writes the buffer when it is full.
+func (w *Writer) gather(p []byte) error {
+	if w.pooled == nil {
+		w.pooled = writeBuffers.get()
+		w.buf = w.pooled[:0]
+	}
+	w.buf = append(w.buf, p...)
+	if len(w.buf) == writeSize {
+		return w.flush()
+	}
+	return nil
 }
 
 // ReadFrom implements io.ReaderFrom: it reads into the write buffer, which saves one copy.
@@ -232,15 +240,16 @@ func (w *Writer) Finish() (Info, error) {
 		w.closeBlock()
 	}
 	t := trailer{
-		info: Info{
-			Codec: CodecRaw, BlockSize: w.o.BlockSize, Blocks: int64(len(w.index) / 4), Size: w.size,
-			Stored: w.size + int64(len(w.index)) + int64(len(w.o.Label)) + trailerLen,
-		},
+		info:     Info{Codec: CodecRaw, BlockSize: w.o.BlockSize, Blocks: int64(len(w.index) / 4), Size: w.size},
 		indexOff: w.size,
 		indexLen: len(w.index),
 		labelLen: len(w.o.Label),
 		indexCRC: checksum(w.index),
-		labelCRC: checksum(w.o.Label),
+	}
+	t.info.Stored = w.size + int64(len(w.index)) + int64(len(w.o.Label)) + trailerLen
+	if odd := int(t.info.Stored % vfs.DirectAlign); odd > 0 {
+		t.padding = vfs.DirectAlign - odd
+		t.info.Stored += int64(t.padding)
 	}
 	if w.hash != nil {
 		w.hash.Sum(t.info.BLAKE3[:0])
@@ -248,19 +257,18 @@ func (w *Writer) Finish() (Info, error) {
 		t.info.BLAKE3 = w.o.Sum()
 	}
 	footer := append(w.index, w.o.Label...)
+	footer = append(footer, make([]byte, t.padding)...)
+	t.labelCRC = checksum(footer[t.indexLen:])
 	footer = t.append(footer)
-	// The footer joins the last data in one write where it fits.
-	if len(w.buf)+len(footer) <= writeSize && w.pooled != nil {
-		w.buf = append(w.buf, footer...)
-		footer = nil
+	for len(footer) > 0 {
+		k := min(len(footer), writeSize-len(w.buf))
+		if err := w.gather(footer[:k]); err != nil {
+			return Info{}, err
+		}
+		footer = footer[k:]
 	}
 	if err := w.flush(); err != nil {
 		return Info{}, err
-	}
-	if len(footer) > 0 {
-		if err := w.write(footer); err != nil {
-			return Info{}, err
-		}
 	}
 	// SyncData suffices: fdatasync writes the file's size when it changed, because the data could not be read back
 	// without it. Times may be lost, nothing here reads them.

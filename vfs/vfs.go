@@ -14,6 +14,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -38,6 +39,17 @@ const (
 	// CategoryState is the category of small state files.
 	CategoryState WriteCategory = "firn-state"
 )
+
+// InvalidFd is what File.Fd returns for a file without a descriptor.
+const InvalidFd = vfs.InvalidFd
+
+// DirectAlign is the alignment of addresses, lengths and offsets in bytes that every direct I/O satisfies.
+const DirectAlign = 4096
+
+// DirectAligned reports whether the address of p suits direct I/O. Large allocations of Go do.
+func DirectAligned(p []byte) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%DirectAlign == 0
+}
 
 // OS returns the operating system's file system.
 func OS() FS { return vfs.Default }
