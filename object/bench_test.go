@@ -40,8 +40,9 @@ func cpu(b *testing.B) func(n int) {
 	return func(n int) { b.ReportMetric(float64(used()-start)/float64(n), "cpu-ns/op") }
 }
 
-func benchmarkPut(b *testing.B, size, parallel int, fsys vfs.FS, dir string) {
+func benchmarkPut(b *testing.B, size, parallel int, fsys vfs.FS, dir string, inlineMax int) {
 	f := benchStore(b, fsys, dir)
+	f.o.InlineMax = max(0, inlineMax)
 	content := []byte(big(size))
 	var n atomic.Int64
 	b.SetParallelism(parallel)
@@ -64,11 +65,20 @@ func benchmarkPut(b *testing.B, size, parallel int, fsys vfs.FS, dir string) {
 }
 
 func BenchmarkPut4KiB(b *testing.B) {
-	b.Run("disk", func(b *testing.B) { benchmarkPut(b, 4<<10, 16, vfs.OS(), b.TempDir()) })
-	b.Run("memory", func(b *testing.B) { benchmarkPut(b, 4<<10, 16, vfs.NewMem(), "data") })
+	b.Run("disk", func(b *testing.B) { benchmarkPut(b, 4<<10, 16, vfs.OS(), b.TempDir(), InlineMax) })
+	b.Run("memory", func(b *testing.B) { benchmarkPut(b, 4<<10, 16, vfs.NewMem(), "data", InlineMax) })
 }
 
-func BenchmarkPut128KiB(b *testing.B) { benchmarkPut(b, 128<<10, 4, vfs.OS(), b.TempDir()) }
+// BenchmarkInlineMax compares content in the kv engine with content in files, to choose InlineMax.
+func BenchmarkInlineMax(b *testing.B) {
+	for _, size := range []int{16 << 10, 32 << 10, 64 << 10, 128 << 10} {
+		for name, limit := range map[string]int{"inline": 1 << 20, "file": -1} {
+			b.Run(fmt.Sprintf("%dKiB/%s", size>>10, name), func(b *testing.B) {
+				benchmarkPut(b, size, 4, vfs.OS(), b.TempDir(), limit)
+			})
+		}
+	}
+}
 
 func BenchmarkPut1MiB(b *testing.B) {
 	b.Run("one", func(b *testing.B) {
@@ -81,10 +91,10 @@ func BenchmarkPut1MiB(b *testing.B) {
 			}
 		}
 	})
-	b.Run("eight", func(b *testing.B) { benchmarkPut(b, 1<<20, 4, vfs.OS(), b.TempDir()) })
+	b.Run("eight", func(b *testing.B) { benchmarkPut(b, 1<<20, 4, vfs.OS(), b.TempDir(), InlineMax) })
 }
 
-func BenchmarkPut16MiB(b *testing.B) { benchmarkPut(b, 16<<20, 4, vfs.OS(), b.TempDir()) }
+func BenchmarkPut16MiB(b *testing.B) { benchmarkPut(b, 16<<20, 4, vfs.OS(), b.TempDir(), InlineMax) }
 
 // fill puts n objects of size bytes.
 func (f *fixture) fill(b *testing.B, n, size int) {

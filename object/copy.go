@@ -100,7 +100,7 @@ func (o *Object) sums(ctx context.Context, a digest.Algorithm) (digest.Sums, err
 	if o.inline != nil {
 		return digest.Of(o.inline, a), nil
 	}
-	_, sums, err := digest.Copy(ctx, io.Discard, io.NewSectionReader(o, 0, o.Version.Size), o.Version.Size, a)
+	_, sums, err := o.s.digests.Copy(ctx, io.Discard, io.NewSectionReader(o, 0, o.Version.Size), o.Version.Size, a)
 	return sums, err
 }
 

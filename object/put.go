@@ -299,7 +299,7 @@ func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOpti
 	if o.Size < 0 {
 		dst = &spaceWriter{w: w, s: &s.space}
 	}
-	c.size, c.sums, err = digest.Copy(ctx, dst, body, limit, alg)
+	c.size, c.sums, err = s.digests.Copy(ctx, dst, body, limit, alg)
 	switch {
 	case errors.Is(err, digest.ErrTooLong) && o.Size < 0:
 		return ErrTooLarge

@@ -18,6 +18,7 @@ import (
 	"firn/hlc"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/digest"
 	"firn/vfs"
 )
 
@@ -26,16 +27,17 @@ const formatVersion = 1
 
 // Store is one site's namespace. All methods may be called concurrently.
 type Store struct {
-	o     Options
-	fs    vfs.FS
-	dir   string
-	db    kv.DB
-	clock *hlc.Clock
-	log   *slog.Logger
-	blobs *blobs.Dir
-	space space
-	grace grace
-	stats stats
+	o       Options
+	fs      vfs.FS
+	dir     string
+	db      kv.DB
+	clock   *hlc.Clock
+	log     *slog.Logger
+	blobs   *blobs.Dir
+	digests *digest.Engine
+	space   space
+	grace   grace
+	stats   stats
 
 	buckets struct {
 		sync.RWMutex
@@ -54,14 +56,12 @@ func Open(ctx context.Context, fsys vfs.FS, dir string, db kv.DB, o Options) (*S
 	o = o.withDefaults()
 	s := &Store{
 		o: o, fs: fsys, dir: dir, db: db, clock: o.Clock, log: o.Logger,
-		garbage: make(chan struct{}, 1),
+		garbage: make(chan struct{}, 1), digests: digest.NewEngine(),
 	}
 	s.buckets.m = map[string]*bucket{}
 	s.space.init(fsys, dir, o.ReserveBytes, o.Now)
 	if err := s.open(ctx); err != nil {
-		if s.blobs != nil {
-			s.blobs.Close()
-		}
+		s.closeParts()
 		return nil, firn.E("open namespace", dir, err)
 	}
 	return s, nil
@@ -96,8 +96,15 @@ func (s *Store) Close() error {
 	if errors.Is(err, kv.ErrClosed) {
 		err = nil // the engine stopped after an I/O error, which was reported then; replay makes up for it
 	}
-	s.blobs.Close()
+	s.closeParts()
 	return firn.E("close namespace", s.dir, err)
+}
+
+func (s *Store) closeParts() {
+	if s.blobs != nil {
+		s.blobs.Close()
+	}
+	s.digests.Close()
 }
 
 // checkFormat refuses a key space of a later release or of another site, and writes the marks of a new one.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"reflect"
+	"sync"
 	"testing"
 	"testing/iotest"
 )
@@ -87,10 +88,12 @@ func TestCopy(t *testing.T) {
 		data[i] = byte(r.Uint32())
 	}
 	broken := errors.New("broken")
+	e := NewEngine()
+	defer e.Close()
 	for _, size := range []int{0, 1, bufferSize - 1, bufferSize, bufferSize + 1, len(data)} {
 		for _, a := range append(algorithms, None) {
 			var out bytes.Buffer
-			n, s, err := Copy(t.Context(), &out, iotest.HalfReader(bytes.NewReader(data[:size])), int64(size), a)
+			n, s, err := e.Copy(t.Context(), &out, iotest.HalfReader(bytes.NewReader(data[:size])), int64(size), a)
 			if err != nil || n != int64(size) || !bytes.Equal(out.Bytes(), data[:size]) {
 				t.Fatalf("size %d: %d, %v", size, n, err)
 			}
@@ -98,20 +101,20 @@ func TestCopy(t *testing.T) {
 				t.Fatalf("size %d: %+v, want %+v", size, s, want)
 			}
 		}
-		_, _, err := Copy(t.Context(), io.Discard, io.MultiReader(bytes.NewReader(data[:size]), iotest.ErrReader(io.ErrUnexpectedEOF)), 1<<30, None)
+		_, _, err := e.Copy(t.Context(), io.Discard, io.MultiReader(bytes.NewReader(data[:size]), iotest.ErrReader(io.ErrUnexpectedEOF)), 1<<30, None)
 		if err != io.ErrUnexpectedEOF {
 			t.Fatalf("size %d: a broken body gave %v", size, err)
 		}
 	}
-	if _, _, err := Copy(t.Context(), io.Discard, bytes.NewReader(data), int64(len(data)-1), CRC32); err != ErrTooLong {
+	if _, _, err := e.Copy(t.Context(), io.Discard, bytes.NewReader(data), int64(len(data)-1), CRC32); err != ErrTooLong {
 		t.Fatalf("got %v", err)
 	}
-	if _, _, err := Copy(t.Context(), failingWriter{broken}, bytes.NewReader(data), 1<<30, None); err != broken {
+	if _, _, err := e.Copy(t.Context(), failingWriter{broken}, bytes.NewReader(data), 1<<30, None); err != broken {
 		t.Fatalf("got %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := Copy(ctx, io.Discard, bytes.NewReader(data), 1<<30, None); err != context.Canceled {
+	if _, _, err := e.Copy(ctx, io.Discard, bytes.NewReader(data), 1<<30, None); err != context.Canceled {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -119,3 +122,26 @@ func TestCopy(t *testing.T) {
 type failingWriter struct{ err error }
 
 func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestManyStreamsAtOnce(t *testing.T) {
+	e := NewEngine()
+	defer e.Close()
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(5, uint64(i)))
+			data := make([]byte, r.IntN(3<<20))
+			for i := range data {
+				data[i] = byte(r.Uint32())
+			}
+			_, s, err := e.Copy(t.Context(), io.Discard, bytes.NewReader(data), 1<<30, SHA256)
+			if want := Of(data, SHA256); err != nil || !reflect.DeepEqual(s, want) {
+				t.Errorf("%d bytes: %+v, %v; want %+v", len(data), s, err, want)
+			}
+		})
+	}
+	wg.Wait()
+	if n := e.active.Load(); n != 0 {
+		t.Fatalf("%d streams counted", n)
+	}
+}
