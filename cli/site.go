@@ -14,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"firn"
 	"firn/adminapi"
 	"firn/node"
 )
@@ -21,6 +22,7 @@ import (
 func statusCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{Use: "status", Short: "Show how the running site does", Args: noArgs}
 	admin := addAdminFlags(c, env)
+	ready := c.Flags().Bool("ready", false, "say only whether it is ready; exit code 1 where it is not (for health checks)")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		site, err := admin.connect()
 		if err != nil {
@@ -29,6 +31,12 @@ func statusCommand(env *Env) *cobra.Command {
 		var s adminapi.Status
 		if err := site.call(cmd.Context(), "GET", "/admin/v1/status", nil, &s); err != nil {
 			return err
+		}
+		if *ready {
+			if !s.Ready {
+				return &firn.Error{Kind: firn.Unavailable, Op: "site not ready", Err: errors.New(s.NotReady)}
+			}
+			return done(cmd, env, "ready", s.Listen)
 		}
 		if asJSON(cmd) {
 			return emit(env.Out, s)

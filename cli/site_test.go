@@ -255,6 +255,9 @@ func TestStatusAndCheck(t *testing.T) {
 	if out := s.ok("status", "--data", dir); !strings.Contains(out, "ready") || !strings.Contains(out, "docs") {
 		t.Errorf("status:\n%s", out)
 	}
+	if out := s.ok("status", "--ready", "--data", dir); !strings.HasPrefix(out, "ready 127.0.0.1:") {
+		t.Errorf("ready: %s", out)
+	}
 	if out := s.ok("check", "--read", "--data", dir); !strings.HasPrefix(out, "no problems: 1 buckets, 1 versions") {
 		t.Errorf("check:\n%s", out)
 	}
@@ -324,6 +327,15 @@ func TestAdminURL(t *testing.T) {
 	}
 	if r := s.run("status", "--admin", url, "--data", dir); r.code != exitUsage {
 		t.Errorf("two sites: %d %s", r.code, r.err)
+	}
+}
+
+func TestNotReady(t *testing.T) {
+	s := newShell(t)
+	dir, _, _ := s.serve("--reserve", "1000000TiB")
+	r := s.run("status", "--ready", "--data", dir)
+	if r.code != exitFailed || !strings.HasPrefix(r.err, "firn: site not ready: the disk is nearly full") {
+		t.Errorf("%d %s", r.code, r.err)
 	}
 }
 
