@@ -1,0 +1,99 @@
+// Package tidy holds the rules of this module's layout that the compiler cannot hold: which package may import
+// which, what a package must say about itself, how large it may grow. Its test is where they are checked.
+//
+// It owns the list of allowed edges. It must never be imported.
+package tidy
+
+// Edge is one allowed import within the module, with the reason for it.
+type Edge struct{ From, To, Why string }
+
+// Edges are all allowed imports between the module's packages, tests excepted. The root package, the vocabulary,
+// may be imported by all and is not listed. A trailing "/..." stands for the package and what is below it.
+func Edges() []Edge {
+	return []Edge{
+		{"durable", "vfs", "syncs files and directories of a file system"},
+		{"block", "vfs", "reads and writes part files"},
+		{"kv/pebblekv", "kv", "implements its DB"},
+		{"kv/pebblekv", "vfs", "runs on the same file system as the part files, so that one crash clone covers both"},
+		{"kv/kvtest", "kv", "holds every engine to the contract"},
+		{"kv/kvtest", "vfs", "reopens engines from crash clones"},
+
+		{"object", "hlc", "orders versions and journal entries"},
+		{"object", "kv", "keeps records and journal in one transaction"},
+		{"object", "block", "frames and checks content"},
+		{"object", "vfs", "walks and measures the directory of part files"},
+		{"object", "object/blobs", "owns part files"},
+		{"object", "object/digest", "computes ETags and checksums while content streams through"},
+		{"object/blobs", "vfs", "creates, syncs and removes part files"},
+
+		{"auth", "kv", "keeps users beside the namespace"},
+		{"auth", "auth/policy", "decides with the bucket's policy"},
+		{"auth/sigv4", "auth", "returns the identity behind a signature"},
+
+		{"s3api", "object", "translates requests into calls of the namespace"},
+		{"s3api", "auth", "asks who calls and what they may do"},
+		{"s3api", "auth/sigv4", "verifies signatures"},
+		{"s3api", "auth/policy", "validates policies before they are stored"},
+
+		{"adminapi", "auth", "manages users"},
+
+		{"node", "adminapi", "serves the admin endpoint"},
+		{"node", "auth", "opens the users"},
+		{"node", "config", "builds what it describes"},
+		{"node", "hlc", "shows the time of journal entries"},
+		{"node", "kv", "knows the error of an engine that stopped"},
+		{"node", "kv/pebblekv", "the one concrete engine; node alone chooses drivers"},
+		{"node", "object", "opens the namespace"},
+		{"node", "s3api", "serves the S3 endpoint"},
+		{"node", "telemetry", "measures all of them"},
+		{"node", "vfs", "the one concrete file system; locks the data directory"},
+
+		{"cli", "adminapi", "speaks its documents"},
+		{"cli", "auth", "reads and shows grants"},
+		{"cli", "config", "loads the configuration"},
+		{"cli", "loadgen", "runs the benchmark"},
+		{"cli", "node", "runs a site, finds the one that runs, checks one offline"},
+		{"cli", "telemetry", "makes the log"},
+		{"cli", "transfer", "runs the client verbs"},
+		{"cmd/firn", "cli", "is its main"},
+
+		{"bench", "loadgen", "drives the servers it compares"},
+		{"test/...", "test/...", "tests of the real binary share their server, ledger and wire client"},
+	}
+}
+
+// Drivers are the concrete implementations behind an interface. Only node and cli may import them.
+func Drivers() []string { return []string{"kv/pebblekv"} }
+
+// Format says which page of docs/format describes what a package stores.
+type Format struct{ Package, Page string }
+
+// Formats are all stored formats.
+func Formats() []Format {
+	return []Format{
+		{"block", "block.md"},
+		{"kv/pebblekv", "kv.md"},
+		{"object", "namespace.md"},
+		{"auth", "users.md"},
+		{"s3api", "bucket-documents.md"},
+		{"node", "data-directory.md"},
+	}
+}
+
+// MaxPackage is how many lines a package may have, tests excepted, before it is two.
+const MaxPackage = 6000
+
+// Large is a package that may be larger, and why it is not two.
+type Large struct {
+	Package string
+	Lines   int
+	Why     string
+}
+
+// LargePackages are all such packages.
+func LargePackages() []Large {
+	return []Large{
+		{"object", 7000, "one set of transactions over one key space; digests and part files are out already"},
+		{"s3api", 9000, "one door of some hundred operations, most of them short; documents and handlers share the request"},
+	}
+}
