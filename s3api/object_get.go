@@ -61,7 +61,9 @@ func (s *Server) missing(rq *request, key, version string, v *object.Version, er
 	if errors.Is(err, object.ErrNoSuchVersion) {
 		return errNoSuchVersion(key, version)
 	}
-	rq.set("X-Amz-Delete-Marker", "false")
+	if rq.r.Method == http.MethodHead {
+		rq.set("X-Amz-Delete-Marker", "false")
+	}
 	return errNoSuchKey(key)
 }
 

@@ -47,6 +47,15 @@ func (rq *request) bodySize() (int64, error) {
 
 // putObject answers PutObject.
 func putObject(s *Server, rq *request) error {
+	// Each of these means another operation than to replace the object, which must not happen in its stead.
+	for _, name := range [...]string{"versionId", "partNumber"} {
+		if rq.query.Has(name) {
+			return errInvalidArgument(name, rq.query.Get(name), "This operation does not accept a %s.", name)
+		}
+	}
+	if rq.hasHeader("X-Amz-Write-Offset-Bytes") {
+		return errNotImplemented("x-amz-write-offset-bytes")
+	}
 	o, err := s.newVersion(rq)
 	if err != nil {
 		return err

@@ -1,6 +1,9 @@
 package s3api
 
-import "net/http"
+import (
+	"net/http"
+	"strings"
+)
 
 // handler answers one operation. It writes a response or returns an error, not both, except that an error
 // after the header is out breaks the connection.
@@ -107,6 +110,11 @@ func (t *routeTable) find(rq *request) (*route, error) {
 		sub += copySub
 	}
 	if rt := by[sub][rq.r.Method]; rt != nil {
+		if strings.TrimSuffix(sub, copySub) == "" {
+			if name := unknownSub(rq.query); name != "" {
+				return nil, apiError("NotImplemented").with("Header", name)
+			}
+		}
 		return rt, nil
 	}
 	switch rq.r.Method {
@@ -117,4 +125,25 @@ func (t *routeTable) find(rq *request) (*route, error) {
 	}
 	return nil, apiError("MethodNotAllowed").with("Method", rq.r.Method).
 		with("ResourceType", [...]string{"SERVICE", "BUCKET", "OBJECT"}[l])
+}
+
+// parameters are the query parameters that are no sub-resources and may come without a value, beside response-*
+// and x-*.
+var parameters = map[string]bool{
+	"AWSAccessKeyId": true, "Expires": true, "Signature": true, "bucket-region": true, "continuation-token": true,
+	"delimiter": true, "encoding-type": true, "fetch-owner": true, "key-marker": true, "list-type": true, "marker": true,
+	"max-buckets": true, "max-keys": true, "partNumber": true, "prefix": true, "start-after": true, "versionId": true,
+}
+
+// unknownSub returns the name of a parameter that looks like a sub-resource, having no value, and is none that S3
+// had when this was written. To ignore it could turn "DELETE /bucket?newthing" into the deletion of the bucket.
+func unknownSub(q query) string {
+	for i := range q {
+		n := q[i].name
+		if q[i].value != "" || parameters[n] || strings.HasPrefix(n, "response-") || len(n) > 1 && (n[0]|0x20) == 'x' && n[1] == '-' {
+			continue
+		}
+		return n
+	}
+	return ""
 }
