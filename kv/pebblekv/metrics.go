@@ -168,12 +168,9 @@ func (d *DB) pebbleOptions(fsys vfs.FS) *pebble.Options {
 		l.BlockSize = 8 << 10
 		l.IndexBlockSize = 64 << 10
 		l.Compression = func() *block.CompressionProfile { return &profile }
-		// The last level goes without a filter: Pebble's Get does not ask it.
-		if i < len(o.Levels)-1 {
-			l.FilterPolicy = bloom.FilterPolicy(10)
-		} else {
-			l.FilterPolicy = pebble.NoFilterPolicy
-		}
+		// 10 bits a key in the last level too, where most keys are: a PUT of a new key would read a block there
+		// to find that the key is missing.
+		l.FilterPolicy = bloom.FilterPolicy(10)
 	}
 	o.Experimental.L0CompactionConcurrency = 4
 	o.Experimental.CompactionDebtConcurrency = 256 << 20

@@ -75,11 +75,13 @@ func (o Options) withDefaults() Options {
 
 // DB is a kv.DB.
 type DB struct {
-	p       *pebble.DB
-	cache   *pebble.Cache
-	o       Options
-	seed    maphash.Seed
-	stripes []stripe
+	p     *pebble.DB
+	cache *pebble.Cache
+	o     Options
+	// getOptions are the options of the iterators behind Get. Pebble copies them.
+	getOptions *pebble.IterOptions
+	seed       maphash.Seed
+	stripes    []stripe
 	// excl is held by the transaction that called Exclusive.
 	excl lock
 
@@ -138,6 +140,7 @@ func Open(fsys vfs.FS, dir string, o Options) (*DB, error) {
 		failed:  make(chan struct{}),
 
 		relaxedDone: make(chan struct{}),
+		getOptions:  &pebble.IterOptions{UseL6Filters: true},
 	}
 	d.progress.init()
 	d.calls.init()
