@@ -6,7 +6,6 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"hash"
 	"hash/crc32"
 	"net/http"
@@ -275,22 +274,4 @@ func first(h http.Header, key string) string {
 		return v[0]
 	}
 	return ""
-}
-
-// md5ETag formats an MD5 as an ETag with quotes.
-func appendQuotedHex(b []byte, sum []byte) []byte {
-	b = append(b, '"')
-	for len(sum) >= 8 {
-		b = appendHex64(b, binary.BigEndian.Uint64(sum))
-		sum = sum[8:]
-	}
-	return append(b, '"')
-}
-
-func appendHex64(b []byte, v uint64) []byte {
-	for range 16 {
-		b = append(b, "0123456789abcdef"[v>>60])
-		v <<= 4
-	}
-	return b
 }

@@ -111,10 +111,14 @@ func TestCopyObject(t *testing.T) {
 		{"bad tag directive", 400, "InvalidArgument", "/bkt/d", []string{"x-amz-tagging-directive: x"}},
 		{"if match", 412, "PreconditionFailed", "/bkt/d", []string{`x-amz-copy-source-if-match: "x"`}},
 		{"if none match", 412, "PreconditionFailed", "/bkt/d", []string{"x-amz-copy-source-if-none-match: " + etag}},
-		{"if modified", 412, "PreconditionFailed", "/bkt/d",
-			[]string{"x-amz-copy-source-if-modified-since: " + src.header.Get("Date")}},
-		{"if unmodified", 412, "PreconditionFailed", "/bkt/d",
-			[]string{"x-amz-copy-source-if-unmodified-since: Mon, 02 Jan 2006 15:04:05 GMT"}},
+		{
+			"if modified", 412, "PreconditionFailed", "/bkt/d",
+			[]string{"x-amz-copy-source-if-modified-since: " + src.header.Get("Date")},
+		},
+		{
+			"if unmodified", 412, "PreconditionFailed", "/bkt/d",
+			[]string{"x-amz-copy-source-if-unmodified-since: Mon, 02 Jan 2006 15:04:05 GMT"},
+		},
 		{"target exists", 412, "PreconditionFailed", "/bkt/dst", []string{"If-None-Match: *"}},
 	}
 	for _, tt := range tests {

@@ -183,9 +183,13 @@ func TestObjectLock(t *testing.T) {
 		"x-amz-object-lock-mode: GOVERNANCE", "x-amz-object-lock-retain-until-date: " + until.Format(time.RFC3339),
 		"x-amz-object-lock-legal-hold: ON",
 	}
-	for _, hs := range [][]string{lock[:1], lock[1:2], {"x-amz-object-lock-legal-hold: maybe"},
-		{"x-amz-object-lock-mode: STRICT", lock[1]}, {lock[0], "x-amz-object-lock-retain-until-date: 2001-01-01T00:00:00Z"},
-		{lock[0], "x-amz-object-lock-retain-until-date: soon"}} {
+	for _, hs := range [][]string{
+		lock[:1], lock[1:2],
+		{"x-amz-object-lock-legal-hold: maybe"},
+		{"x-amz-object-lock-mode: STRICT", lock[1]},
+		{lock[0], "x-amz-object-lock-retain-until-date: 2001-01-01T00:00:00Z"},
+		{lock[0], "x-amz-object-lock-retain-until-date: soon"},
+	} {
 		h.refused(400, "InvalidArgument", "PUT", "/bkt/k", "x", hs...)
 	}
 	id := h.must("PUT", "/bkt/k", "x", lock...).header.Get("X-Amz-Version-Id")

@@ -186,17 +186,6 @@ const xmlNamespace = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 const xmlContentType = "application/xml"
 
-// writeXML sends v as a document. v's XMLName should carry xmlNamespace.
-func (rq *request) writeXML(status int, v any) error {
-	b := bytes.NewBuffer(rq.buf[:0])
-	b.WriteString(xml.Header)
-	if err := xml.NewEncoder(b).Encode(v); err != nil {
-		return err
-	}
-	rq.buf = b.Bytes()
-	return rq.writeBody(status, xmlContentType, rq.buf)
-}
-
 // readBody reads the whole body, at most limit bytes.
 func (rq *request) readBody(limit int64) ([]byte, error) {
 	n := rq.payload.Length()

@@ -20,10 +20,13 @@ func TestParseDelete(t *testing.T) {
 		ok       bool
 	}{
 		{"plain", "<Delete><Object><Key>a</Key></Object></Delete>", []string{"a"}, false, true},
-		{"all of XML", "\xef\xbb\xbf<?xml version=\"1.0\"?><!-- c --><s3:Delete xmlns:s3='x>y'>\n <Quiet> true </Quiet>" +
-			"<Object a=\"b\"><s3:Key>a&amp;&#x41;&#66;<![CDATA[<&]]><!-- x -->\r\nz</s3:Key ><Other><Deep/></Other></Object>\n" +
-			"<Object><VersionId>v</VersionId><Key>b</Key></Object></s3:Delete>\n<!-- end -->",
-			[]string{"a&AB<&\nz", "b@v"}, true, true},
+		{
+			"all of XML", "\xef\xbb\xbf<?xml version=\"1.0\"?><!-- c --><s3:Delete xmlns:s3='x>y'>\n <Quiet> true </Quiet>" +
+				"<Object a=\"b\"><s3:Key>a&amp;&#x41;&#66;<![CDATA[<&]]><!-- x -->\r\nz</s3:Key ><Other><Deep/></Other></Object>\n" +
+				"<Object><VersionId>v</VersionId><Key>b</Key></Object></s3:Delete>\n<!-- end -->",
+			[]string{"a&AB<&\nz", "b@v"},
+			true, true,
+		},
 		{"control characters", "<Delete><Object><Key>&#1;</Key></Object></Delete>", []string{"\x01"}, false, true},
 		{"key twice", "<Delete><Object><Key>a</Key><Key>b</Key></Object></Delete>", []string{"b"}, false, true},
 		{"no key", "<Delete><Object></Object></Delete>", nil, false, false},
