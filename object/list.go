@@ -3,6 +3,7 @@ package object
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -102,6 +103,9 @@ func (p *page) same(last span, b []byte) span {
 	return p.add(b)
 }
 
+// firstRows is the number of entries a page has room for at first.
+const firstRows = 32
+
 // version adds one version of the key that is at keySpan in the text.
 func (p *page) version(key span, v *listed, latest bool, withID bool) {
 	r := row{key: key}
@@ -121,6 +125,12 @@ func (p *page) version(key span, v *listed, latest bool, withID bool) {
 	p.owner = p.same(p.owner, v.owner)
 	p.class = p.same(p.class, v.class)
 	r.owner, r.class = p.owner, p.class
+	if n := len(p.rows); n == firstRows && cap(p.rows) == n {
+		// More than a few: likely a full page.
+		p.rows = slices.Grow(p.rows, p.o.Limit-n)
+		p.out.Versions = slices.Grow(p.out.Versions, p.o.Limit-n)
+		p.text = slices.Grow(p.text, len(p.text)/n*p.o.Limit)
+	}
 	p.rows = append(p.rows, r)
 	p.out.Versions = append(p.out.Versions, Version{
 		Bucket: "", Latest: latest, DeleteMarker: marker, Size: v.size, Modified: hlc.Time(v.clock).Wall(),
@@ -191,7 +201,8 @@ func (s *Store) list(ctx context.Context, bucket string, o *ListOptions, version
 	}
 	var p *page
 	err = s.db.View(ctx, func(r kv.Reader) error {
-		p = &page{o: o, out: &Listing{}}
+		n := min(firstRows, o.Limit)
+		p = &page{o: o, out: &Listing{Versions: make([]Version, 0, n)}, rows: make([]row, 0, n)}
 		w := walker{s: s, r: r, b: rec, o: o, p: p, versions: versions}
 		return w.run(ctx)
 	})

@@ -20,7 +20,7 @@ type Object struct {
 	Version *Version
 
 	s      *Store
-	rec    stored
+	rec    *stored
 	inline []byte // plain content
 	buf    []byte // pooled memory that inline is in
 
@@ -145,8 +145,7 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 		}
 		return nil, err
 	}
-	o.rec = *v
-	o.Version = &o.rec.Version
+	o.rec, o.Version = v, &v.Version
 	if v.data != 0 && !v.Multipart {
 		if o.inline, err = block.OpenInline(o.buf); err == nil && int64(len(o.inline)) != v.Size {
 			err = firn.NewError(firn.Corrupt, "content has another size than its record")
