@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,7 @@ func New(store *object.Store, users Users, opt Options) *Server {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
+	opt.Domains = slices.Clone(opt.Domains) // the caller's stay as they are
 	for i, d := range opt.Domains {
 		opt.Domains[i] = strings.ToLower(d)
 	}
