@@ -1,11 +1,13 @@
 package disk
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,7 +16,7 @@ import (
 
 var (
 	seed  = flag.Uint64("seed", 0, "seed of the flipped bits; 0 draws one")
-	flips = flag.Int("flips", 24, "bits flipped in each kind of file, one at a time")
+	flips = flag.Int("flips", 16, "bits flipped in each kind of file, one at a time")
 )
 
 // TestFlippedBits flips one bit at a time in the files of a stopped site. A read then gives the right bytes or an
@@ -41,9 +43,18 @@ func TestFlippedBits(t *testing.T) {
 		sure bool
 	}{
 		{"part files", func(p string) bool { return strings.Contains(p, "/blobs/") }, true},
+		// After a clean stop nothing may hang on the metadata store's log: its reader takes damage for the end.
+		{"log", func(p string) bool { return strings.HasSuffix(p, ".log") }, false},
 		{"metadata store", func(p string) bool { return strings.Contains(p, "/kv/") }, false},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
+			if kind.name == "metadata store" {
+				// A start moves what is in the log to tables.
+				s.client.CloseIdle()
+				s.server.Start(t)
+				s.server.MustStop(t)
+				replace(t, pristine, s.server.Data())
+			}
 			rng := rand.New(rand.NewPCG(*seed, 1))
 			found, refused, harmless := 0, 0, 0
 			for range *flips {
@@ -53,7 +64,7 @@ func TestFlippedBits(t *testing.T) {
 						files = append(files, f)
 					}
 				}
-				path := files[rng.IntN(len(files))]
+				path := largerFirst(t, files)[min(rng.IntN(len(files)), rng.IntN(len(files)))]
 				whole, err := os.ReadFile(path)
 				if err != nil {
 					t.Fatal(err)
@@ -129,6 +140,21 @@ func (s *site) flipped(t *testing.T, where string) []string {
 		}
 	}
 	return bad
+}
+
+// largerFirst orders files by size, so that most flips hit stored data and some the small files around it.
+func largerFirst(t *testing.T, files []string) []string {
+	t.Helper()
+	size := map[string]int64{}
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size[f] = info.Size()
+	}
+	slices.SortFunc(files, func(a, b string) int { return cmp.Compare(size[b], size[a]) })
+	return files
 }
 
 // replace makes a directory the copy of another.
