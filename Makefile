@@ -15,7 +15,7 @@ FUZZTIME ?= 5s
 # The binary needs no C library: one file that runs on any Linux of its architecture.
 export CGO_ENABLED = 0
 
-.PHONY: run build test check lint vuln unit clients fuzz bench clean
+.PHONY: run build test check fmt lint vuln unit clients fuzz bench clean
 
 run:
 	go run ./cmd/firn serve
@@ -27,6 +27,9 @@ check: lint unit
 
 test: lint vuln unit clients
 	@echo "make test: all passed"
+
+fmt:
+	$(TOOL) gofumpt -w .
 
 lint:
 	@echo "== gofumpt"; out=$$($(TOOL) gofumpt -l .); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }

@@ -224,7 +224,9 @@ func TestJournal(t *testing.T) {
 	pr, pw := io.Pipe()
 	done := make(chan int, 1)
 	var errs bytes.Buffer
-	go func() { done <- s.runContext(ctx, pw, &errs, "journal", "--follow", "--from", "4", "--json", "--data", dir) }()
+	go func() {
+		done <- s.runContext(ctx, pw, &errs, "journal", "--follow", "--from", "4", "--json", "--data", dir)
+	}()
 	if err := root.RemoveObject(t.Context(), "docs", "a", minio.RemoveObjectOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -413,9 +415,18 @@ func TestConfigCommands(t *testing.T) {
 func TestUsageErrors(t *testing.T) {
 	s := newShell(t)
 	for _, args := range [][]string{
-		{"frobnicate"}, {"user", "frobnicate"}, {"serve", "--no-such-flag"}, {"serve", "extra"}, {"user", "add"},
-		{"user", "add", "ada", "--grant", "king"}, {"key", "rm"}, {"status", "extra"}, {"check", "--offline", "--admin", "http://x:1"},
-		{"serve", "--memory-limit", "1M"}, {"config", "check", "a", "b"}, {"config", "check", "missing.yaml"},
+		{"frobnicate"},
+		{"user", "frobnicate"},
+		{"serve", "--no-such-flag"},
+		{"serve", "extra"},
+		{"user", "add"},
+		{"user", "add", "ada", "--grant", "king"},
+		{"key", "rm"},
+		{"status", "extra"},
+		{"check", "--offline", "--admin", "http://x:1"},
+		{"serve", "--memory-limit", "1M"},
+		{"config", "check", "a", "b"},
+		{"config", "check", "missing.yaml"},
 	} {
 		if r := s.run(args...); r.code != exitUsage || !strings.HasPrefix(r.err, "firn: ") || r.out != "" {
 			t.Errorf("firn %s: exit %d, %q", strings.Join(args, " "), r.code, r.err)

@@ -290,7 +290,7 @@ func TestSuspiciousVariables(t *testing.T) {
 func TestSecretsStayHidden(t *testing.T) {
 	c := Default()
 	c.SecretKey = "hush-hush"
-	for _, s := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), fmt.Sprintf("%s", c.SecretKey)} {
+	for _, s := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), c.SecretKey.String()} {
 		if strings.Contains(s, "hush") {
 			t.Errorf("the secret shows in %s", s)
 		}

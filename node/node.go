@@ -129,7 +129,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	}
 	if fresh {
 		if err := n.welcome(o.Welcome); err != nil {
-			return nil, firn.E("print credentials", "", err)
+			n.log.Warn("the new keys could not be printed; they are stored", "file", n.dir.file(credentialsName), "error", err)
 		}
 	}
 	return n, nil
@@ -192,7 +192,8 @@ func (n *Node) Run(ctx context.Context) error {
 		PID: os.Getpid(), Listen: reachable(n.s3.Addr()), Admin: reachable(n.admin.Addr()),
 		Version: firn.Version, Started: n.started,
 	}); err != nil {
-		return firn.E("start", n.dir.Path, err)
+		// On a full disk reads and deletes must go on: they are how it becomes less full.
+		n.log.Warn("commands will not find this site by its data directory", "data", n.dir.Path, "error", err)
 	}
 	n.onClose(n.dir.RemoveRunInfo)
 

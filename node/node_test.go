@@ -454,6 +454,15 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
+func TestMetricsCanBeTurnedOff(t *testing.T) {
+	cfg := settings(t, filepath.Join(t.TempDir(), "data"))
+	cfg.Metrics.Enabled = false
+	s := start(t, cfg, Options{})
+	if code, _ := s.admin(t, "/metrics"); code != http.StatusNotFound {
+		t.Errorf("status %d", code)
+	}
+}
+
 func TestPlanMemory(t *testing.T) {
 	for _, limit := range []int64{64 << 20, 256 << 20, 1 << 30, 64 << 30} {
 		for _, offHeap := range []bool{false, true} {
