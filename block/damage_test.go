@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -308,6 +310,43 @@ func TestWriterPoison(t *testing.T) {
 			}
 			f.Close()
 		}
+	}
+}
+
+// TestDirectRefused writes to a real file whose file system takes the switch to direct I/O and refuses the writes.
+func TestDirectRefused(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "p")
+	tap := vfs.NewTap(vfs.OS())
+	refused := 0
+	content := pattern(1<<20 + 5)
+	f := create(t, tap, name)
+	direct := vfs.SetDirect(f)
+	tap.Before = func(op vfs.Op) vfs.Fault {
+		// Where the test's own disk has no direct I/O there is nothing to refuse.
+		if op.Kind == vfs.OpWrite && direct && refused == 0 {
+			refused++
+			return vfs.Fault{Err: syscall.EINVAL}
+		}
+		return vfs.Fault{}
+	}
+	w, err := block.NewWriter(f, block.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Slices of an odd address are fine once it is off.
+	for _, p := range [][]byte{content[:300<<10], content[300<<10:]} {
+		if _, err := w.Write(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	r := openPart(t, vfs.OS(), name)
+	var out bytes.Buffer
+	if _, err := r.WriteRange(t.Context(), &out, 0, r.Info().Size); err != nil || !bytes.Equal(out.Bytes(), content) {
+		t.Errorf("content differs: %v", err)
 	}
 }
 

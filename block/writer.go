@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"syscall"
 
 	"github.com/zeebo/blake3"
 
@@ -195,6 +196,12 @@ func (w *Writer) fail(err error) error {
 
 func (w *Writer) write(p []byte) error {
 	n, err := w.f.Write(p)
+	if w.direct && n == 0 && errors.Is(err, syscall.EINVAL) && vfs.ClearDirect(w.f) {
+		// The file system took the switch to direct I/O and refuses it now. Nothing was written, so this is not
+		// an error of the disk, and the only one that is tried again.
+		w.direct = false
+		n, err = w.f.Write(p)
+	}
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
@@ -202,7 +209,7 @@ func (w *Writer) write(p []byte) error {
 		return w.fail(storageError("write part", err))
 	}
 	w.written += int64(n)
-	if w.written-w.synced >= syncEvery {
+	if !w.direct && w.written-w.synced >= syncEvery {
 		// The last bytes are left out: their pages are still being filled.
 		w.synced = w.written - writeSize
 		if _, err := w.f.SyncTo(w.synced); err != nil {

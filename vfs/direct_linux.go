@@ -8,7 +8,13 @@ import "golang.org/x/sys/unix"
 //
 // Content written once and perhaps never read soon has no business in the page cache: filling it costs more
 // processor time than all checksums together, and takes the memory from what is read often.
-func SetDirect(f File) bool {
+func SetDirect(f File) bool { return setDirect(f, true) }
+
+// ClearDirect switches f back to the page cache and reports whether it could. Some file systems take the switch and
+// refuse the writes (EINVAL, nothing written).
+func ClearDirect(f File) bool { return setDirect(f, false) }
+
+func setDirect(f File, on bool) bool {
 	fd := f.Fd()
 	if fd == InvalidFd {
 		return false
@@ -17,6 +23,11 @@ func SetDirect(f File) bool {
 	if err != nil {
 		return false
 	}
-	_, err = unix.FcntlInt(fd, unix.F_SETFL, flags|unix.O_DIRECT)
+	if on {
+		flags |= unix.O_DIRECT
+	} else {
+		flags &^= unix.O_DIRECT
+	}
+	_, err = unix.FcntlInt(fd, unix.F_SETFL, flags)
 	return err == nil
 }
