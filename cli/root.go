@@ -50,6 +50,7 @@ It prints its address and keys at the first start.`,
 		c.GroupID = "site"
 	}
 	root.AddCommand(site...)
+	root.AddCommand(clientCommands(env)...)
 	root.AddCommand(versionCommand(env), benchCommand(env))
 	return root
 }
