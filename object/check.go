@@ -44,14 +44,11 @@ type CheckSummary struct {
 // maxTracked bounds the memory of a check: where more ids are in use, it takes several passes.
 const maxTracked = 2 << 20
 
-// errTooMany: a pass met more ids than it may keep.
-var errTooMany = errors.New("too many ids for one pass")
-
 // Check walks all records and files and calls report for each problem found; report's error ends it. It runs
 // beside normal work, of which it holds up writes once a pass for the length of a commit, or on a store where
 // nothing else runs.
 func (s *Store) Check(ctx context.Context, o CheckOptions, report func(Problem) error) (CheckSummary, error) {
-	c := &checker{s: s, o: o, report: report}
+	c := &checker{s: s, o: o, report: report, limit: maxTracked}
 	err := c.run(ctx)
 	return c.sum, firn.E("check", s.dir, err)
 }
@@ -61,6 +58,7 @@ type checker struct {
 	o      CheckOptions
 	report func(Problem) error
 	sum    CheckSummary
+	limit  int // ids tracked in one pass
 }
 
 func (c *checker) found(p Problem) error {
@@ -72,26 +70,55 @@ func (c *checker) found(p Problem) error {
 }
 
 func (c *checker) run(ctx context.Context) error {
-	for passes := 1; passes <= 256; passes *= 2 {
-		base := c.sum
-		for n := 0; ; n++ {
-			if n == passes {
-				if c.o.Read {
-					return c.readAll(ctx)
-				}
+	passes, err := c.passes(ctx)
+	if err != nil {
+		return err
+	}
+	for n := range passes {
+		if err := c.pass(ctx, n, passes); err != nil {
+			return err
+		}
+	}
+	if c.o.Read {
+		return c.readAll(ctx)
+	}
+	return nil
+}
+
+// smallPart is the least number of bytes that a part takes in a part list.
+const smallPart = 40
+
+// passes returns the number of passes, a power of two, in which ids can be tracked within the limit.
+func (c *checker) passes(ctx context.Context) (int, error) {
+	ids := int64(0)
+	list, err := c.s.Buckets(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, b := range list {
+		u, err := c.s.Usage(ctx, b.Name)
+		if err == nil { // else removed meanwhile
+			ids += u.Versions
+		}
+	}
+	err = c.s.db.View(ctx, func(r kv.Reader) error {
+		parts := int64(0)
+		for _, tag := range []byte{tagPart, tagParts} {
+			if err := scan(r, []byte{tag}, []byte{tag + 1}, func(_, v []byte) error {
+				parts += 1 + int64(len(v)/smallPart)
 				return nil
-			}
-			err := c.pass(ctx, n, passes)
-			if errors.Is(err, errTooMany) && n == 0 && passes < 256 {
-				c.sum = base
-				break
-			}
-			if err != nil {
+			}); err != nil {
 				return err
 			}
 		}
+		ids += parts
+		return nil
+	})
+	passes := 1
+	for passes < 256 && ids > int64(c.limit)*int64(passes) {
+		passes *= 2
 	}
-	return nil
+	return passes, err
 }
 
 // pass is one walk over everything. It tracks those blobs and contents whose id falls into slice n of passes.
@@ -150,9 +177,6 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 		}
 		if p.blobSlice(BlobID(id)) {
 			p.listed[BlobID(id)] = true
-		}
-		if len(p.listed) > maxTracked {
-			return errTooMany
 		}
 		return nil
 	})
@@ -320,9 +344,6 @@ func (p *pass) walk(ctx context.Context, it kv.Iterator) error {
 			if err != nil {
 				return err
 			}
-			if len(p.uses)+len(p.data)+len(p.lists)+len(p.open) > maxTracked {
-				return errTooMany
-			}
 		}
 		if err := it.Err(); err != nil {
 			return err
@@ -337,7 +358,7 @@ func (p *pass) leftovers(it kv.Iterator) error {
 		for ck := range p.nulls {
 			if err := p.found(Problem{
 				Kind: "pointer", Bucket: p.names[binary.BigEndian.Uint64([]byte(ck)[1:])], Key: ck[9:], VersionID: nullID,
-				Detail: "a pointer leads to no noncurrent version",
+				Detail: "a pointer leads to no noncurrent version", Repaired: p.mend([]byte(ck)),
 			}); err != nil {
 				return err
 			}
@@ -444,6 +465,7 @@ func (p *pass) versionOnce(k []byte, item item, r *record, where Problem) error 
 	if r.null {
 		if !p.nulls[string(ck)] {
 			where.Kind, where.Detail = "pointer", "a noncurrent \"null\" version has no pointer"
+			where.Repaired = p.mend(ck)
 			if err := p.found(where); err != nil {
 				return err
 			}
@@ -457,10 +479,61 @@ func (p *pass) versionOnce(k []byte, item item, r *record, where Problem) error 
 				return err
 			}
 			where.Kind, where.Detail = "record", "noncurrent versions without a current one"
+			where.Repaired = p.mend(ck)
 			return p.found(where)
 		}
 	}
 	return nil
+}
+
+// mend has what follows from the noncurrent versions of a key put right, where repairs are asked for.
+func (p *pass) mend(ck []byte) bool {
+	if p.o.Repair {
+		p.repairs = append(p.repairs, func(ctx context.Context) error { return p.s.mend(ctx, ck) })
+	}
+	return p.o.Repair
+}
+
+// mend sets or removes the pointer to the noncurrent version of an object that is "null", and makes the newest
+// version the current one where there is none.
+func (s *Store) mend(ctx context.Context, ck []byte) error {
+	b := &Bucket{ID: binary.BigEndian.Uint64(ck[1:])}
+	key := string(ck[9:])
+	live := false
+	err := s.db.Update(ctx, func(tx kv.Tx) error {
+		t := txn{s: s, tx: tx, b: b}
+		cur, err := tx.Get(nil, ck)
+		if err != nil && !errors.Is(err, kv.ErrNotFound) {
+			return err
+		}
+		var newest *stored
+		var newestKey []byte
+		if cur == nil {
+			if newest, newestKey, err = t.newestOld(key); err != nil {
+				return err
+			}
+			if newest != nil {
+				tx.Set(ck, newest.raw)
+				tx.Delete(newestKey)
+				live = !newest.DeleteMarker
+			}
+		}
+		tx.Delete(nullKey(ck))
+		lower := appendOldPrefix(nil, b.ID, key)
+		return scan(tx, lower, successor(lower), func(k, v []byte) error {
+			var l listed
+			if err := decodeListed(&l, v); err != nil || l.flags&flagNull == 0 || bytes.Equal(k, newestKey) {
+				return err
+			}
+			tx.Set(nullKey(ck), k[len(k)-orderLen:])
+			return nil
+		})
+	}, ck)
+	if err != nil || !live {
+		return err
+	}
+	one := Usage{Objects: 1}
+	return s.adjustUsage(ctx, s.bucketNames()[b.ID], b.ID, one, one)
 }
 
 // note takes down one use of a blob.
@@ -801,63 +874,14 @@ func (c *checker) readAll(ctx context.Context) error {
 		from = next
 	}
 	c.sum.Bytes += c.s.stats.scrubbedBytes.Load() - before
-	return c.readParts(ctx)
-}
-
-// readParts reads the parts of uploads in progress.
-func (c *checker) readParts(ctx context.Context) error {
-	from := []byte{tagPart}
-	for {
-		var parts []Part
-		var keys [][]byte
-		epoch := c.s.grace.enter()
-		err := c.s.db.View(ctx, func(r kv.Reader) error {
-			parts, keys = nil, nil
-			err := scan(r, from, []byte{tagPart + 1}, func(k, v []byte) error {
-				if len(parts) == scrubBatch {
-					return errStop
-				}
-				var p Part
-				if decodePart(&p, v) == nil { // a record that cannot be decoded was reported before
-					parts = append(parts, p)
-					keys = append(keys, bytes.Clone(k))
-				}
-				return nil
-			})
-			if errors.Is(err, errStop) {
-				err = nil
-			}
-			return err
+	return c.s.readParts(ctx, nil, func(key []byte, part *Part, err error) error {
+		if err == nil {
+			c.sum.Bytes += part.Size
+			return nil
+		}
+		return c.found(Problem{
+			Kind: "content", Blob: part.Blob.String(),
+			Detail: fmt.Sprintf("part %d of upload %x: %v", part.Number, key[1:1+uploadIDLen], err),
 		})
-		for i := range parts {
-			c.s.blobs.Pin(blobs.ID(parts[i].Blob))
-		}
-		c.s.grace.leave(epoch)
-		for i := range parts {
-			if err == nil {
-				err = c.readPart(ctx, keys[i], &parts[i])
-			}
-			c.s.blobs.Unpin(blobs.ID(parts[i].Blob))
-		}
-		if err != nil || len(parts) == 0 {
-			return err
-		}
-		from = append(keys[len(keys)-1], 0)
-	}
-}
-
-func (c *checker) readPart(ctx context.Context, key []byte, p *Part) error {
-	err := c.s.verifyBlob(ctx, p)
-	if err == nil {
-		c.sum.Bytes += p.Size
-		return nil
-	}
-	if firn.KindOf(err) != firn.Corrupt {
-		return err
-	}
-	c.s.stats.corrupt.Add(1)
-	return c.found(Problem{
-		Kind: "content", Blob: p.Blob.String(),
-		Detail: fmt.Sprintf("part %d of upload %x: %v", p.Number, key[1:1+uploadIDLen], err),
 	})
 }

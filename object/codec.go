@@ -64,6 +64,11 @@ type record struct {
 
 func (r *record) order() order { return makeOrder(r.Clock, r.Site) }
 
+// maxRecord bounds a version's record in bytes. Doors keep headers, metadata, tags and ACL far below it.
+const maxRecord = 256 << 10
+
+var errLargeRecord = firn.NewError(firn.Invalid, "the metadata of the object is too large")
+
 var errRecord = firn.NewError(firn.Corrupt, "a namespace record cannot be decoded")
 
 // fields walks the fields of a message. Groups and 32-bit values, which no record uses, are skipped.
@@ -250,7 +255,7 @@ func parseVector(b []byte) (map[uint32]uint64, bool) {
 // decodeRecord reads a stored version into r, whose Bucket, Key and Latest stay as they are. All strings share
 // one allocation.
 func decodeRecord(r *record, raw []byte) error {
-	if len(raw) > 1<<20 {
+	if len(raw) > maxRecord {
 		return errRecord
 	}
 	// One string holds the record, the ETag and the id; every other string is a piece of it.

@@ -77,7 +77,11 @@ func (s *Store) createUpload(ctx context.Context, bucket, key string, o *PutOpti
 		return "", err
 	}
 	_, err = s.change(ctx, b, func(t *txn) error {
-		t.tx.Set(uploadKey(t.b.ID, key, id), appendRecord(nil, r))
+		raw := appendRecord(nil, r)
+		if len(raw) > maxRecord {
+			return errLargeRecord
+		}
+		t.tx.Set(uploadKey(t.b.ID, key, id), raw)
 		return nil
 	}, uploadLock(id))
 	return formatUploadID(id), err

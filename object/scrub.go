@@ -148,6 +148,15 @@ func (s *Store) scrub(ctx context.Context) error {
 			return err
 		}
 	}
+	err = s.readParts(ctx, lim, func(key []byte, p *Part, err error) error {
+		if err != nil {
+			s.log.Error("content does not match its checksum", "upload", formatUploadID([uploadIDLen]byte(key[1:])), "part", p.Number, "error", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	s.stats.scrubRounds.Add(1)
 	return nil
 }
@@ -212,10 +221,62 @@ func wait(ctx context.Context, lim *rate.Limiter, n int) error {
 	return nil
 }
 
-// verifyBlob reads one blob file against its checksums and returns its content's size.
-func (s *Store) verifyBlob(ctx context.Context, p *Part) error {
-	s.blobs.Pin(blobs.ID(p.Blob))
-	defer s.blobs.Unpin(blobs.ID(p.Blob))
+// verifyBlob reads one blob file, which the caller has pinned, against its checksums.
+func (s *Store) verifyBlob(ctx context.Context, p *Part, lim *rate.Limiter) error {
 	o := &Object{s: s, Version: &Version{Parts: []Part{*p}}}
-	return o.verifyPart(ctx, 0, nil)
+	err := o.verifyPart(ctx, 0, lim)
+	s.stats.scrubbedItems.Add(1)
+	if firn.KindOf(err) == firn.Corrupt {
+		s.stats.corrupt.Add(1)
+	}
+	if err == nil {
+		s.stats.scrubbedBytes.Add(p.Size)
+	}
+	return err
+}
+
+// readParts reads the parts of uploads in progress against their checksums and calls done for each, with an
+// error of kind Corrupt where one does not match.
+func (s *Store) readParts(ctx context.Context, lim *rate.Limiter, done func(key []byte, p *Part, err error) error) error {
+	from := []byte{tagPart}
+	for {
+		var parts []Part
+		var keys [][]byte
+		epoch := s.grace.enter()
+		err := s.db.View(ctx, func(r kv.Reader) error {
+			parts, keys = nil, nil
+			err := scan(r, from, []byte{tagPart + 1}, func(k, v []byte) error {
+				if len(parts) == scrubBatch {
+					return errStop
+				}
+				var p Part
+				if decodePart(&p, v) == nil { // a record that cannot be decoded was reported before
+					parts = append(parts, p)
+					keys = append(keys, bytes.Clone(k))
+				}
+				return nil
+			})
+			if errors.Is(err, errStop) {
+				err = nil
+			}
+			return err
+		})
+		for i := range parts {
+			s.blobs.Pin(blobs.ID(parts[i].Blob))
+		}
+		s.grace.leave(epoch)
+		for i := range parts {
+			if err == nil {
+				err = s.verifyBlob(ctx, &parts[i], lim)
+				if err == nil || firn.KindOf(err) == firn.Corrupt {
+					err = done(keys[i], &parts[i], err)
+				}
+			}
+			s.blobs.Unpin(blobs.ID(parts[i].Blob))
+		}
+		if err != nil || len(parts) == 0 {
+			return err
+		}
+		from = append(keys[len(keys)-1], 0)
+	}
 }

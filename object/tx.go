@@ -169,6 +169,9 @@ func (t *txn) place(ck []byte, r *record, cur *stored, op Op) error {
 		m.size, m.md5, m.nparts = r.Size, &r.md5, r.nparts
 	}
 	t.buf = appendRecord(t.buf[:0], r)
+	if len(t.buf) > maxRecord {
+		return errLargeRecord
+	}
 	t.tx.Set(ck, t.buf)
 	m.clock, m.site, m.version, m.null = r.Clock, r.Site, r.order(), r.null
 	t.log(&m)

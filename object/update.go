@@ -47,6 +47,9 @@ func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string
 			v.Retention.Until = time.Time{}
 		}
 		t.buf = appendRecord(t.buf[:0], &v.record)
+		if len(t.buf) > maxRecord {
+			return errLargeRecord
+		}
 		t.tx.Set(vk, t.buf)
 		t.log(&mutation{
 			op: OpUpdate, clock: uint64(s.clock.Now()), site: v.Site, bucketID: t.b.ID, bucket: t.b.Name, key: key,
