@@ -148,6 +148,8 @@ func parseTagHeader(v string) ([]object.Field, error) {
 		}
 		fs = append(fs, object.Field{Name: p.name, Value: p.value})
 	}
+	// A query string has no order that clients could mean.
+	slices.SortFunc(fs, func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
 	return fs, nil
 }
 
@@ -331,6 +333,22 @@ func (rq *request) setVersionHeaders(v *object.Version) {
 func (rq *request) setVersionID(id string) {
 	if rq.bkt.Versioning != object.VersioningOff && id != "" {
 		rq.set("X-Amz-Version-Id", id)
+	}
+}
+
+// setNewVersionID sets x-amz-version-id of a version just written: S3 names it only while versioning is enabled, not
+// for the null version of a bucket where it is suspended.
+func (rq *request) setNewVersionID(id string) {
+	if rq.bkt.Versioning == object.VersioningEnabled {
+		rq.set("X-Amz-Version-Id", id)
+	}
+}
+
+// setNewVersionID sets x-amz-version-id of a version just written. A null version, written while versioning is
+// suspended, has none to go back to and so none is told: the Ceph suite and peers want it so.
+func (rq *request) setNewVersionID(id string) {
+	if id != "null" {
+		rq.setVersionID(id)
 	}
 }
 

@@ -169,7 +169,7 @@ func completeUpload(s *Server, rq *request) error {
 		return err
 	}
 	if len(doc) == 0 {
-		return errInvalidRequest("You must specify at least one part")
+		return apiError("MalformedXML")
 	}
 	// The checksum headers of this request speak of the object, not of the document.
 	parts, err := parseComplete(doc)
@@ -201,7 +201,7 @@ func completeUpload(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	rq.setVersionID(v.ID)
+	rq.setNewVersionID(v.ID)
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, `<CompleteMultipartUploadResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Location", rq.location())

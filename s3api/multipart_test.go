@@ -71,7 +71,7 @@ func TestMultipart(t *testing.T) {
 	complete := "/bkt/k?uploadId=" + id
 	h.refused(400, "MalformedXML", "POST", complete, completion())
 	h.refused(400, "MalformedXML", "POST", complete, "<x/>")
-	h.refused(400, "InvalidRequest", "POST", complete, "")
+	h.refused(400, "MalformedXML", "POST", complete, "")
 	h.refused(400, "InvalidPart", "POST", complete, completion(1, e2, 7, e2))
 	h.refused(400, "InvalidPart", "POST", complete, completion(1, e1, 8, e2))
 	h.refused(400, "InvalidPartOrder", "POST", complete, completion(7, e2, 1, e1))

@@ -136,7 +136,7 @@ func copyObject(s *Server, rq *request) error {
 		if err != nil {
 			return err
 		}
-		rq.setVersionID(v.ID)
+		rq.setNewVersionID(v.ID)
 		if src.bkt.Versioning != object.VersioningOff {
 			rq.set("X-Amz-Copy-Source-Version-Id", src.v.ID)
 		}

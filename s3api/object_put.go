@@ -76,6 +76,6 @@ func putObject(s *Server, rq *request) error {
 	}
 	rq.set("Etag", quoteETag(v.ETag))
 	rq.setChecksum(&v.Checksum)
-	rq.setVersionID(v.ID)
+	rq.setNewVersionID(v.ID)
 	return rq.noContent(http.StatusOK)
 }
