@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,7 +62,9 @@ func getObjectTagging(s *Server, rq *request) error {
 	rq.setVersionID(v.ID)
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, `<Tagging xmlns="`+xmlNamespace+`"><TagSet>`...)
-	for _, t := range v.Tags {
+	// In the order of their keys, as S3 has them; a version itself must not be changed.
+	tags := slices.SortedFunc(slices.Values(v.Tags), func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
+	for _, t := range tags {
 		b = append(b, "<Tag>"...)
 		b = appendElement(b, "Key", t.Name)
 		b = appendElement(b, "Value", t.Value)

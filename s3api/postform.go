@@ -156,7 +156,7 @@ func (rq *request) answerForm(v *object.Version, f formFields) error {
 	etag := quoteETag(v.ETag)
 	rq.set("Etag", etag)
 	rq.setChecksum(&v.Checksum)
-	rq.setVersionID(v.ID)
+	rq.setNewVersionID(v.ID)
 	redirect := f["success_action_redirect"]
 	if redirect == "" {
 		redirect = f["redirect"]
