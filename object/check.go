@@ -317,9 +317,15 @@ func (p *pass) walk(ctx context.Context, it kv.Iterator) error {
 		fn   func(k, v []byte) error
 		bare bool // the value is not read
 	}{
-		{tag: tagNull, fn: p.null}, {tag: tagCurrent, fn: p.version}, {tag: tagOld, fn: p.version},
-		{tag: tagUpload, fn: p.upload}, {tag: tagPart, fn: p.part}, {tag: tagParts, fn: p.partList},
-		{tag: tagOpening, fn: p.opening}, {tag: tagGarbage, fn: p.garbage}, {tag: tagRef, fn: p.count},
+		{tag: tagNull, fn: p.null},
+		{tag: tagCurrent, fn: p.version},
+		{tag: tagOld, fn: p.version},
+		{tag: tagUpload, fn: p.upload},
+		{tag: tagPart, fn: p.part},
+		{tag: tagParts, fn: p.partList},
+		{tag: tagOpening, fn: p.opening},
+		{tag: tagGarbage, fn: p.garbage},
+		{tag: tagRef, fn: p.count},
 		{tag: tagData, fn: p.content, bare: true}, // readAll reads the contents themselves
 	}
 	seen := 0

@@ -23,7 +23,6 @@ type modelVersion struct {
 	id      string
 	marker  bool
 	content string
-	tag     string
 }
 
 func (m *model) null(key string) int {

@@ -53,8 +53,8 @@ func TestMultipart(t *testing.T) {
 		t.Fatal(err)
 	}
 	c1, c2, c3 := big(MinPart), big(MinPart+3), "tail"
-	p1 := f.part("k", id, 1, "replaced")
-	p1 = f.part("k", id, 1, c1)
+	f.part("k", id, 1, "replaced")
+	p1 := f.part("k", id, 1, c1)
 	p5 := f.part("k", id, 5, c2)
 	p7 := f.part("k", id, 7, "not listed")
 	p10 := f.part("k", id, 10, c3)
@@ -239,9 +239,7 @@ func TestUploadsListExpireAndAbort(t *testing.T) {
 			for _, u := range l.Uploads {
 				got = append(got, u.Key+" "+u.ID)
 			}
-			for _, p := range l.CommonPrefixes {
-				got = append(got, p)
-			}
+			got = append(got, l.CommonPrefixes...)
 			if n := len(l.Uploads) + len(l.CommonPrefixes); n > o.Limit {
 				t.Fatalf("%d entries, limit %d", n, o.Limit)
 			}

@@ -47,7 +47,6 @@ type Store struct {
 	garbage  chan struct{} // wakes the collector; capacity 1
 	// collecting is held by the one walk of the garbage queue that may run.
 	collecting sync.Mutex
-	scrubMu    sync.Mutex
 }
 
 // Open opens the namespace kept in db and below dir, which the caller has locked. It removes what an
