@@ -344,14 +344,6 @@ func (rq *request) setNewVersionID(id string) {
 	}
 }
 
-// setNewVersionID sets x-amz-version-id of a version just written. A null version, written while versioning is
-// suspended, has none to go back to and so none is told: the Ceph suite and peers want it so.
-func (rq *request) setNewVersionID(id string) {
-	if id != "null" {
-		rq.setVersionID(id)
-	}
-}
-
 // metaKey is the header of user metadata as it goes on the wire, in lower case: clients written for S3 take what
 // follows the prefix as the name, and names are lower case there.
 func metaKey(name string) string { return "x-amz-meta-" + name }
