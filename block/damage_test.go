@@ -232,7 +232,10 @@ func (w failingWriter) Write(p []byte) (int, error) { return 3, w.err }
 
 func TestWriterOptions(t *testing.T) {
 	for _, o := range []block.WriterOptions{
-		{BlockSize: 1000}, {BlockSize: 2 << 10}, {BlockSize: 2 << 20}, {BlockSize: -4096},
+		{BlockSize: 1000},
+		{BlockSize: 2 << 10},
+		{BlockSize: 2 << 20},
+		{BlockSize: -4096},
 		{Label: make([]byte, block.MaxLabel+1)},
 	} {
 		if _, err := block.NewWriter(create(t, vfs.NewMem(), "p"), o); firn.KindOf(err) != firn.Invalid {

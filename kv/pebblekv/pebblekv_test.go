@@ -153,27 +153,6 @@ func TestCorruptTable(t *testing.T) {
 	}
 }
 
-func TestViewAllocates(t *testing.T) {
-	db := open(t, vfs.NewMem(), pebblekv.Options{})
-	key, locks := []byte("k"), [][]byte{[]byte("k")}
-	if err := db.Update(t.Context(), func(tx kv.Tx) error { tx.Set(key, key); return nil }, locks...); err != nil {
-		t.Fatal(err)
-	}
-	var buf []byte
-	fn := func(r kv.Reader) (err error) {
-		buf, err = r.Get(buf[:0], key)
-		return err
-	}
-	n := testing.AllocsPerRun(200, func() {
-		if err := db.View(t.Context(), fn, locks...); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if n != 0 {
-		t.Errorf("View of one key allocates %v times", n)
-	}
-}
-
 func TestMetrics(t *testing.T) {
 	db := open(t, vfs.NewMem(), pebblekv.Options{MemTableBytes: 1 << 20})
 	for i := range 100 {
