@@ -51,7 +51,13 @@ It prints its address and keys at the first start.`,
 	}
 	root.AddCommand(site...)
 	root.AddCommand(clientCommands(env)...)
-	root.AddCommand(versionCommand(env), benchCommand(env))
+	tools := []*cobra.Command{benchCommand(env), versionCommand(env)}
+	for _, c := range tools {
+		c.GroupID = "tools"
+	}
+	root.AddCommand(tools...)
+	root.SetHelpCommandGroupID("tools")
+	root.SetCompletionCommandGroupID("tools")
 	return root
 }
 

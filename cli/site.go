@@ -113,7 +113,7 @@ sequence number. With --json each line is one entry.`,
 			if err := json.Unmarshal(line, &e); err != nil {
 				return err
 			}
-			return printEntry(env.Out, &e)
+			return printJournalEntry(env.Out, &e)
 		})
 		if *follow && cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
 			return nil // interrupting is how following ends
@@ -123,7 +123,7 @@ sequence number. With --json each line is one entry.`,
 	return c
 }
 
-func printEntry(w io.Writer, e *adminapi.JournalEntry) error {
+func printJournalEntry(w io.Writer, e *adminapi.JournalEntry) error {
 	subject := strconv.Quote(e.Bucket)
 	if e.Key != "" {
 		subject = strconv.Quote(e.Bucket + "/" + e.Key)
