@@ -234,7 +234,10 @@ type stream struct {
 const streamStall = time.Minute
 
 func newStream(w http.ResponseWriter) *stream {
-	return &stream{w: w, enc: json.NewEncoder(w), rc: http.NewResponseController(w)}
+	s := &stream{w: w, enc: json.NewEncoder(w), rc: http.NewResponseController(w)}
+	// The server's bound on reading a request would end the request's context, and so a stream that takes longer.
+	_ = s.rc.SetReadDeadline(time.Time{})
+	return s
 }
 
 func (s *stream) begin() {

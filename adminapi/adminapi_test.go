@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -294,6 +295,36 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close() // waits for the handler
+}
+
+// deadlines records what a handler does to the deadlines of its connection.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	read  []time.Time
+	write []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error  { d.read = append(d.read, t); return nil }
+func (d *deadlines) SetWriteDeadline(t time.Time) error { d.write = append(d.write, t); return nil }
+
+// TestStreamsOutliveTheServersTimeouts holds that a stream lifts the bound on reading the request, which would end
+// it, and that it bounds each write but not the silence between two.
+func TestStreamsOutliveTheServersTimeouts(t *testing.T) {
+	site := &fakeSite{entries: []JournalEntry{{Seq: 1}}}
+	for _, r := range []*http.Request{
+		request("GET", "/admin/v1/journal?follow=true", "", token), request("POST", "/admin/v1/check", "{}", token),
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // following ends after what is there
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		newHandler(site, fakeUsers{}).ServeHTTP(w, r.WithContext(ctx))
+		if len(w.read) != 1 || !w.read[0].IsZero() {
+			t.Errorf("%s: read deadlines %v, want it lifted once", r.URL.Path, w.read)
+		}
+		if len(w.write) < 3 || !w.write[0].IsZero() || w.write[1].IsZero() || !w.write[2].IsZero() {
+			t.Errorf("%s: write deadlines %v, want none, one for the line, none", r.URL.Path, w.write)
+		}
+	}
 }
 
 func TestCheck(t *testing.T) {

@@ -161,12 +161,13 @@ func (h *Handler) journal(w http.ResponseWriter, r *http.Request) {
 
 // check streams CheckLines.
 func (h *Handler) check(w http.ResponseWriter, r *http.Request) {
-	out := newStream(w)
+	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 	var o CheckOptions
 	if err := decode(r, &o); err != nil {
-		out.fail(err)
+		writeError(w, err, 0)
 		return
 	}
+	out := newStream(w)
 	out.begin()
 	out.rest()
 	_ = out.rc.Flush()
