@@ -119,12 +119,9 @@ func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, 
 		if err := ask(pre, cur); err != nil {
 			return err
 		}
-		v, vk, err := s.find(t.tx, sb.rec.Load(), src.Key, from.Version.ID, sck)
+		v, vk, err := t.sourceAt(src, sb.rec.Load(), from, sck)
 		if err != nil {
 			return err
-		}
-		if v == nil || v.Clock != from.rec.Clock || v.Site != from.rec.Site || v.data != from.rec.data || v.blob != from.rec.blob {
-			return errSourceMoved
 		}
 		if err := t.share(r, v, vk); err != nil {
 			return err
@@ -151,35 +148,120 @@ func lockSet(a, b []byte) [][]byte {
 	return [][]byte{a, b}
 }
 
-// share makes r use the blobs of v, which is stored under vk, and marks both as sharing. Where the same
-// transaction goes on to drop v, release and finish settle the count.
+// share makes r use the blobs of v, which is stored under vk. Where the same transaction goes on to drop v,
+// release and finish settle the count.
 func (t *txn) share(r *record, v *stored, vk []byte) error {
+	parts, err := t.reuse(v, vk, func(int) bool { return true })
+	if err != nil {
+		return err
+	}
+	if !v.Multipart {
+		r.blob, r.shared = v.blob, true
+		return nil
+	}
+	r.data = uint64(t.s.clock.Now())
+	r.Parts = parts
+	t.tx.Set(idKey(tagParts, r.data), appendPartList(nil, parts))
+	return nil
+}
+
+// reuse gives those parts of v that which names one use more and marks them as shared in what is stored.
+// It returns the parts as stored now.
+func (t *txn) reuse(v *stored, vk []byte, which func(i int) bool) ([]Part, error) {
 	if !v.Multipart {
 		if !v.shared {
 			v.shared = true
 			v.raw = appendRecord(nil, &v.record)
 			t.tx.Set(vk, v.raw)
 		}
-		r.blob, r.shared = v.blob, true
-		t.reference(r.blob, 1)
-		return nil
+		t.reference(v.blob, 1)
+		p := v.onlyPart()
+		return []Part{p}, nil
 	}
 	parts, err := t.s.parts(t.tx, &v.record)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	marked := true
+	changed := false
 	for i := range parts {
-		marked = marked && parts[i].Shared
+		if !which(i) {
+			continue
+		}
+		changed = changed || !parts[i].Shared
 		parts[i].Shared = true
 		t.reference(parts[i].Blob, 1)
 	}
-	list := appendPartList(nil, parts)
-	if !marked {
-		t.tx.Set(idKey(tagParts, v.data), list)
+	if changed {
+		t.tx.Set(idKey(tagParts, v.data), appendPartList(nil, parts))
 	}
-	r.data = uint64(t.s.clock.Now())
-	r.Parts = parts
-	t.tx.Set(idKey(tagParts, r.data), list)
-	return nil
+	return parts, nil
+}
+
+// sourceAt reads the version that from was opened on, with the key it is stored under. errSourceMoved where it
+// is no longer there.
+func (t *txn) sourceAt(src CopySource, b *Bucket, from *Object, sck []byte) (*stored, []byte, error) {
+	v, vk, err := t.s.find(t.tx, b, src.Key, from.Version.ID, sck)
+	if err != nil {
+		return nil, nil, err
+	}
+	if v == nil || v.Clock != from.rec.Clock || v.Site != from.rec.Site || v.data != from.rec.data || v.blob != from.rec.blob {
+		return nil, nil, errSourceMoved
+	}
+	return v, vk, nil
+}
+
+// wholePart returns the index of the part of o that is exactly length bytes at offset and a blob, or -1.
+func (o *Object) wholePart(offset, length int64) int {
+	start := int64(0)
+	for i := range o.Version.Parts {
+		p := &o.Version.Parts[i]
+		if start == offset && p.Size == length && p.Blob != (BlobID{}) {
+			return i
+		}
+		if start += p.Size; start > offset {
+			break
+		}
+	}
+	return -1
+}
+
+// sharePart makes part i of from the part of an upload, without copying it. ok is false where a checksum that the
+// upload keeps is not known of it.
+func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i int, bucket, key, uploadID string, number int) (p *Part, ok bool, err error) {
+	if number < 1 || number > MaxPart {
+		return nil, false, ErrInvalidPart
+	}
+	u, b, err := s.viewUpload(ctx, bucket, key, uploadID)
+	if err != nil {
+		return nil, false, err
+	}
+	part := from.Version.Parts[i]
+	if q := u.Options.Checksum; q != nil {
+		if from.Version.Checksum.Algorithm != q.Algorithm || len(part.Checksum) != digest.Algorithm(q.Algorithm).Size() {
+			return nil, false, nil
+		}
+	} else {
+		part.Checksum = nil
+	}
+	id, err := parseUploadID(uploadID)
+	if err != nil {
+		return nil, false, err
+	}
+	sb, err := s.bucket(src.Bucket)
+	if err != nil {
+		return nil, false, err
+	}
+	sck := currentKey(sb.rec.Load().ID, src.Key)
+	_, err = s.change(ctx, b, func(t *txn) error {
+		v, vk, err := t.sourceAt(src, sb.rec.Load(), from, sck)
+		if err != nil {
+			return err
+		}
+		if _, err := t.reuse(v, vk, func(n int) bool { return n == i }); err != nil {
+			return err
+		}
+		part.Number, part.Shared, part.Modified = number, true, s.clock.Now().Wall()
+		return t.setPart(key, id, &part)
+	}, uploadLock(id), sck)
+	return &part, true, err
 }

@@ -140,6 +140,10 @@ func scenarios() []scenario {
 			_, err := f.PutPart(context.Background(), "bucket", "m", id, 1, strings.NewReader(other), PutOptions{Size: -1})
 			return err
 		}},
+		{"share part", must(put("k", large), upload), func(f *fixture) error {
+			_, _, err := f.CopyPart(context.Background(), CopySource{Bucket: "bucket", Key: "k"}, 0, -1, "bucket", "m", id, 3)
+			return err
+		}},
 		{"complete over a large object", must(put("m", other), upload), complete},
 		{"complete and collect", must(upload), func(f *fixture) error { return errors.Join(complete(f), collect(f)) }},
 		{"abort", must(upload), func(f *fixture) error { return f.AbortUpload(context.Background(), "bucket", "m", id) }},

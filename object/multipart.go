@@ -197,7 +197,8 @@ func (t *txn) setPart(key string, id [uploadIDLen]byte, p *Part) error {
 	return nil
 }
 
-// CopyPart stores a part from length bytes at offset of a source object (length -1: to its end).
+// CopyPart stores a part from length bytes at offset of a source object (length -1: to its end). A range that is
+// exactly one part of the source is shared, not copied.
 func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int) (*Part, *Version, error) {
 	p, v, err := s.copyPart(ctx, src, offset, length, bucket, key, uploadID, number)
 	if err != nil {
@@ -220,6 +221,16 @@ func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int
 	}
 	if length > MaxPut {
 		return nil, nil, ErrTooLarge
+	}
+	if i := from.wholePart(offset, length); i >= 0 {
+		p, ok, err := s.sharePart(ctx, src, from, i, bucket, key, uploadID, number)
+		if err != nil && !errors.Is(err, errSourceMoved) {
+			return nil, nil, err
+		}
+		if ok && err == nil {
+			return p, from.Version, nil
+		}
+		// The bytes are copied then; they are still there, because from is open.
 	}
 	body := io.NewSectionReader(from, offset, length)
 	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &PutOptions{Size: length})
@@ -245,7 +256,7 @@ func (s *Store) listParts(ctx context.Context, bucket, key, uploadID string, aft
 		if _, err := s.upload(r, b.rec.Load(), key, id); err != nil {
 			return err
 		}
-		if after >= MaxPart {
+		if after >= MaxPart || limit <= 0 {
 			return nil
 		}
 		err := scan(r, partKey(id, max(0, after)+1), successor(partPrefix(id)), func(_, v []byte) error {

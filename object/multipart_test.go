@@ -402,7 +402,43 @@ func TestCopyOfMultipartSharesItsParts(t *testing.T) {
 	}
 	w := c1 + c2
 	f.want("bucket", "joined", "", w[3:3+MinPart]+w+w[MinPart-2:MinPart+2])
-	for _, k := range []string{"k", "joined", "copy"} {
+	// Whole parts are shared, also twice into the same number.
+	before := f.check().Blobs
+	id, err = f.CreateUpload(ctx, "bucket", "parts", PutOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts = nil
+	for i, r := range [][2]int64{{0, MinPart}, {0, MinPart}, {MinPart, 77}} {
+		for range 2 {
+			p, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, r[0], r[1], "bucket", "parts", id, i+1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts = append(parts[:i], p)
+			if s := f.check(); s.Blobs != before {
+				t.Fatalf("%d blobs, before %d", s.Blobs, before)
+			}
+		}
+	}
+	if _, err := f.CompleteUpload(ctx, "bucket", "parts", id, listed1(parts...), CompleteOptions{Size: -1}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("bucket", "parts", "", c1+c1+c2)
+	f.check()
+	// An upload with a checksum the source does not have copies the bytes.
+	id, err = f.CreateUpload(ctx, "bucket", "sum", PutOptions{Checksum: &ChecksumRequest{Algorithm: ChecksumCRC32}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, 0, MinPart, "bucket", "sum", id, 1)
+	if err != nil || !bytes.Equal(p.Checksum, digest.Of([]byte(c1), digest.CRC32).Checksum) {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if err := f.AbortUpload(ctx, "bucket", "sum", id); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"k", "parts", "joined", "copy"} {
 		f.delete("bucket", k, "")
 	}
 	if _, err := f.Collect(ctx); err != nil {
