@@ -1,8 +1,10 @@
 package node
 
 import (
+	"context"
 	"os"
 	"runtime/debug"
+	"time"
 )
 
 // Memory is how a memory limit is shared out, in bytes.
@@ -47,5 +49,29 @@ func (m Memory) apply() (restore func()) {
 		if os.Getenv("GOGC") == "" {
 			debug.SetGCPercent(percent)
 		}
+	}
+}
+
+// idleAfter is how long no request may come before memory is given back.
+const idleAfter = 30 * time.Second
+
+// giveBack returns memory to the system once after each time that requests came and then none for idleAfter, until
+// ctx ends: on a small machine others need it more. The runtime would do so too, in its own time.
+func giveBack(ctx context.Context, requests func() uint64, free func()) {
+	t := time.NewTicker(idleAfter)
+	defer t.Stop()
+	last, freed := requests(), requests()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := requests()
+		if now == last && now != freed {
+			free()
+			freed = now
+		}
+		last = now
 	}
 }

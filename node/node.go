@@ -201,7 +201,7 @@ func (n *Node) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	var g errgroup.Group
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	run := func(what string, fn func() error) {
 		g.Go(func() error {
 			err := fn()
@@ -214,6 +214,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("serve s3", func() error { return n.s3srv.Serve(n.s3) })
 	run("serve admin", func() error { return n.admsrv.Serve(n.admin) })
 	run("background work", func() error { return n.engine.Run(work) })
+	run("give memory back", func() error { giveBack(work, n.metrics.Begun, debug.FreeOSMemory); return nil })
 	n.log.Info("site is up", "version", firn.Version, "listen", n.s3.Addr().String(), "admin", n.admin.Addr().String(),
 		"data", n.dir.Path, "durability", n.cfg.Durability, "memory_limit", n.cfg.MemoryLimit.String(),
 		"took", time.Since(n.started))

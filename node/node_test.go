@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -461,6 +463,41 @@ func TestMetricsCanBeTurnedOff(t *testing.T) {
 	if code, _ := s.admin(t, "/metrics"); code != http.StatusNotFound {
 		t.Errorf("status %d", code)
 	}
+}
+
+func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var requests atomic.Uint64
+		freed := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { giveBack(ctx, requests.Load, func() { freed++ }); close(done) }()
+		expect := func(what string, want int) {
+			t.Helper()
+			synctest.Wait()
+			if freed != want {
+				t.Errorf("%s: freed %d times, want %d", what, freed, want)
+			}
+		}
+		time.Sleep(10*idleAfter + time.Second)
+		expect("idle from the start", 0)
+		requests.Add(5)
+		time.Sleep(idleAfter)
+		expect("busy a moment ago", 0)
+		time.Sleep(idleAfter)
+		expect("idle after requests", 1)
+		time.Sleep(10 * idleAfter)
+		expect("idle for long", 1)
+		for range 5 {
+			requests.Add(1)
+			time.Sleep(idleAfter)
+		}
+		expect("busy", 1)
+		time.Sleep(2 * idleAfter)
+		expect("idle again", 2)
+		cancel()
+		<-done
+	})
 }
 
 func TestPlanMemory(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +30,7 @@ type Metrics struct {
 	received *prometheus.CounterVec
 	sent     *prometheus.CounterVec
 	inFlight prometheus.Gauge
+	begun    atomic.Uint64
 
 	ops      sync.Map // op string → *opMetrics
 	statuses sync.Map // opStatus → prometheus.Counter
@@ -83,9 +85,13 @@ func New(version string, started time.Time) *Metrics {
 	return m
 }
 
+// Begun returns how many requests have begun since the start.
+func (m *Metrics) Begun() uint64 { return m.begun.Load() }
+
 // InFlight wraps a handler to count the requests it is serving.
 func (m *Metrics) InFlight(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.begun.Add(1)
 		m.inFlight.Inc()
 		defer m.inFlight.Dec()
 		next.ServeHTTP(w, r)
