@@ -17,8 +17,8 @@ export CGO_ENABLED = 0
 
 .PHONY: run build test check fmt lint vuln unit clients fuzz bench clean
 
-run:
-	go run ./cmd/firn serve
+run: build
+	exec ./firn serve
 
 build:
 	go build -trimpath -ldflags '$(LDFLAGS)' -o firn ./cmd/firn
