@@ -62,6 +62,7 @@ type Client struct {
 	o       ClientOptions
 	slots   chan struct{} // one for each request in flight
 	secure  bool
+	ranges  int64 // bytes of one ranged GET; tests make it small
 }
 
 // NewClient returns a client of the endpoint in p. It sends nothing yet.
@@ -112,6 +113,7 @@ func NewClient(p Profile, o ClientOptions) (*Client, error) {
 	core.SetAppInfo("firn", firn.Version)
 	return &Client{
 		core: *core, profile: p, o: o, slots: make(chan struct{}, o.Parallel), secure: u.Scheme == "https",
+		ranges: rangeSize,
 	}, nil
 }
 
@@ -287,6 +289,10 @@ func wrapError(op, subject string, err error) error {
 	kind := firn.Internal
 	var re minio.ErrorResponse
 	var ne net.Error
+	var ue *url.Error
+	if errors.As(err, &ue) && ue.Err != nil {
+		err = ue.Err // without the method and the URL with its query
+	}
 	switch {
 	case errors.As(err, &re):
 		kind = kindOfResponse(re)

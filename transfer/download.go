@@ -232,7 +232,7 @@ func (c *Client) downloadFile(
 		return res, firn.E("write", t.name, err)
 	}
 	var obj remoteObject
-	if size > rangedFrom*rangeSize {
+	if size > rangedFrom*c.ranges {
 		obj, err = c.getRanges(ctx, from, t, f, o, &res, count)
 	} else {
 		obj, err = c.getStream(ctx, from, t, f, o, &res, count)
@@ -371,13 +371,13 @@ func (c *Client) getRanges(
 	g.Go(func() error {
 		ranges, rctx := errgroup.WithContext(gctx)
 		ranges.SetLimit(c.o.Parallel)
-		for off := start; off < obj.Size && rctx.Err() == nil; off += rangeSize {
+		for off := start; off < obj.Size && rctx.Err() == nil; off += c.ranges {
 			// A range far ahead of the frontier would only be fetched again after an interruption.
-			if err := front.waitWithin(rctx, off, int64(2*c.o.Parallel+2)*rangeSize); err != nil {
+			if err := front.waitWithin(rctx, off, int64(2*c.o.Parallel+2)*c.ranges); err != nil {
 				break
 			}
 			ranges.Go(func() error {
-				end := min(off+rangeSize, obj.Size)
+				end := min(off+c.ranges, obj.Size)
 				if err := c.getRange(rctx, &obj, f, off, end, count); err != nil {
 					return err
 				}

@@ -56,7 +56,7 @@ func (c *copier) serverCopy(ctx context.Context, it item, count func(int64)) (re
 			count(o.Size)
 		}
 	} else {
-		etag, err = d.copyParts(ctx, &o, it.to, o.inherit(c.o.ObjectOptions), count)
+		etag, err = d.copyParts(ctx, &o, it.to, o.inherit(c.o.ObjectOptions), copyPartSize, count)
 	}
 	if err != nil {
 		return res, err
@@ -99,9 +99,8 @@ func (c *Client) copyWhole(ctx context.Context, o *remoteObject, to Location, wi
 }
 
 func (c *Client) copyParts(
-	ctx context.Context, o *remoteObject, to Location, po minio.PutObjectOptions, count func(int64),
+	ctx context.Context, o *remoteObject, to Location, po minio.PutObjectOptions, ps int64, count func(int64),
 ) (etag string, err error) {
-	ps := int64(copyPartSize)
 	for o.Size > ps*maxParts {
 		ps *= 2
 	}

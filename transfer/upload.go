@@ -291,14 +291,15 @@ func (c *Client) uploadParts(
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return res, err
-	}
+	err = g.Wait()
 	if ctx.Err() != nil {
 		return res, context.Cause(ctx)
 	}
-	if err := unchanged(f, fi); err != nil {
+	if err := unchanged(f, fi); err != nil { // the parts are of two different files: of no use to a later run
 		return res, errors.Join(err, c.abort(ctx, to, st.UploadID), st.forget())
+	}
+	if err != nil {
+		return res, err
 	}
 	want := compositeETag(md5s)
 	etag, err := c.complete(ctx, to, st.UploadID, parts, po, want)
