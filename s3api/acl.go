@@ -7,6 +7,7 @@ import (
 
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 const (
@@ -51,7 +52,7 @@ func aclDoc(a *auth.ACL, owner string, name func(string) string) *xmlNode {
 func parseACL(body []byte, owner string, exists func(string) bool) (*auth.ACL, error) {
 	a, err := readACL(body, owner)
 	if errors.Is(err, errXML) {
-		return nil, apiError("MalformedACLError")
+		return nil, s3err.New("MalformedACLError")
 	}
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func readACL(body []byte, owner string) (*auth.ACL, error) {
 		return nil, errXML
 	} else if id != owner {
 		// An ACL cannot give its object away.
-		return nil, apiError("AccessDenied")
+		return nil, s3err.New("AccessDenied")
 	}
 	list, err := doc.need("AccessControlList")
 	if err != nil {
@@ -137,7 +138,7 @@ func readGrant(n *xmlNode) (auth.ACLGrant, error) {
 		return g, nil
 	case grantGroup:
 		if g.Group, err = auth.ParseGroup(value); err != nil {
-			return g, errInvalidArgument("Group/URI", value, "Invalid group uri")
+			return g, s3err.InvalidArgument("Group/URI", value, "Invalid group uri")
 		}
 		return g, nil
 	}
@@ -148,15 +149,15 @@ func readGrant(n *xmlNode) (auth.ACLGrant, error) {
 func aclError(err error) error {
 	switch {
 	case errors.Is(err, auth.ErrUnknownGrantee):
-		return errInvalidArgument("CanonicalUser/ID", "", "Invalid id")
+		return s3err.InvalidArgument("CanonicalUser/ID", "", "Invalid id")
 	case errors.Is(err, auth.ErrEmailGrantee):
-		return apiError("UnresolvableGrantByEmailAddress")
+		return s3err.New("UnresolvableGrantByEmailAddress")
 	case errors.Is(err, auth.ErrACLTwice):
-		return errInvalidRequest("Specifying both Canned ACLs and Header Grants is not allowed")
+		return s3err.InvalidRequest("Specifying both Canned ACLs and Header Grants is not allowed")
 	case errors.Is(err, auth.ErrTooManyGrants):
-		return apiError("MalformedACLError")
+		return s3err.New("MalformedACLError")
 	case errors.Is(err, auth.ErrInvalidACL):
-		return errInvalidArgument("x-amz-acl", "", "")
+		return s3err.InvalidArgument("x-amz-acl", "", "")
 	}
 	return err
 }
@@ -185,7 +186,7 @@ func (s *Server) headerList(rq *request, owner, bucketOwner string) (*auth.ACL, 
 		return nil, aclError(err)
 	}
 	if a == nil { // headers that are there and empty
-		return nil, errInvalidArgument("x-amz-acl", "", "")
+		return nil, s3err.InvalidArgument("x-amz-acl", "", "")
 	}
 	return a, nil
 }
@@ -201,11 +202,11 @@ func (s *Server) sentACL(rq *request, owner, bucketOwner string) (*auth.ACL, err
 	case err != nil:
 		return nil, err
 	case a != nil && len(body) > 0:
-		return nil, apiError("UnexpectedContent")
+		return nil, s3err.New("UnexpectedContent")
 	case a != nil:
 		return a, nil
 	case len(body) == 0:
-		return nil, apiError("MissingSecurityHeader").with("MissingHeaderName", "x-amz-acl")
+		return nil, s3err.New("MissingSecurityHeader").With("MissingHeaderName", "x-amz-acl")
 	}
 	return parseACL(body, owner, s.users.Exists)
 }
@@ -228,7 +229,7 @@ func (s *Server) writtenACL(rq *request) (*auth.ACL, string, error) {
 	if !d.ownership.ACLs() {
 		canned := rq.header(headerACL)
 		if canned != cannedOwnerFull && (canned != "" || !ownerFull(a, rq.bkt.Owner)) {
-			return nil, "", apiError("AccessControlListNotSupported")
+			return nil, "", s3err.New("AccessControlListNotSupported")
 		}
 		return nil, rq.bkt.Owner, nil
 	}
@@ -275,9 +276,9 @@ func allowACL(b *object.Bucket, a *auth.ACL) error {
 	case err != nil:
 		return err
 	case !d.ownership.ACLs():
-		return apiError("AccessControlListNotSupported")
+		return s3err.New("AccessControlListNotSupported")
 	case d.publicAccess.BlockPublicAcls && a.Public():
-		return apiError("AccessDenied").saying("User is not authorized to set a public ACL because public ACLs are " +
+		return s3err.New("AccessDenied").Saying("User is not authorized to set a public ACL because public ACLs are " +
 			"prevented by the BlockPublicAcls setting in S3 Block Public Access.")
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"firn/auth"
+	"firn/s3api/s3err"
 )
 
 const (
@@ -73,7 +74,7 @@ func FuzzACL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, err := parseACL(b, testOwner, testUsers)
 		if err != nil {
-			if _, ok := errors.AsType[*Error](err); !ok {
+			if _, ok := errors.AsType[*s3err.Error](err); !ok {
 				t.Errorf("%v is no S3 error", err)
 			}
 			return

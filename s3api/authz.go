@@ -14,6 +14,7 @@ import (
 	"firn/auth/policy"
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // Users finds who is behind an access key or a canonical id. It is *auth.Users.
@@ -160,7 +161,7 @@ func (s *Server) decide(rq *request, b *object.Bucket, v *object.Version) error 
 	} else {
 		d := s.docsOf(b)
 		if d.err != nil && !rq.who.Root {
-			return apiError("AccessDenied")
+			return s3err.New("AccessDenied")
 		}
 		a.Bucket, a.BucketOwner = b.Name, b.Owner
 		a.Policy, a.BucketACL, a.Ownership, a.PublicAccess = d.policy, d.acl, d.ownership, d.public
@@ -174,7 +175,7 @@ func (s *Server) decide(rq *request, b *object.Bucket, v *object.Version) error 
 	if !dec.Allowed {
 		s.log.Debug("access denied", "request_id", rq.id, "action", a.Action, "bucket", a.Bucket, "key", a.Key,
 			"user", rq.who.Name, "reason", dec.Reason())
-		return apiError("AccessDenied")
+		return s3err.New("AccessDenied")
 	}
 	if a.Action == rq.action {
 		rq.decision = dec
@@ -322,14 +323,14 @@ func (s *Server) displayName(canonical string) string {
 }
 
 // authError maps errors of signatures, nil for others.
-func authError(err error) *Error {
+func authError(err error) *s3err.Error {
 	var e *sigv4.Error
 	if !errors.As(err, &e) {
 		return nil
 	}
-	out := &Error{Code: e.Code, Message: e.Message, Status: e.Status}
+	out := &s3err.Error{Code: e.Code, Message: e.Message, Status: e.Status}
 	for _, f := range e.Fields {
-		out.Extra = append(out.Extra, field(f))
+		out.Extra = append(out.Extra, s3err.Field(f))
 	}
 	return out
 }

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // Limits of the smaller documents, as S3 states them.
@@ -33,7 +34,7 @@ func parseVersioning(body []byte) (object.Versioning, error) {
 		return 0, err
 	}
 	if mfa == "Enabled" {
-		return 0, refuse("NotImplemented", "MFA delete is not offered.")
+		return 0, s3err.Refuse("NotImplemented", "MFA delete is not offered.")
 	}
 	s, err := doc.enum("Status", "Enabled", "Suspended")
 	switch {
@@ -44,7 +45,7 @@ func parseVersioning(body []byte) (object.Versioning, error) {
 	case s == "Suspended":
 		return object.VersioningSuspended, nil
 	}
-	return 0, refuse("IllegalVersioningConfigurationException",
+	return 0, s3err.Refuse("IllegalVersioningConfigurationException",
 		"The Versioning element must be specified")
 }
 
@@ -83,9 +84,9 @@ func parseTag(n *xmlNode) (object.Field, error) {
 	}
 	switch {
 	case f.Name == "" || utf8.RuneCountInString(f.Name) > maxTagKey || !tagText(f.Name):
-		return f, refuse("InvalidTag", "The TagKey you have provided is invalid")
+		return f, s3err.Refuse("InvalidTag", "The TagKey you have provided is invalid")
 	case utf8.RuneCountInString(f.Value) > maxTagValue || !tagText(f.Value):
-		return f, refuse("InvalidTag", "The TagValue you have provided is invalid")
+		return f, s3err.Refuse("InvalidTag", "The TagValue you have provided is invalid")
 	}
 	return f, nil
 }
@@ -117,7 +118,7 @@ func parseTagging(body []byte, limit int, what string) ([]object.Field, *xmlNode
 		return nil, nil, err
 	}
 	if len(set.kids) > limit {
-		return nil, nil, refuse("InvalidTag", "%s cannot be greater than %d", what, limit)
+		return nil, nil, s3err.Refuse("InvalidTag", "%s cannot be greater than %d", what, limit)
 	}
 	tags := make([]object.Field, 0, len(set.kids))
 	for _, k := range set.kids {
@@ -126,10 +127,10 @@ func parseTagging(body []byte, limit int, what string) ([]object.Field, *xmlNode
 			return nil, nil, err
 		}
 		if slices.ContainsFunc(tags, func(o object.Field) bool { return o.Name == t.Name }) {
-			return nil, nil, refuse("InvalidTag", "Cannot provide multiple Tags with the same key")
+			return nil, nil, s3err.Refuse("InvalidTag", "Cannot provide multiple Tags with the same key")
 		}
 		if strings.HasPrefix(strings.ToLower(t.Name), "aws:") {
-			return nil, nil, refuse("InvalidTag", "System tags cannot be added/updated by requester")
+			return nil, nil, s3err.Refuse("InvalidTag", "System tags cannot be added/updated by requester")
 		}
 		tags = append(tags, t)
 	}
@@ -180,11 +181,11 @@ func parseEncryption(body []byte) ([]byte, error) {
 		return nil, err
 	}
 	if there && algorithm == "AES256" {
-		return nil, refuse("InvalidArgument", "a KMSMasterKeyID is not applicable if the default sse algorithm is not "+
+		return nil, s3err.Refuse("InvalidArgument", "a KMSMasterKeyID is not applicable if the default sse algorithm is not "+
 			"aws:kms or aws:kms:dsse")
 	}
 	if there && (id == "" || len(id) > 2048) {
-		return nil, refuse("InvalidArgument", "the KMSMasterKeyID is not valid")
+		return nil, s3err.Refuse("InvalidArgument", "the KMSMasterKeyID is not valid")
 	}
 	return doc.render(), nil
 }
@@ -247,11 +248,11 @@ func parseDefaultRetention(d *xmlNode) (object.DefaultRetention, error) {
 	}
 	switch {
 	case hasDays && days < 1 || hasYears && years < 1:
-		return r, refuse("InvalidRetentionPeriod", "Default retention period must be a positive integer value.")
+		return r, s3err.Refuse("InvalidRetentionPeriod", "Default retention period must be a positive integer value.")
 	case days > maxRetentionDays:
-		return r, refuse("InvalidRetentionPeriod", "Default retention period too large: at most %d days.", maxRetentionDays)
+		return r, s3err.Refuse("InvalidRetentionPeriod", "Default retention period too large: at most %d days.", maxRetentionDays)
 	case years > maxRetentionYears:
-		return r, refuse("InvalidRetentionPeriod", "Default retention period too large: at most %d years.", maxRetentionYears)
+		return r, s3err.Refuse("InvalidRetentionPeriod", "Default retention period too large: at most %d years.", maxRetentionYears)
 	}
 	r = object.DefaultRetention{Mode: object.RetentionGovernance, Days: int(days), Years: int(years)}
 	if mode == "COMPLIANCE" {
@@ -314,22 +315,22 @@ func parseNotification(body []byte, target func(arn string) bool) ([]byte, error
 	var arns []string
 	for _, n := range doc.kids {
 		if n.name == "EventBridgeConfiguration" {
-			return nil, refuse("NotImplemented", "EventBridge is not offered.")
+			return nil, s3err.Refuse("NotImplemented", "EventBridge is not offered.")
 		}
 		arn, id, err := checkNotification(n, arnOf[n.name])
 		if err != nil {
 			return nil, err
 		}
 		if id != "" && ids[id] {
-			return nil, refuse("InvalidArgument", "Same ID used for multiple configurations. IDs must be unique")
+			return nil, s3err.Refuse("InvalidArgument", "Same ID used for multiple configurations. IDs must be unique")
 		}
 		ids[id] = true
 		arns = append(arns, arn)
 	}
 	for _, a := range arns {
 		if !target(a) {
-			return nil, refuse("InvalidArgument", "Unable to validate the following destination configurations").
-				with("ArgumentName1", a).with("ArgumentValue1", "The destination ARN is not configured on this site")
+			return nil, s3err.Refuse("InvalidArgument", "Unable to validate the following destination configurations").
+				With("ArgumentName1", a).With("ArgumentValue1", "The destination ARN is not configured on this site")
 		}
 	}
 	if len(doc.kids) == 0 {
@@ -347,7 +348,7 @@ func checkNotification(n *xmlNode, arnName string) (arn, id string, err error) {
 		return "", "", err
 	}
 	if len([]rune(id)) > maxRuleID {
-		return "", "", refuse("InvalidArgument", "ID length should not exceed allowed limit of %d", maxRuleID)
+		return "", "", s3err.Refuse("InvalidArgument", "ID length should not exceed allowed limit of %d", maxRuleID)
 	}
 	k, err := n.need(arnName)
 	if err != nil {
@@ -357,7 +358,7 @@ func checkNotification(n *xmlNode, arnName string) (arn, id string, err error) {
 		return "", "", err
 	}
 	if !strings.HasPrefix(arn, "arn:") {
-		return "", "", refuse("InvalidArgument", "The ARN is not well formed")
+		return "", "", s3err.Refuse("InvalidArgument", "The ARN is not well formed")
 	}
 	events := n.all("Event")
 	if len(events) == 0 {
@@ -369,7 +370,7 @@ func checkNotification(n *xmlNode, arnName string) (arn, id string, err error) {
 			return "", "", err
 		}
 		if !slices.Contains(notificationEvents, s) {
-			return "", "", refuse("InvalidArgument", "The event '%s' is not supported for notifications", s)
+			return "", "", s3err.Refuse("InvalidArgument", "The event '%s' is not supported for notifications", s)
 		}
 	}
 	f, err := n.one("Filter")
@@ -402,10 +403,10 @@ func checkKeyFilter(f *xmlNode) error {
 		}
 		name = strings.ToLower(strings.TrimSpace(name))
 		if name != "prefix" && name != "suffix" {
-			return refuse("InvalidArgument", "filter rule name must be either prefix or suffix")
+			return s3err.Refuse("InvalidArgument", "filter rule name must be either prefix or suffix")
 		}
 		if seen[name] {
-			return refuse("InvalidArgument", "Cannot specify more than one %s rule in a filter.", name)
+			return s3err.Refuse("InvalidArgument", "Cannot specify more than one %s rule in a filter.", name)
 		}
 		seen[name] = true
 		value, _, err := r.str("Value")
@@ -413,7 +414,7 @@ func checkKeyFilter(f *xmlNode) error {
 			return err
 		}
 		if len(value) > object.MaxKey {
-			return refuse("InvalidArgument", "Size of filter rule value cannot exceed %d bytes in UTF-8 representation",
+			return s3err.Refuse("InvalidArgument", "Size of filter rule value cannot exceed %d bytes in UTF-8 representation",
 				object.MaxKey)
 		}
 	}

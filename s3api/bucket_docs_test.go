@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // codeOf is the S3 code of an error, "" for nil.
@@ -16,7 +17,7 @@ func codeOf(err error) string {
 	if err == nil {
 		return ""
 	}
-	var e *Error
+	var e *s3err.Error
 	if !errors.As(err, &e) {
 		return "not an *Error: " + err.Error()
 	}
@@ -363,7 +364,7 @@ func FuzzDocuments(f *testing.F) {
 		for name, parse := range parsers {
 			doc, err := parse(b)
 			if err != nil {
-				if e, ok := errors.AsType[*Error](err); !ok || e.Status < 400 {
+				if e, ok := errors.AsType[*s3err.Error](err); !ok || e.Status < 400 {
 					t.Errorf("%s: %v is no S3 error", name, err)
 				}
 				continue

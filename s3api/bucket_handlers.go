@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // Names under which a bucket's documents are kept in object.Bucket.Config.
@@ -60,7 +61,7 @@ func getDoc(name, missing string) handler {
 	return func(_ *Server, rq *request) error {
 		doc := rq.bkt.Config[name]
 		if doc == nil {
-			return apiError(missing).with("BucketName", rq.bucket)
+			return s3err.New(missing).With("BucketName", rq.bucket)
 		}
 		return rq.writeBody(http.StatusOK, xmlContentType, doc)
 	}
@@ -115,7 +116,7 @@ func putVersioning(s *Server, rq *request) error {
 	}
 	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
 		if b.ObjectLock && v != object.VersioningEnabled {
-			return refuse("InvalidBucketState",
+			return s3err.Refuse("InvalidBucketState",
 				"An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.")
 		}
 		b.Versioning = v
@@ -129,7 +130,7 @@ func putVersioning(s *Server, rq *request) error {
 
 func getObjectLock(_ *Server, rq *request) error {
 	if !rq.bkt.ObjectLock {
-		return apiError("ObjectLockConfigurationNotFoundError").with("BucketName", rq.bucket)
+		return s3err.New("ObjectLockConfigurationNotFoundError").With("BucketName", rq.bucket)
 	}
 	return rq.writeDoc(objectLockDoc(rq.bkt.Retention))
 }
@@ -147,9 +148,9 @@ func putObjectLock(s *Server, rq *request) error {
 		if !b.ObjectLock {
 			switch {
 			case b.Versioning != object.VersioningEnabled:
-				return refuse("InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration")
+				return s3err.Refuse("InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration")
 			case !c.enable:
-				return refuse("InvalidRequest", "Object Lock configuration cannot be enabled on existing buckets without "+
+				return s3err.Refuse("InvalidRequest", "Object Lock configuration cannot be enabled on existing buckets without "+
 					"ObjectLockEnabled")
 			}
 			b.ObjectLock = true
@@ -173,7 +174,7 @@ const (
 func getLifecycle(_ *Server, rq *request) error {
 	doc := rq.bkt.Config[confLifecycle]
 	if doc == nil {
-		return apiError("NoSuchLifecycleConfiguration").with("BucketName", rq.bucket)
+		return s3err.New("NoSuchLifecycleConfiguration").With("BucketName", rq.bucket)
 	}
 	least := string(rq.bkt.Config[confLifecycleMin])
 	if least == "" {
@@ -190,7 +191,7 @@ func putLifecycle(s *Server, rq *request) error {
 		least = minimumSizeDefault
 	case minimumSizeDefault, minimumSizeVaries:
 	default:
-		return refuse("InvalidRequest", "Invalid TransitionDefaultMinimumObjectSize found: %s", least)
+		return s3err.Refuse("InvalidRequest", "Invalid TransitionDefaultMinimumObjectSize found: %s", least)
 	}
 	body, err := rq.readDocument(maxLifecycleDoc)
 	if err != nil {
@@ -242,11 +243,11 @@ func getEmpty(root string, kids ...*xmlNode) handler {
 // getMissing answers that a configuration Firn does not offer is not set. message "" is the code's usual one.
 func getMissing(code, message string) handler {
 	return func(_ *Server, rq *request) error {
-		e := apiError(code)
+		e := s3err.New(code)
 		if message != "" {
-			e = refuse(code, "%s", message)
+			e = s3err.Refuse(code, "%s", message)
 		}
-		return e.with("BucketName", rq.bucket)
+		return e.With("BucketName", rq.bucket)
 	}
 }
 
@@ -254,14 +255,14 @@ func getMissing(code, message string) handler {
 func getListed(listRoot string) handler {
 	return func(_ *Server, rq *request) error {
 		if rq.query.Has("id") {
-			return refuse("NoSuchConfiguration", "The specified configuration does not exist.")
+			return s3err.Refuse("NoSuchConfiguration", "The specified configuration does not exist.")
 		}
 		return rq.writeDoc((&xmlNode{name: listRoot}).add("IsTruncated", "false"))
 	}
 }
 
 // notImplemented answers a change of a configuration Firn does not offer.
-func notImplemented(*Server, *request) error { return apiError("NotImplemented") }
+func notImplemented(*Server, *request) error { return s3err.New("NotImplemented") }
 
 // putRequestPayment takes the one setting there is: the bucket's owner pays.
 func putRequestPayment(_ *Server, rq *request) error {
@@ -280,7 +281,7 @@ func putRequestPayment(_ *Server, rq *request) error {
 	case err != nil || payer == "":
 		return errXML
 	case payer == "Requester":
-		return refuse("NotImplemented", "Requester pays is not offered.")
+		return s3err.Refuse("NotImplemented", "Requester pays is not offered.")
 	}
 	return rq.noContent(http.StatusOK)
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"firn/s3api/s3err"
 )
 
 // Limits of a lifecycle configuration, as S3 states them.
@@ -45,7 +47,7 @@ func parseLifecycle(body []byte, knownClass func(string) bool) ([]byte, error) {
 			return nil, err
 		}
 		if seen[id] {
-			return nil, refuse("InvalidArgument", "Rule ID must be unique. Found same ID for more than one rule")
+			return nil, s3err.Refuse("InvalidArgument", "Rule ID must be unique. Found same ID for more than one rule")
 		}
 		seen[id] = true
 		if err := checkLifecycleRule(r, knownClass); err != nil {
@@ -70,7 +72,7 @@ func ruleID(r *xmlNode) (string, error) {
 		return "", err
 	}
 	if len([]rune(id)) > maxRuleID {
-		return "", refuse("InvalidArgument", "ID length should not exceed allowed limit of %d", maxRuleID)
+		return "", s3err.Refuse("InvalidArgument", "ID length should not exceed allowed limit of %d", maxRuleID)
 	}
 	if id == "" {
 		var b [12]byte
@@ -120,7 +122,7 @@ func checkLifecycleRule(r *xmlNode, knownClass func(string) bool) error {
 		actions += n
 	}
 	if actions == 0 {
-		return refuse("InvalidRequest", "At least one action needs to be specified in a rule")
+		return s3err.Refuse("InvalidRequest", "At least one action needs to be specified in a rule")
 	}
 	return checkRuleOrder(&rule)
 }
@@ -178,7 +180,7 @@ func checkPredicates(f *xmlNode, rule *lifecycleRule) error {
 			return err
 		}
 		if keys[tag.Name] {
-			return refuse("InvalidRequest", "Duplicate Tag Keys are not allowed.")
+			return s3err.Refuse("InvalidRequest", "Duplicate Tag Keys are not allowed.")
 		}
 		keys[tag.Name] = true
 	}
@@ -191,10 +193,10 @@ func checkPredicates(f *xmlNode, rule *lifecycleRule) error {
 		return err
 	}
 	if hasGT && gt < 0 || hasLT && lt < 1 {
-		return refuse("InvalidRequest", "'ObjectSizeGreaterThan' must not be negative and 'ObjectSizeLessThan' must be positive")
+		return s3err.Refuse("InvalidRequest", "'ObjectSizeGreaterThan' must not be negative and 'ObjectSizeLessThan' must be positive")
 	}
 	if hasGT && hasLT && gt >= lt-1 {
-		return refuse("InvalidRequest",
+		return s3err.Refuse("InvalidRequest",
 			"'ObjectSizeLessThan' must be more than one byte greater than 'ObjectSizeGreaterThan'")
 	}
 	return nil
@@ -202,7 +204,7 @@ func checkPredicates(f *xmlNode, rule *lifecycleRule) error {
 
 func checkPrefix(p string) error {
 	if len(p) > 1024 {
-		return refuse("InvalidRequest", "The maximum size of a prefix is 1024")
+		return s3err.Refuse("InvalidRequest", "The maximum size of a prefix is 1024")
 	}
 	return nil
 }
@@ -220,7 +222,7 @@ func parseWhen(n *xmlNode, what string, leastDays int64) (*when, error) {
 	switch {
 	case hasDays:
 		if days < leastDays || days > maxLifecycleDays {
-			return nil, refuse("InvalidArgument", "'Days' for %s action must be a %s integer", what, sign(leastDays))
+			return nil, s3err.Refuse("InvalidArgument", "'Days' for %s action must be a %s integer", what, sign(leastDays))
 		}
 		return &when{days: days, hasDays: true}, nil
 	case hasDate:
@@ -250,7 +252,7 @@ func parseDate(s string) (time.Time, error) {
 		}
 		t = t.UTC()
 		if !t.Equal(t.Truncate(24 * time.Hour)) {
-			return time.Time{}, refuse("InvalidArgument", "'Date' must be at midnight GMT")
+			return time.Time{}, s3err.Refuse("InvalidArgument", "'Date' must be at midnight GMT")
 		}
 		return t, nil
 	}
@@ -277,7 +279,7 @@ func checkExpiration(r *xmlNode, rule *lifecycleRule, _ func(string) bool) (int,
 		return 0, errXML
 	}
 	if marker && rule.tags {
-		return 0, refuse("InvalidRequest", "ExpiredObjectDeleteMarker cannot be specified with Tags.")
+		return 0, s3err.Refuse("InvalidRequest", "ExpiredObjectDeleteMarker cannot be specified with Tags.")
 	}
 	rule.expiration, rule.marker = w, marker
 	return 1, nil
@@ -321,7 +323,7 @@ func checkTransitions(r *xmlNode, rule *lifecycleRule, knownClass func(string) b
 			return 0, errXML
 		}
 		if classes[class] {
-			return 0, refuse("InvalidRequest",
+			return 0, s3err.Refuse("InvalidRequest",
 				"'StorageClass' must be different for 'Transition' actions in same 'Rule' with prefix '%s'", rule.prefix)
 		}
 		classes[class] = true
@@ -335,7 +337,7 @@ func checkTransitions(r *xmlNode, rule *lifecycleRule, knownClass func(string) b
 
 func checkInfrequent(class, days, action string, w *when) error {
 	if (class == "STANDARD_IA" || class == "ONEZONE_IA") && w.hasDays && w.days < minInfrequentDays {
-		return refuse("InvalidArgument", "'%s' in %s action must be greater than or equal to %d for storageClass '%s'",
+		return s3err.Refuse("InvalidArgument", "'%s' in %s action must be greater than or equal to %d for storageClass '%s'",
 			days, action, minInfrequentDays, class)
 	}
 	return nil
@@ -357,7 +359,7 @@ func checkNoncurrent(r *xmlNode, rule *lifecycleRule, knownClass func(string) bo
 			return 0, errXML
 		}
 		if days < 1 || days > maxLifecycleDays {
-			return 0, refuse("InvalidArgument",
+			return 0, s3err.Refuse("InvalidArgument",
 				"'NoncurrentDays' for NoncurrentVersionExpiration action must be a positive integer")
 		}
 		if err := checkNewer(e, "NoncurrentVersionExpiration"); err != nil {
@@ -383,11 +385,11 @@ func checkNoncurrent(r *xmlNode, rule *lifecycleRule, knownClass func(string) bo
 			return 0, errXML
 		}
 		if days < 0 || days > maxLifecycleDays {
-			return 0, refuse("InvalidArgument",
+			return 0, s3err.Refuse("InvalidArgument",
 				"'NoncurrentDays' for NoncurrentVersionTransition action must be a non-negative integer")
 		}
 		if classes[class] {
-			return 0, refuse("InvalidRequest", "'StorageClass' must be different for "+
+			return 0, s3err.Refuse("InvalidRequest", "'StorageClass' must be different for "+
 				"'NoncurrentVersionTransition' actions in same 'Rule' with prefix '%s'", rule.prefix)
 		}
 		classes[class] = true
@@ -408,7 +410,7 @@ func checkNewer(n *xmlNode, action string) error {
 		return err
 	}
 	if v < 1 || v > maxNewerVersions {
-		return refuse("InvalidArgument", "'NewerNoncurrentVersions' for %s action must be between 1 and %d",
+		return s3err.Refuse("InvalidArgument", "'NewerNoncurrentVersions' for %s action must be between 1 and %d",
 			action, maxNewerVersions)
 	}
 	return nil
@@ -427,11 +429,11 @@ func checkAbort(r *xmlNode, rule *lifecycleRule, _ func(string) bool) (int, erro
 		return 0, errXML
 	}
 	if days < 1 || days > maxLifecycleDays {
-		return 0, refuse("InvalidArgument",
+		return 0, s3err.Refuse("InvalidArgument",
 			"'DaysAfterInitiation' for AbortIncompleteMultipartUpload action must be a positive integer")
 	}
 	if rule.tags {
-		return 0, refuse("InvalidRequest", "AbortIncompleteMultipartUpload cannot be specified with Tags.")
+		return 0, s3err.Refuse("InvalidRequest", "AbortIncompleteMultipartUpload cannot be specified with Tags.")
 	}
 	return 1, nil
 }
@@ -444,7 +446,7 @@ func checkRuleOrder(rule *lifecycleRule) error {
 	}
 	for _, w := range all {
 		if w.hasDays != all[0].hasDays {
-			return refuse("InvalidRequest", "Found mixed 'Date' and 'Days' based Expiration and Transition actions in "+
+			return s3err.Refuse("InvalidRequest", "Found mixed 'Date' and 'Days' based Expiration and Transition actions in "+
 				"lifecycle rule for prefix '%s'", rule.prefix)
 		}
 	}
@@ -453,11 +455,11 @@ func checkRuleOrder(rule *lifecycleRule) error {
 	}
 	for _, w := range rule.transitions {
 		if w.hasDays && rule.expiration.days <= w.days {
-			return refuse("InvalidArgument", "'Days' in the Expiration action for prefix '%s' must be greater than "+
+			return s3err.Refuse("InvalidArgument", "'Days' in the Expiration action for prefix '%s' must be greater than "+
 				"'Days' in the Transition action", rule.prefix)
 		}
 		if !w.hasDays && !rule.expiration.date.After(w.date) {
-			return refuse("InvalidArgument", "'Date' in the Expiration action for prefix '%s' must be later than "+
+			return s3err.Refuse("InvalidArgument", "'Date' in the Expiration action for prefix '%s' must be later than "+
 				"'Date' in the Transition action", rule.prefix)
 		}
 	}

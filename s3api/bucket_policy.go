@@ -7,6 +7,7 @@ import (
 
 	"firn/auth/policy"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // errPolicyDoc words what is wrong with a policy.
@@ -15,13 +16,13 @@ func errPolicyDoc(err error) error {
 	if !errors.As(err, &pe) {
 		return err
 	}
-	return apiError("MalformedPolicy").saying("%s", pe.Error())
+	return s3err.New("MalformedPolicy").Saying("%s", pe.Error())
 }
 
 func getPolicy(_ *Server, rq *request) error {
 	doc := rq.bkt.Config[confPolicy]
 	if doc == nil {
-		return apiError("NoSuchBucketPolicy").with("BucketName", rq.bucket)
+		return s3err.New("NoSuchBucketPolicy").With("BucketName", rq.bucket)
 	}
 	return rq.writeBody(http.StatusOK, "application/json", doc)
 }
@@ -32,7 +33,7 @@ func putPolicy(s *Server, rq *request) error {
 	body, err := rq.readDocument(maxPolicyDoc)
 	if err != nil {
 		if codeOfError(err) == "MaxMessageLengthExceeded" {
-			return apiError("MalformedPolicy").saying("The policy is larger than %d bytes.", maxPolicyDoc)
+			return s3err.New("MalformedPolicy").Saying("The policy is larger than %d bytes.", maxPolicyDoc)
 		}
 		return err
 	}
@@ -47,7 +48,7 @@ func putPolicy(s *Server, rq *request) error {
 			Action:    "s3:PutBucketPolicy", Bucket: rq.bucket,
 		})
 		if said.Effect == policy.Deny {
-			return apiError("AccessDenied").saying("The policy would keep you from changing it again. Send " +
+			return s3err.New("AccessDenied").Saying("The policy would keep you from changing it again. Send " +
 				"x-amz-confirm-remove-self-bucket-access: true to confirm that.")
 		}
 	}
@@ -57,7 +58,7 @@ func putPolicy(s *Server, rq *request) error {
 			return err
 		}
 		if d.publicAccess.BlockPublicPolicy && p.IsPublic() {
-			return apiError("AccessDenied").saying("User is not authorized to set a public policy because public policies " +
+			return s3err.New("AccessDenied").Saying("User is not authorized to set a public policy because public policies " +
 				"are prevented by the BlockPublicPolicy setting in S3 Block Public Access.")
 		}
 		putConfig(b, confPolicy, body)
@@ -82,7 +83,7 @@ func getPolicyStatus(s *Server, rq *request) error {
 
 // codeOfError is the S3 code err carries, "" where it carries none.
 func codeOfError(err error) string {
-	var e *Error
+	var e *s3err.Error
 	if errors.As(err, &e) {
 		return e.Code
 	}

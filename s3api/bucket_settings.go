@@ -6,6 +6,7 @@ import (
 	"firn"
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // settings are the bucket's small documents that bear on who may do what.
@@ -140,7 +141,7 @@ func putOwnership(s *Server, rq *request) error {
 			}
 			// A list that grants something to others would silently stop to count.
 			if !a.Private() {
-				return apiError("InvalidBucketAclWithObjectOwnership")
+				return s3err.New("InvalidBucketAclWithObjectOwnership")
 			}
 		}
 		putConfig(b, confOwnership, ownershipDoc(o))
@@ -160,7 +161,7 @@ func (s *Server) newBucketConfig(rq *request) (map[string][]byte, error) {
 	if rq.hasHeader(headerOwnership) {
 		var err error
 		if o, err = auth.ParseOwnership(rq.header(headerOwnership)); err != nil {
-			return nil, errInvalidArgument("x-amz-object-ownership", rq.header(headerOwnership),
+			return nil, s3err.InvalidArgument("x-amz-object-ownership", rq.header(headerOwnership),
 				"Invalid x-amz-object-ownership header: %s", rq.header(headerOwnership))
 		}
 		conf[confOwnership] = ownershipDoc(o)
@@ -171,7 +172,7 @@ func (s *Server) newBucketConfig(rq *request) (map[string][]byte, error) {
 	}
 	if !a.Private() {
 		if !o.ACLs() {
-			return nil, apiError("InvalidBucketAclWithObjectOwnership")
+			return nil, s3err.New("InvalidBucketAclWithObjectOwnership")
 		}
 		conf[confACL] = encodeACL(a)
 	}

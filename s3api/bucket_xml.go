@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"firn/s3api/s3err"
 )
 
 // Bounds of a configuration document. The largest legal one, a lifecycle configuration of 1000 rules with tags,
@@ -20,21 +22,7 @@ const (
 const xsiNamespace = "http://www.w3.org/2001/XMLSchema-instance"
 
 // errXML is the answer to a document that is not of the expected shape. It is shared and must not be changed.
-var errXML error = apiError("MalformedXML")
-
-// refuse returns an error with a message of its own.
-func refuse(code, format string, args ...any) *Error {
-	e := &Error{Code: code, Status: 400}
-	switch c, ok := codes[code]; {
-	case ok:
-		e.Status = c.status
-	case code == "AccessForbidden":
-		e.Status = 403
-	case strings.HasSuffix(code, "NotFoundError") || strings.HasPrefix(code, "NoSuch"):
-		e.Status = 404
-	}
-	return e.saying(format, args...)
-}
+var errXML error = s3err.New("MalformedXML")
 
 // xmlNode is one element of a parsed document. Documents are held as trees instead of structs because S3 refuses
 // elements it does not know, and because a stored document is given back as it was sent, in the sender's order.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // coreRoutes are the operations on the service, buckets and objects.
@@ -67,7 +68,7 @@ func listBuckets(s *Server, rq *request) error {
 		}
 	}
 	if region := rq.query.Get("bucket-region"); region != "" && region != s.opt.Region {
-		return errInvalidArgument("bucket-region", region, "Argument value %s is not a valid AWS Region", region)
+		return s3err.InvalidArgument("bucket-region", region, "Argument value %s is not a valid AWS Region", region)
 	}
 	all, err := s.store.Buckets(rq.ctx)
 	if err != nil {
@@ -117,7 +118,7 @@ func parseBuckets(rq *request) (int, error) {
 	}
 	n, ok := parseCount(t)
 	if !ok || n < 1 || n > maxBuckets {
-		return 0, errInvalidArgument("max-buckets", t, "Argument max-buckets must be an integer between 1 and 10000")
+		return 0, s3err.InvalidArgument("max-buckets", t, "Argument max-buckets must be an integer between 1 and 10000")
 	}
 	return int(n), nil
 }
@@ -125,7 +126,7 @@ func parseBuckets(rq *request) (int, error) {
 // createBucket answers CreateBucket.
 func createBucket(s *Server, rq *request) error {
 	if rq.who.Anonymous() {
-		return apiError("AccessDenied")
+		return s3err.New("AccessDenied")
 	}
 	doc, err := rq.readDocument(maxMetaDoc)
 	if err != nil {
@@ -140,7 +141,7 @@ func createBucket(s *Server, rq *request) error {
 			return err
 		}
 		if c.Location != "" && c.Location != s.opt.Region {
-			return apiError("InvalidLocationConstraint").with("LocationConstraint", c.Location)
+			return s3err.New("InvalidLocationConstraint").With("LocationConstraint", c.Location)
 		}
 	}
 	o := object.BucketOptions{Owner: rq.who.Canonical}
@@ -149,7 +150,7 @@ func createBucket(s *Server, rq *request) error {
 	case "true":
 		o.ObjectLock = true
 	default:
-		return errInvalidArgument("x-amz-bucket-object-lock-enabled", v, "")
+		return s3err.InvalidArgument("x-amz-bucket-object-lock-enabled", v, "")
 	}
 	if o.Config, err = s.newBucketConfig(rq); err != nil {
 		return err
@@ -177,7 +178,7 @@ func (s *Server) recreate(rq *request, o object.BucketOptions) error {
 	case b.Owner != rq.who.Canonical:
 		return object.ErrBucketExists
 	case s.opt.Region != "us-east-1":
-		return apiError("BucketAlreadyOwnedByYou").with("BucketName", rq.bucket)
+		return s3err.New("BucketAlreadyOwnedByYou").With("BucketName", rq.bucket)
 	case b.ObjectLock != o.ObjectLock || !maps.EqualFunc(creationConfig(b.Config), creationConfig(o.Config), slices.Equal):
 		return object.ErrBucketExists
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/minio/crc64nvme"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // algorithm is what the protocol calls one of the additional checksums.
@@ -77,8 +78,8 @@ func checksumText(c *object.Checksum) string {
 }
 
 // errChecksum is the answer to a checksum that does not match or could not match anything.
-func errChecksum(a object.ChecksumAlgorithm) *Error {
-	return apiError("BadDigest").saying("The %s you specified did not match the calculated checksum.", algorithms[a].name)
+func errChecksum(a object.ChecksumAlgorithm) *s3err.Error {
+	return s3err.New("BadDigest").Saying("The %s you specified did not match the calculated checksum.", algorithms[a].name)
 }
 
 // decodeChecksum decodes a checksum value of a. A value that is no checksum of a is BadDigest.
@@ -109,7 +110,7 @@ func findChecksum(rq *request) (checksumHeaders, error) {
 				continue
 			}
 			if c.algorithm != object.ChecksumNone {
-				return c, errInvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
+				return c, s3err.InvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 			}
 			c.algorithm, c.value = a, v[0]
 		}
@@ -120,10 +121,10 @@ func findChecksum(rq *request) (checksumHeaders, error) {
 			suffix, ok := strings.CutPrefix(strings.ToLower(name), "x-amz-checksum-")
 			a := parseAlgorithm(suffix)
 			if !ok || a == object.ChecksumNone {
-				return c, errInvalidRequest("The value specified in the x-amz-trailer header is not supported")
+				return c, s3err.InvalidRequest("The value specified in the x-amz-trailer header is not supported")
 			}
 			if c.algorithm != object.ChecksumNone {
-				return c, errInvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
+				return c, s3err.InvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 			}
 			c.algorithm, c.trailer = a, true
 		}
@@ -132,12 +133,12 @@ func findChecksum(rq *request) (checksumHeaders, error) {
 		a := parseAlgorithm(name)
 		switch {
 		case a == object.ChecksumNone:
-			return c, errInvalidRequest("Value for x-amz-sdk-checksum-algorithm header is invalid.")
+			return c, s3err.InvalidRequest("Value for x-amz-sdk-checksum-algorithm header is invalid.")
 		case c.algorithm == object.ChecksumNone:
-			return c, errInvalidRequest("x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* " +
+			return c, s3err.InvalidRequest("x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* " +
 				"or x-amz-trailer headers were found.")
 		case a != c.algorithm:
-			return c, errInvalidRequest("Value for x-amz-sdk-checksum-algorithm header is invalid.")
+			return c, s3err.InvalidRequest("Value for x-amz-sdk-checksum-algorithm header is invalid.")
 		}
 	}
 	return c, nil
@@ -149,7 +150,7 @@ func (c checksumHeaders) expected(rq *request) ([]byte, error) {
 	if c.trailer {
 		v = rq.trailer(algorithms[c.algorithm].header)
 		if v == "" {
-			return nil, errInvalidRequest("The trailer %s was announced and not sent.",
+			return nil, s3err.InvalidRequest("The trailer %s was announced and not sent.",
 				strings.ToLower(algorithms[c.algorithm].header))
 		}
 	}
@@ -181,7 +182,7 @@ func (rq *request) checkDocument(b []byte) (sent bool, err error) {
 			return true, err
 		}
 		if got := md5.Sum(b); !bytes.Equal(got[:], sum) {
-			return true, apiError("BadDigest")
+			return true, s3err.New("BadDigest")
 		}
 		sent = true
 	}
@@ -208,7 +209,7 @@ func contentMD5(rq *request) ([]byte, error) {
 	}
 	b, err := base64.StdEncoding.DecodeString(rq.header("Content-Md5"))
 	if err != nil || len(b) != md5.Size {
-		return nil, apiError("InvalidDigest").with("Content-MD5", rq.header("Content-Md5"))
+		return nil, s3err.New("InvalidDigest").With("Content-MD5", rq.header("Content-Md5"))
 	}
 	return b, nil
 }
@@ -236,14 +237,14 @@ func uploadChecksum(h http.Header) (*object.ChecksumRequest, error) {
 	name, typ := first(h, "X-Amz-Checksum-Algorithm"), first(h, "X-Amz-Checksum-Type")
 	if name == "" {
 		if typ != "" {
-			return nil, errInvalidRequest("The x-amz-checksum-type header can only be used with the " +
+			return nil, s3err.InvalidRequest("The x-amz-checksum-type header can only be used with the " +
 				"x-amz-checksum-algorithm header.")
 		}
 		return nil, nil
 	}
 	a := parseAlgorithm(name)
 	if a == object.ChecksumNone {
-		return nil, errInvalidRequest("Checksum algorithm provided is unsupported. Please try again with any of the " +
+		return nil, s3err.InvalidRequest("Checksum algorithm provided is unsupported. Please try again with any of the " +
 			"valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]")
 	}
 	c := &object.ChecksumRequest{Algorithm: a, Type: object.ChecksumComposite}
@@ -254,16 +255,16 @@ func uploadChecksum(h http.Header) (*object.ChecksumRequest, error) {
 		}
 	case "COMPOSITE":
 		if a == object.ChecksumCRC64NVME {
-			return nil, errInvalidRequest("The COMPOSITE checksum type cannot be used with the crc64nvme checksum algorithm.")
+			return nil, s3err.InvalidRequest("The COMPOSITE checksum type cannot be used with the crc64nvme checksum algorithm.")
 		}
 	case "FULL_OBJECT":
 		if a == object.ChecksumSHA1 || a == object.ChecksumSHA256 {
-			return nil, errInvalidRequest("The FULL_OBJECT checksum type cannot be used with the %s checksum algorithm.",
+			return nil, s3err.InvalidRequest("The FULL_OBJECT checksum type cannot be used with the %s checksum algorithm.",
 				strings.ToLower(algorithms[a].name))
 		}
 		c.Type = object.ChecksumFullObject
 	default:
-		return nil, errInvalidRequest("Value for x-amz-checksum-type header is invalid.")
+		return nil, s3err.InvalidRequest("Value for x-amz-checksum-type header is invalid.")
 	}
 	return c, nil
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"firn/s3api/s3err"
 )
 
 const (
@@ -60,7 +62,7 @@ func parseCORSRule(n *xmlNode) (corsRule, error) {
 	if id, _, err := n.str("ID"); err != nil {
 		return r, err
 	} else if len([]rune(id)) > maxRuleID {
-		return r, refuse("InvalidRequest", "The ID length should not exceed %d characters.", maxRuleID)
+		return r, s3err.Refuse("InvalidRequest", "The ID length should not exceed %d characters.", maxRuleID)
 	}
 	for _, k := range n.kids {
 		v, err := k.word()
@@ -70,27 +72,27 @@ func parseCORSRule(n *xmlNode) (corsRule, error) {
 		switch k.name {
 		case "AllowedOrigin":
 			if strings.Count(v, "*") > 1 {
-				return r, refuse("InvalidRequest", `AllowedOrigin "%s" can not have more than one wildcard.`, v)
+				return r, s3err.Refuse("InvalidRequest", `AllowedOrigin "%s" can not have more than one wildcard.`, v)
 			}
 			r.origins = append(r.origins, v)
 		case "AllowedMethod":
 			if !slices.Contains(corsMethods, v) {
-				return r, refuse("InvalidRequest",
+				return r, s3err.Refuse("InvalidRequest",
 					"Found unsupported HTTP method in CORS config. Unsupported method is %s", v)
 			}
 			r.methods = append(r.methods, v)
 		case "AllowedHeader":
 			if strings.Count(v, "*") > 1 {
-				return r, refuse("InvalidRequest", `AllowedHeader "%s" can not have more than one wildcard.`, v)
+				return r, s3err.Refuse("InvalidRequest", `AllowedHeader "%s" can not have more than one wildcard.`, v)
 			}
 			r.headers = append(r.headers, strings.ToLower(v))
 		case "ExposeHeader":
 			if strings.Contains(v, "*") {
-				return r, refuse("InvalidRequest",
+				return r, s3err.Refuse("InvalidRequest",
 					`ExposeHeader "%s" contains wildcard. We currently do not support wildcard for ExposeHeader.`, v)
 			}
 			if !headerToken(v) {
-				return r, refuse("InvalidRequest", `ExposeHeader "%s" contains invalid character.`, v)
+				return r, s3err.Refuse("InvalidRequest", `ExposeHeader "%s" contains invalid character.`, v)
 			}
 			r.expose = append(r.expose, v)
 		}
@@ -209,28 +211,28 @@ func answerCORS(w http.Header, r *http.Request, rules []corsRule) {
 func preflight(w, r http.Header, rules []corsRule, found bool) error {
 	origin := r.Get("Origin")
 	if origin == "" {
-		return refuse("BadRequest", "Insufficient information. Origin request header needed.")
+		return s3err.Refuse("BadRequest", "Insufficient information. Origin request header needed.")
 	}
 	method := r.Get("Access-Control-Request-Method")
 	if !slices.Contains(corsMethods, method) {
 		if method == "" {
 			method = "null"
 		}
-		return refuse("BadRequest", "Invalid Access-Control-Request-Method: %s", method)
+		return s3err.Refuse("BadRequest", "Invalid Access-Control-Request-Method: %s", method)
 	}
 	asked, ok := askedHeaders(r)
 	if !ok {
-		return refuse("BadRequest", "Invalid Access-Control-Request-Headers")
+		return s3err.Refuse("BadRequest", "Invalid Access-Control-Request-Headers")
 	}
 	switch {
 	case !found:
-		return refuse("AccessForbidden", "CORSResponse: Bucket not found")
+		return s3err.Refuse("AccessForbidden", "CORSResponse: Bucket not found")
 	case len(rules) == 0:
-		return refuse("AccessForbidden", "CORSResponse: CORS is not enabled for this bucket.")
+		return s3err.Refuse("AccessForbidden", "CORSResponse: CORS is not enabled for this bucket.")
 	}
 	rule, allow := matchCORS(rules, origin, method, asked)
 	if rule == nil {
-		return refuse("AccessForbidden", "CORSResponse: This CORS request is not allowed. This is usually because the "+
+		return s3err.Refuse("AccessForbidden", "CORSResponse: This CORS request is not allowed. This is usually because the "+
 			"evalution of Origin, request method / Access-Control-Request-Method or Access-Control-Request-Headers are "+
 			"not whitelisted by the resource's CORS spec.")
 	}

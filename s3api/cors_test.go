@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"firn/s3api/s3err"
 )
 
 func corsXML(rules ...string) []byte {
@@ -168,7 +170,7 @@ func FuzzCORS(f *testing.F) {
 	f.Fuzz(func(t *testing.T, doc []byte, origin, method, headers string) {
 		rules, _, err := parseCORS(doc)
 		if err != nil {
-			if _, ok := errors.AsType[*Error](err); !ok {
+			if _, ok := errors.AsType[*s3err.Error](err); !ok {
 				t.Fatalf("%v is no S3 error", err)
 			}
 			return

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 const (
@@ -45,7 +46,7 @@ func refuseEncryption(rq *request) error {
 		"X-Amz-Copy-Source-Server-Side-Encryption-Customer-Key",
 	} {
 		if rq.hasHeader(k) {
-			return errNotImplemented(strings.ToLower(k))
+			return s3err.NotImplemented(strings.ToLower(k))
 		}
 	}
 	return nil
@@ -66,7 +67,7 @@ func objectHeaders(rq *request) ([]object.Field, error) {
 	}
 	if v := rq.header(redirectHeader); v != "" {
 		if !strings.HasPrefix(v, "/") && !strings.HasPrefix(v, "http://") && !strings.HasPrefix(v, "https://") {
-			return nil, apiError("InvalidRedirectLocation")
+			return nil, s3err.New("InvalidRedirectLocation")
 		}
 		fs = append(fs, object.Field{Name: redirectField, Value: v})
 	}
@@ -115,8 +116,8 @@ func userMetadata(h http.Header) ([]object.Field, error) {
 		fs = append(fs, f)
 	}
 	if size > object.MaxUserMeta {
-		return nil, apiError("MetadataTooLarge").with("Size", strconv.Itoa(size)).
-			with("MaxSizeAllowed", strconv.Itoa(object.MaxUserMeta))
+		return nil, s3err.New("MetadataTooLarge").With("Size", strconv.Itoa(size)).
+			With("MaxSizeAllowed", strconv.Itoa(object.MaxUserMeta))
 	}
 	if len(fs) > 1 {
 		slices.SortFunc(fs, func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
@@ -131,16 +132,16 @@ func parseTagHeader(v string) ([]object.Field, error) {
 	}
 	q, err := parseQuery(nil, v)
 	if err != nil {
-		return nil, errInvalidArgument("x-amz-tagging", v, `The header 'x-amz-tagging' shall be encoded as UTF-8 `+
+		return nil, s3err.InvalidArgument("x-amz-tagging", v, `The header 'x-amz-tagging' shall be encoded as UTF-8 `+
 			`then URLEncoded URL query parameters without tag name duplicates.`)
 	}
 	if len(q) > object.MaxTags {
-		return nil, apiError("BadRequest").saying("Object tags cannot be greater than %d", object.MaxTags)
+		return nil, s3err.New("BadRequest").Saying("Object tags cannot be greater than %d", object.MaxTags)
 	}
 	fs := make([]object.Field, 0, len(q))
 	for _, p := range q {
 		if slices.ContainsFunc(fs, func(f object.Field) bool { return f.Name == p.name }) {
-			return nil, errInvalidArgument("x-amz-tagging", v, `The header 'x-amz-tagging' shall be encoded as UTF-8 `+
+			return nil, s3err.InvalidArgument("x-amz-tagging", v, `The header 'x-amz-tagging' shall be encoded as UTF-8 `+
 				`then URLEncoded URL query parameters without tag name duplicates.`)
 		}
 		if err := checkTag(p.name, p.value); err != nil {
@@ -157,12 +158,12 @@ func parseTagHeader(v string) ([]object.Field, error) {
 func checkTag(name, value string) error {
 	switch {
 	case name == "" || utf8.RuneCountInString(name) > 128 || !utf8.ValidString(name) || !tagText(name):
-		return apiError("InvalidTag").saying("The TagKey you have provided is invalid").with("TagKey", name)
+		return s3err.New("InvalidTag").Saying("The TagKey you have provided is invalid").With("TagKey", name)
 	case utf8.RuneCountInString(value) > 256 || !utf8.ValidString(value) || !tagText(value):
-		return apiError("InvalidTag").saying("The TagValue you have provided is invalid").with("TagKey", name).
-			with("TagValue", value)
+		return s3err.New("InvalidTag").Saying("The TagValue you have provided is invalid").With("TagKey", name).
+			With("TagValue", value)
 	case len(name) >= 4 && strings.EqualFold(name[:4], "aws:"):
-		return apiError("InvalidTag").saying("System tags cannot be added/updated by requester").with("TagKey", name)
+		return s3err.New("InvalidTag").Saying("System tags cannot be added/updated by requester").With("TagKey", name)
 	}
 	return nil
 }
@@ -175,7 +176,7 @@ func (s *Server) storageClass(class string) (string, error) {
 	if slices.Contains(s.opt.StorageClasses, class) {
 		return class, nil
 	}
-	return "", apiError("InvalidStorageClass").with("StorageClassRequested", class)
+	return "", s3err.New("InvalidStorageClass").With("StorageClassRequested", class)
 }
 
 // objectLock reads the object lock headers of a write to b.
@@ -186,11 +187,11 @@ func objectLock(rq *request, b *object.Bucket) (object.Retention, bool, error) {
 		return object.Retention{}, false, nil
 	}
 	if !b.ObjectLock {
-		return object.Retention{}, false, errInvalidRequest("Bucket is missing Object Lock Configuration")
+		return object.Retention{}, false, s3err.InvalidRequest("Bucket is missing Object Lock Configuration")
 	}
 	var r object.Retention
 	if (mode == "") != (date == "") {
-		return r, false, errInvalidArgument("x-amz-object-lock-retain-until-date", date,
+		return r, false, s3err.InvalidArgument("x-amz-object-lock-retain-until-date", date,
 			"x-amz-object-lock-retain-until-date and x-amz-object-lock-mode must both be supplied")
 	}
 	if mode != "" {
@@ -205,7 +206,7 @@ func objectLock(rq *request, b *object.Bucket) (object.Retention, bool, error) {
 	case "ON":
 		return r, true, nil
 	}
-	return r, false, errInvalidArgument("x-amz-object-lock-legal-hold", hold, "Legal Hold must be either of 'ON' or 'OFF'")
+	return r, false, s3err.InvalidArgument("x-amz-object-lock-legal-hold", hold, "Legal Hold must be either of 'ON' or 'OFF'")
 }
 
 // parseRetention reads a mode and a date in the future.
@@ -217,15 +218,15 @@ func parseRetention(mode, date string, now time.Time) (object.Retention, error) 
 	case "COMPLIANCE":
 		r.Mode = object.RetentionCompliance
 	default:
-		return r, errInvalidArgument("x-amz-object-lock-mode", mode, "Unknown wormMode directive.")
+		return r, s3err.InvalidArgument("x-amz-object-lock-mode", mode, "Unknown wormMode directive.")
 	}
 	var err error
 	if r.Until, err = time.Parse(time.RFC3339Nano, date); err != nil {
-		return r, errInvalidArgument("x-amz-object-lock-retain-until-date", date,
+		return r, s3err.InvalidArgument("x-amz-object-lock-retain-until-date", date,
 			"The retain until date must be provided in ISO 8601 format")
 	}
 	if !r.Until.After(now) {
-		return r, errInvalidArgument("x-amz-object-lock-retain-until-date", date,
+		return r, s3err.InvalidArgument("x-amz-object-lock-retain-until-date", date,
 			"The retain until date must be in the future!")
 	}
 	return r, nil
@@ -428,7 +429,7 @@ type copySource struct{ bucket, key, version string }
 // parseCopySource parses [/]BUCKET/KEY[?versionId=ID], URL-encoded.
 func parseCopySource(v string) (copySource, error) {
 	bad := func() (copySource, error) {
-		return copySource{}, errInvalidArgument("x-amz-copy-source", v,
+		return copySource{}, s3err.InvalidArgument("x-amz-copy-source", v,
 			"Copy Source must mention the source bucket and key: sourcebucket/sourcekey")
 	}
 	var c copySource
@@ -441,7 +442,7 @@ func parseCopySource(v string) (copySource, error) {
 			return bad()
 		}
 		if c.version == "" {
-			return copySource{}, errInvalidArgument("versionId", "", "Version id cannot be the empty string")
+			return copySource{}, s3err.InvalidArgument("versionId", "", "Version id cannot be the empty string")
 		}
 	}
 	p, err := url.QueryUnescape(p)

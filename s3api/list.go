@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // listRequest is what the listings have in common.
@@ -29,7 +30,7 @@ func parseList(rq *request, limitName string) (listRequest, error) {
 	case strings.EqualFold(e, "url"):
 		l.urlEncoded = true
 	default:
-		return l, errInvalidArgument("encoding-type", e, "Invalid Encoding Method specified in Request")
+		return l, s3err.InvalidArgument("encoding-type", e, "Invalid Encoding Method specified in Request")
 	}
 	var err error
 	l.limit, err = parseLimit(rq, limitName)
@@ -44,10 +45,10 @@ func parseLimit(rq *request, name string) (int, error) {
 	}
 	n, err := strconv.ParseInt(t, 10, 64)
 	if err != nil {
-		return 0, errInvalidArgument(name, t, "Provided %s not an integer or within integer range", name)
+		return 0, s3err.InvalidArgument(name, t, "Provided %s not an integer or within integer range", name)
 	}
 	if n < 0 || n > math.MaxInt32 {
-		return 0, errInvalidArgument(name, t, "Argument %s must be an integer between 0 and 2147483647", camel(name))
+		return 0, s3err.InvalidArgument(name, t, "Argument %s must be an integer between 0 and 2147483647", camel(name))
 	}
 	return int(min(n, object.MaxList)), nil
 }
@@ -288,7 +289,7 @@ func parseToken(t string) (string, error) {
 			return string(b), nil
 		}
 	}
-	return "", errInvalidArgument("continuation-token", t, "The continuation token provided is incorrect")
+	return "", s3err.InvalidArgument("continuation-token", t, "The continuation token provided is incorrect")
 }
 
 // listVersions answers ListObjectVersions.
@@ -299,7 +300,7 @@ func listVersions(s *Server, rq *request) error {
 	}
 	keyMarker, versionMarker := rq.query.Get("key-marker"), rq.query.Get("version-id-marker")
 	if versionMarker != "" && keyMarker == "" {
-		return errInvalidArgument("version-id-marker", versionMarker,
+		return s3err.InvalidArgument("version-id-marker", versionMarker,
 			"A version-id marker cannot be specified without a key marker.")
 	}
 	page := &object.Listing{}
@@ -443,7 +444,7 @@ func listParts(s *Server, rq *request) error {
 	if t := rq.query.Get("part-number-marker"); t != "" {
 		n, ok := parseCount(t)
 		if !ok {
-			return errInvalidArgument("part-number-marker", t, "Argument part-number-marker must be an integer")
+			return s3err.InvalidArgument("part-number-marker", t, "Argument part-number-marker must be an integer")
 		}
 		marker = int(min(n, object.MaxPart))
 	}

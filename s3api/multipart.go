@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // maxCompleteBody bounds the document of a completion: 10,000 parts with checksums need about 2.5 MB.
@@ -44,7 +45,7 @@ func createUpload(s *Server, rq *request) error {
 func (rq *request) uploadID() (string, error) {
 	id := rq.query.Get("uploadId")
 	if id == "" {
-		return "", apiError("NoSuchUpload").with("UploadId", "")
+		return "", s3err.New("NoSuchUpload").With("UploadId", "")
 	}
 	return id, nil
 }
@@ -86,7 +87,7 @@ func putPart(s *Server, rq *request) error {
 		case o.Checksum == nil:
 			o.Checksum = &object.ChecksumRequest{Algorithm: want.Algorithm}
 		case o.Checksum.Algorithm != want.Algorithm:
-			return errInvalidRequest("Checksum Type mismatch occurred, expected checksum Type: %s, actual checksum Type: %s",
+			return s3err.InvalidRequest("Checksum Type mismatch occurred, expected checksum Type: %s, actual checksum Type: %s",
 				strings.ToLower(algorithms[want.Algorithm].name), strings.ToLower(algorithms[o.Checksum.Algorithm].name))
 		}
 	}
@@ -122,7 +123,7 @@ func copyPart(s *Server, rq *request) error {
 			}
 		}
 		if n := max(length, src.v.Size-offset); length < 0 && n > object.MaxPut {
-			return errInvalidRequest("The specified copy source is larger than the maximum allowable size for a copy "+
+			return s3err.InvalidRequest("The specified copy source is larger than the maximum allowable size for a copy "+
 				"source: %d", object.MaxPut)
 		}
 		p, v, err := s.store.CopyPart(rq.ctx, src.pinned(), offset, length, rq.bucket, rq.key, up.ID, number)
@@ -130,7 +131,7 @@ func copyPart(s *Server, rq *request) error {
 			if try < copyTries {
 				continue
 			}
-			return apiError("OperationAborted")
+			return s3err.New("OperationAborted")
 		}
 		if err != nil {
 			return err
@@ -169,7 +170,7 @@ func completeUpload(s *Server, rq *request) error {
 		return err
 	}
 	if len(doc) == 0 {
-		return apiError("MalformedXML")
+		return s3err.New("MalformedXML")
 	}
 	// The checksum headers of this request speak of the object, not of the document.
 	parts, err := parseComplete(doc)
@@ -180,7 +181,7 @@ func completeUpload(s *Server, rq *request) error {
 	if t := rq.header("X-Amz-Mp-Object-Size"); t != "" {
 		n, ok := parseCount(t)
 		if !ok {
-			return errInvalidRequest("Value for x-amz-mp-object-size header is invalid.")
+			return s3err.InvalidRequest("Value for x-amz-mp-object-size header is invalid.")
 		}
 		o.Size = n
 	}
@@ -221,7 +222,7 @@ func objectChecksum(rq *request, up *object.UploadInfo, parts int) ([]byte, erro
 	for i := object.ChecksumCRC32; int(i) < len(algorithms); i++ {
 		if v := rq.header(algorithms[i].header); v != "" {
 			if a != object.ChecksumNone {
-				return nil, errInvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
+				return nil, s3err.InvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 			}
 			a, text = i, v
 		}
@@ -231,14 +232,14 @@ func objectChecksum(rq *request, up *object.UploadInfo, parts int) ([]byte, erro
 		want = up.Options.Checksum
 	}
 	if t := rq.header("X-Amz-Checksum-Type"); t != "" && want != nil && t != checksumType(want.Type) {
-		return nil, errInvalidRequest("The upload was created using the %s checksum mode. The complete request must use "+
+		return nil, s3err.InvalidRequest("The upload was created using the %s checksum mode. The complete request must use "+
 			"the same checksum mode.", checksumType(want.Type))
 	}
 	if a == object.ChecksumNone {
 		return nil, nil
 	}
 	if want != nil && want.Algorithm != a {
-		return nil, errInvalidRequest("Checksum Type mismatch occurred, expected checksum Type: %s, actual checksum Type: %s",
+		return nil, s3err.InvalidRequest("Checksum Type mismatch occurred, expected checksum Type: %s, actual checksum Type: %s",
 			strings.ToLower(algorithms[want.Algorithm].name), strings.ToLower(algorithms[a].name))
 	}
 	if value, n, ok := strings.Cut(text, "-"); ok {
@@ -269,7 +270,7 @@ func (rq *request) location() string {
 func parseComplete(doc []byte) ([]object.CompletePart, error) {
 	p := scanner{b: doc}
 	if name, ok := p.root(); !ok || name != "CompleteMultipartUpload" {
-		return nil, apiError("MalformedXML")
+		return nil, s3err.New("MalformedXML")
 	}
 	var parts []object.CompletePart
 	for {
@@ -282,7 +283,7 @@ func parseComplete(doc []byte) ([]object.CompletePart, error) {
 			continue
 		}
 		if len(parts) == object.MaxPart {
-			return nil, apiError("MalformedXML")
+			return nil, s3err.New("MalformedXML")
 		}
 		c, err := parseCompletePart(&p)
 		if err != nil {
@@ -291,7 +292,7 @@ func parseComplete(doc []byte) ([]object.CompletePart, error) {
 		parts = append(parts, c)
 	}
 	if !p.end() || len(parts) == 0 {
-		return nil, apiError("MalformedXML")
+		return nil, s3err.New("MalformedXML")
 	}
 	// A part listed again right behind itself replaces the line before: the Ceph suite does so after it sent a
 	// part twice, and peers allow it.
@@ -303,7 +304,7 @@ func parseComplete(doc []byte) ([]object.CompletePart, error) {
 		case c.Number == last.Number:
 			*last = c
 		default:
-			return nil, apiError("InvalidPartOrder")
+			return nil, s3err.New("InvalidPartOrder")
 		}
 	}
 	return out, nil
@@ -320,7 +321,7 @@ func parseCompletePart(p *scanner) (object.CompletePart, error) {
 		case "PartNumber":
 			n, ok := parseCount(strings.TrimSpace(p.text()))
 			if !ok || n < 1 || n > object.MaxPart {
-				return c, errInvalidArgument("partNumber", strconv.FormatInt(n, 10),
+				return c, s3err.InvalidArgument("partNumber", strconv.FormatInt(n, 10),
 					"PartNumber must be an integer between 1 and 10000, inclusive")
 			}
 			c.Number = int(n)
@@ -337,13 +338,13 @@ func parseCompletePart(p *scanner) (object.CompletePart, error) {
 			}
 			b, err := base64.StdEncoding.DecodeString(p.text())
 			if err != nil || len(b) != algorithms[a].size {
-				return c, apiError("InvalidPart")
+				return c, s3err.New("InvalidPart")
 			}
 			c.Checksum = b
 		}
 	}
 	if p.bad || c.Number == 0 || c.ETag == "" {
-		return c, apiError("MalformedXML")
+		return c, s3err.New("MalformedXML")
 	}
 	return c, nil
 }

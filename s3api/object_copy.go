@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // source is what a copy reads: the bucket and version as found when the request came.
@@ -31,7 +32,7 @@ func (s *Server) findSource(rq *request) (*source, error) {
 		return nil, err
 	}
 	if want := rq.header("X-Amz-Source-Expected-Bucket-Owner"); want != "" && want != src.bkt.Owner {
-		return nil, apiError("AccessDenied")
+		return nil, s3err.New("AccessDenied")
 	}
 	src.v, err = s.store.Head(rq.ctx, c.bucket, c.key, c.version)
 	if err != nil {
@@ -40,7 +41,7 @@ func (s *Server) findSource(rq *request) (*source, error) {
 		}
 		switch {
 		case errors.Is(err, object.ErrDeleteMarker) && c.version != "":
-			return nil, errInvalidRequest("The source of a copy request may not specifically refer to a delete marker by version id.")
+			return nil, s3err.InvalidRequest("The source of a copy request may not specifically refer to a delete marker by version id.")
 		case errors.Is(err, object.ErrNoSuchKey), errors.Is(err, object.ErrDeleteMarker):
 			return nil, errNoSuchKey(c.key)
 		case errors.Is(err, object.ErrNoSuchVersion):
@@ -98,7 +99,7 @@ const copyTries = 4
 // copyObject answers CopyObject.
 func copyObject(s *Server, rq *request) error {
 	if rq.r.ContentLength > 0 {
-		return errInvalidRequest("The body of a copy request must be empty.")
+		return s3err.InvalidRequest("The body of a copy request must be empty.")
 	}
 	replaceMeta, err := directive(rq, "X-Amz-Metadata-Directive")
 	if err != nil {
@@ -116,7 +117,7 @@ func copyObject(s *Server, rq *request) error {
 	if name := rq.header("X-Amz-Checksum-Algorithm"); name != "" {
 		a := parseAlgorithm(name)
 		if a == object.ChecksumNone {
-			return errInvalidRequest("Checksum algorithm provided is unsupported. Please try again with any of the " +
+			return s3err.InvalidRequest("Checksum algorithm provided is unsupported. Please try again with any of the " +
 				"valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]")
 		}
 		base.Checksum = &object.ChecksumRequest{Algorithm: a}
@@ -131,7 +132,7 @@ func copyObject(s *Server, rq *request) error {
 			continue
 		}
 		if errors.Is(err, errSourceChanged) {
-			return apiError("OperationAborted")
+			return s3err.New("OperationAborted")
 		}
 		if err != nil {
 			return err
@@ -146,13 +147,13 @@ func copyObject(s *Server, rq *request) error {
 
 func (s *Server) copyFrom(rq *request, src *source, o object.PutOptions, replaceMeta, replaceTags bool) (*object.Version, error) {
 	if src.v.Size > object.MaxPut {
-		return nil, errInvalidRequest("The specified copy source is larger than the maximum allowable size for a copy "+
+		return nil, s3err.InvalidRequest("The specified copy source is larger than the maximum allowable size for a copy "+
 			"source: %d", object.MaxPut)
 	}
 	self := src.bucket == rq.bucket && src.key == rq.key
 	if self && src.v.Latest && !replaceMeta && !replaceTags && o.StorageClass == src.v.StorageClass && o.Checksum == nil &&
 		!rq.hasHeader(redirectHeader) && o.Retention.Mode == object.RetentionNone && !o.LegalHold {
-		return nil, errInvalidRequest("This copy request is illegal because it is trying to copy an object to itself " +
+		return nil, s3err.InvalidRequest("This copy request is illegal because it is trying to copy an object to itself " +
 			"without changing the object's metadata, storage class, website redirect location or encryption attributes.")
 	}
 	if !replaceMeta {
@@ -195,7 +196,7 @@ func directive(rq *request, header string) (bool, error) {
 		return true, nil
 	default:
 		name := strings.ToLower(header)
-		return false, errInvalidArgument(name, v, "Unknown %s directive.",
+		return false, s3err.InvalidArgument(name, v, "Unknown %s directive.",
 			strings.TrimSuffix(strings.TrimPrefix(name, "x-amz-"), "-directive"))
 	}
 }
@@ -218,7 +219,7 @@ func (rq *request) writeCopyResult(root, etag string, modified time.Time, c *obj
 
 // copyRange parses x-amz-copy-source-range, which must lie within the source.
 func copyRange(v string, size int64) (offset, length int64, err error) {
-	bad := errInvalidArgument("x-amz-copy-source-range", v, "The x-amz-copy-source-range value must be of the form "+
+	bad := s3err.InvalidArgument("x-amz-copy-source-range", v, "The x-amz-copy-source-range value must be of the form "+
 		"bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy")
 	t, ok := strings.CutPrefix(v, "bytes=")
 	if !ok {
@@ -234,7 +235,7 @@ func copyRange(v string, size int64) (offset, length int64, err error) {
 		return 0, 0, bad
 	}
 	if to >= size {
-		e := apiError("InvalidRange").saying("Range specified is not valid for source object of size: %s",
+		e := s3err.New("InvalidRange").Saying("Range specified is not valid for source object of size: %s",
 			strconv.FormatInt(size, 10))
 		return 0, 0, e
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // deleteCondition is what a delete asks of the version it removes.
@@ -61,12 +62,12 @@ func deleteObject(s *Server, rq *request) error {
 	if v := rq.header("X-Amz-If-Match-Last-Modified-Time"); v != "" {
 		var ok bool
 		if c.modified, ok = parseHTTPTime(v); !ok {
-			return errInvalidArgument("x-amz-if-match-last-modified-time", v, "")
+			return s3err.InvalidArgument("x-amz-if-match-last-modified-time", v, "")
 		}
 	}
 	if v := rq.header("X-Amz-If-Match-Size"); v != "" {
 		if c.size, err = strconv.ParseInt(v, 10, 64); err != nil || c.size < 0 {
-			return errInvalidArgument("x-amz-if-match-size", v, "")
+			return s3err.InvalidArgument("x-amz-if-match-size", v, "")
 		}
 	}
 	o := object.DeleteOptions{Precondition: c.precondition()}
@@ -106,7 +107,7 @@ func deleteObjects(s *Server, rq *request) error {
 		return err
 	}
 	if !sent {
-		return errInvalidRequest("Missing required header for this request: Content-MD5")
+		return s3err.InvalidRequest("Missing required header for this request: Content-MD5")
 	}
 	items, quiet, err := parseDelete(doc)
 	if err != nil {
@@ -181,7 +182,7 @@ func appendDeleted(rq *request, b []byte, it *object.DeleteItem, r *object.Delet
 
 // parseDelete reads a Delete document.
 func parseDelete(doc []byte) (items []object.DeleteItem, quiet bool, err error) {
-	malformed := func() ([]object.DeleteItem, bool, error) { return nil, false, apiError("MalformedXML") }
+	malformed := func() ([]object.DeleteItem, bool, error) { return nil, false, s3err.New("MalformedXML") }
 	p := scanner{b: doc}
 	if name, ok := p.root(); !ok || name != "Delete" {
 		return malformed()
@@ -233,12 +234,12 @@ func parseDeleteItem(p *scanner) (object.DeleteItem, error) {
 			c.etag = p.text()
 		case "LastModifiedTime":
 			if c.modified, ok = parseHTTPTime(p.text()); !ok {
-				return it, apiError("MalformedXML")
+				return it, s3err.New("MalformedXML")
 			}
 		case "Size":
 			n, ok := parseCount(p.text())
 			if !ok {
-				return it, apiError("MalformedXML")
+				return it, s3err.New("MalformedXML")
 			}
 			c.size = n
 		default:
@@ -246,7 +247,7 @@ func parseDeleteItem(p *scanner) (object.DeleteItem, error) {
 		}
 	}
 	if p.bad || it.Key == "" {
-		return it, apiError("MalformedXML")
+		return it, s3err.New("MalformedXML")
 	}
 	it.Precondition = c.precondition()
 	return it, nil

@@ -9,6 +9,7 @@ import (
 
 	"firn"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // versionID returns the versionId parameter, "" where it was not sent.
@@ -18,7 +19,7 @@ func (rq *request) versionID() (string, error) {
 	}
 	id := rq.query.Get("versionId")
 	if id == "" {
-		return "", errInvalidArgument("versionId", "", "Version id cannot be the empty string")
+		return "", s3err.InvalidArgument("versionId", "", "Version id cannot be the empty string")
 	}
 	return id, nil
 }
@@ -54,7 +55,7 @@ func (s *Server) missing(rq *request, key, version string, v *object.Version, er
 				rq.set("Last-Modified", httpTime(v.Modified))
 			}
 			rq.set("Allow", "DELETE")
-			return apiError("MethodNotAllowed").with("Method", rq.r.Method).with("ResourceType", "DeleteMarker")
+			return s3err.New("MethodNotAllowed").With("Method", rq.r.Method).With("ResourceType", "DeleteMarker")
 		}
 		return errNoSuchKey(key)
 	}
@@ -149,7 +150,7 @@ func (s *Server) describe(rq *request, v *object.Version) (span, error) {
 	rng := rq.header("Range")
 	if len(rq.query) > 0 && rq.query.Has("partNumber") {
 		if rng != "" {
-			return sp, errInvalidRequest("Cannot specify both Range header and partNumber query parameter")
+			return sp, s3err.InvalidRequest("Cannot specify both Range header and partNumber query parameter")
 		}
 		part, err := selectPart(rq, v, &sp)
 		if err != nil {
@@ -224,7 +225,7 @@ func overrideHeaders(rq *request) error {
 				continue
 			}
 			if rq.who.Anonymous() {
-				return errInvalidRequest("Request specific response headers cannot be used for anonymous GET requests.")
+				return s3err.InvalidRequest("Request specific response headers cannot be used for anonymous GET requests.")
 			}
 			rq.set(o.header, p.value)
 		}
@@ -237,7 +238,7 @@ func (rq *request) partNumber() (int, error) {
 	t := rq.query.Get("partNumber")
 	n, err := strconv.Atoi(t)
 	if err != nil || n < 1 || n > object.MaxPart {
-		return 0, errInvalidArgument("partNumber", t, "Part number must be an integer between 1 and 10000, inclusive")
+		return 0, s3err.InvalidArgument("partNumber", t, "Part number must be an integer between 1 and 10000, inclusive")
 	}
 	return n, nil
 }
@@ -250,7 +251,7 @@ func selectPart(rq *request, v *object.Version, sp *span) (*object.Part, error) 
 	}
 	if !v.Multipart {
 		if n != 1 {
-			return nil, apiError("InvalidPart").with("PartNumberRequested", strconv.Itoa(n)).with("ActualPartCount", "1")
+			return nil, s3err.New("InvalidPart").With("PartNumberRequested", strconv.Itoa(n)).With("ActualPartCount", "1")
 		}
 		if v.Size > 0 {
 			sp.status = http.StatusPartialContent
@@ -259,8 +260,8 @@ func selectPart(rq *request, v *object.Version, sp *span) (*object.Part, error) 
 	}
 	// Parts are counted as they stand in the object: an upload of parts 3 and 7 has the parts 1 and 2.
 	if n > len(v.Parts) {
-		return nil, apiError("InvalidPart").with("PartNumberRequested", strconv.Itoa(n)).
-			with("ActualPartCount", strconv.Itoa(len(v.Parts)))
+		return nil, s3err.New("InvalidPart").With("PartNumberRequested", strconv.Itoa(n)).
+			With("ActualPartCount", strconv.Itoa(len(v.Parts)))
 	}
 	for i := range n - 1 {
 		sp.offset += v.Parts[i].Size
@@ -315,8 +316,8 @@ func parseRange(v string, size int64, sp *span) (bool, error) {
 	return true, nil
 }
 
-func errRange(v string, size int64) *Error {
-	return apiError("InvalidRange").with("RangeRequested", v).with("ActualObjectSize", strconv.FormatInt(size, 10))
+func errRange(v string, size int64) *s3err.Error {
+	return s3err.New("InvalidRange").With("RangeRequested", v).With("ActualObjectSize", strconv.FormatInt(size, 10))
 }
 
 // parseCount parses decimal digits. Numbers past int64 saturate: a range may end anywhere past the object.
@@ -361,7 +362,9 @@ func etagListed(list, etag string) bool {
 	return false
 }
 
-func errCondition(name string) *Error { return apiError("PreconditionFailed").with("Condition", name) }
+func errCondition(name string) *s3err.Error {
+	return s3err.New("PreconditionFailed").With("Condition", name)
+}
 
 // readConditions checks the conditional headers of a read with the precedence of RFC 9110.
 func readConditions(rq *request, v *object.Version) error {
@@ -374,7 +377,7 @@ func readConditions(rq *request, v *object.Version) error {
 				rq.set(f.Name, f.Value)
 			}
 		}
-		return apiError("NotModified")
+		return s3err.New("NotModified")
 	}
 	if m := rq.header("If-Match"); m != "" {
 		if !etagListed(m, v.ETag) {

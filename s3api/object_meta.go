@@ -11,6 +11,7 @@ import (
 
 	"firn"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // maxMetaDoc bounds the small documents about one object.
@@ -31,7 +32,7 @@ func (s *Server) head(rq *request, action, versionAction string) (*object.Versio
 				return nil, aerr
 			}
 			if id != "" {
-				return nil, apiError("MethodNotAllowed").with("Method", rq.r.Method).with("ResourceType", "DeleteMarker")
+				return nil, s3err.New("MethodNotAllowed").With("Method", rq.r.Method).With("ResourceType", "DeleteMarker")
 			}
 			return nil, errNoSuchKey(rq.key)
 		}
@@ -112,7 +113,7 @@ func deleteObjectTagging(s *Server, rq *request) error {
 // needLock refuses lock operations on a bucket without object lock.
 func needLock(rq *request) error {
 	if !rq.bkt.ObjectLock {
-		return errInvalidRequest("Bucket is missing Object Lock Configuration")
+		return s3err.InvalidRequest("Bucket is missing Object Lock Configuration")
 	}
 	return nil
 }
@@ -126,7 +127,7 @@ func getObjectRetention(s *Server, rq *request) error {
 		return err
 	}
 	if v.Retention.Mode == object.RetentionNone {
-		return apiError("NoSuchObjectLockConfiguration")
+		return s3err.New("NoSuchObjectLockConfiguration")
 	}
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, `<Retention xmlns="`+xmlNamespace+`">`...)
@@ -152,10 +153,10 @@ func putObjectRetention(s *Server, rq *request) error {
 	switch {
 	case doc.Mode == "" && doc.Date == "": // an empty document removes a governance retention
 	case doc.Mode == "" || doc.Date == "", doc.Mode != "GOVERNANCE" && doc.Mode != "COMPLIANCE":
-		return apiError("MalformedXML")
+		return s3err.New("MalformedXML")
 	default:
 		if _, err := time.Parse(time.RFC3339Nano, doc.Date); err != nil {
-			return apiError("MalformedXML")
+			return s3err.New("MalformedXML")
 		}
 		var err error
 		if r, err = parseRetention(doc.Mode, doc.Date, rq.start); err != nil {
@@ -209,7 +210,7 @@ func putObjectLegalHold(s *Server, rq *request) error {
 		return err
 	}
 	if doc.Status != "ON" && doc.Status != "OFF" {
-		return apiError("MalformedXML")
+		return s3err.New("MalformedXML")
 	}
 	if _, err := s.head(rq, "s3:PutObjectLegalHold", "s3:PutObjectLegalHold"); err != nil {
 		return err
@@ -235,17 +236,17 @@ func restoreObject(s *Server, rq *request) error {
 		return err
 	}
 	if doc.Type != "" {
-		return errNotImplemented("Type")
+		return s3err.NotImplemented("Type")
 	}
 	if doc.Days < 1 {
-		return errInvalidArgument("Days", strconv.Itoa(doc.Days), "restoration days should be at least 1")
+		return s3err.InvalidArgument("Days", strconv.Itoa(doc.Days), "restoration days should be at least 1")
 	}
 	v, err := s.head(rq, "s3:RestoreObject", "s3:RestoreObject")
 	if err != nil {
 		return err
 	}
 	if v.StorageClass == "" {
-		return apiError("InvalidObjectState").saying("Restore is not allowed for the object's current storage class")
+		return s3err.New("InvalidObjectState").Saying("Restore is not allowed for the object's current storage class")
 	}
 	return rq.noContent(http.StatusOK)
 }
@@ -306,12 +307,12 @@ func attributes(values []string) (map[string]bool, error) {
 				want[a] = true
 			case "":
 			default:
-				return nil, errInvalidArgument("x-amz-object-attributes", a, "Invalid attribute name specified.")
+				return nil, s3err.InvalidArgument("x-amz-object-attributes", a, "Invalid attribute name specified.")
 			}
 		}
 	}
 	if len(want) == 0 {
-		return nil, errInvalidArgument("x-amz-object-attributes", "",
+		return nil, s3err.InvalidArgument("x-amz-object-attributes", "",
 			"The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty")
 	}
 	return want, nil
@@ -323,14 +324,14 @@ func appendObjectParts(rq *request, b []byte, v *object.Version) ([]byte, error)
 	if t := rq.header("X-Amz-Max-Parts"); t != "" {
 		n, ok := parseCount(t)
 		if !ok {
-			return b, errInvalidArgument("x-amz-max-parts", t, "")
+			return b, s3err.InvalidArgument("x-amz-max-parts", t, "")
 		}
 		limit = int(min(n, object.MaxList))
 	}
 	if t := rq.header("X-Amz-Part-Number-Marker"); t != "" {
 		n, ok := parseCount(t)
 		if !ok {
-			return b, errInvalidArgument("x-amz-part-number-marker", t, "")
+			return b, s3err.InvalidArgument("x-amz-part-number-marker", t, "")
 		}
 		marker = int(min(n, object.MaxPart))
 	}

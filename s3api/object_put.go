@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // writePrecondition returns the condition of a write from If-Match and If-None-Match, nil where there is none.
@@ -35,12 +36,12 @@ func writePrecondition(rq *request) object.Precondition {
 func (rq *request) bodySize() (int64, error) {
 	n := rq.payload.Length()
 	if n > object.MaxPut {
-		return n, apiError("EntityTooLarge").with("ProposedSize", strconv.FormatInt(n, 10)).
-			with("MaxSizeAllowed", strconv.FormatInt(object.MaxPut, 10))
+		return n, s3err.New("EntityTooLarge").With("ProposedSize", strconv.FormatInt(n, 10)).
+			With("MaxSizeAllowed", strconv.FormatInt(object.MaxPut, 10))
 	}
 	if n == 0 && rq.r.ContentLength == 0 && !rq.hasHeader("Content-Length") && rq.r.ProtoMajor < 2 {
 		// HTTP lets a body without a length be none; S3 wants to be told.
-		return n, apiError("MissingContentLength")
+		return n, s3err.New("MissingContentLength")
 	}
 	return n, nil
 }
@@ -50,11 +51,11 @@ func putObject(s *Server, rq *request) error {
 	// Each of these means another operation than to replace the object, which must not happen in its stead.
 	for _, name := range [...]string{"versionId", "partNumber"} {
 		if rq.query.Has(name) {
-			return errInvalidArgument(name, rq.query.Get(name), "This operation does not accept a %s.", name)
+			return s3err.InvalidArgument(name, rq.query.Get(name), "This operation does not accept a %s.", name)
 		}
 	}
 	if rq.hasHeader("X-Amz-Write-Offset-Bytes") {
-		return errNotImplemented("x-amz-write-offset-bytes")
+		return s3err.NotImplemented("x-amz-write-offset-bytes")
 	}
 	o, err := s.newVersion(rq)
 	if err != nil {

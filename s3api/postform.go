@@ -9,6 +9,7 @@ import (
 
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // formHeaders are the fields of a POST form that carry what a PUT carries in a header of the same name, beside the
@@ -36,7 +37,7 @@ func headersOfForm(r http.Header, f formFields) (http.Header, error) {
 	for _, twice := range [][2]string{{"acl", "x-amz-acl"}, {"tagging", "x-amz-tagging"}} {
 		if _, a := f[twice[0]]; a {
 			if _, b := f[twice[1]]; b {
-				return nil, errInvalidArgument(twice[1], "", "The form says the same with %s and %s.", twice[0], twice[1])
+				return nil, s3err.InvalidArgument(twice[1], "", "The form says the same with %s and %s.", twice[0], twice[1])
 			}
 		}
 	}
@@ -55,7 +56,7 @@ func headersOfForm(r http.Header, f formFields) (http.Header, error) {
 			continue
 		}
 		if !headerToken(name) || strings.ContainsAny(value, "\r\n\x00") {
-			return nil, errInvalidArgument("", "", "A form field has characters that a header cannot have.")
+			return nil, s3err.InvalidArgument("", "", "A form field has characters that a header cannot have.")
 		}
 		h[key] = []string{value}
 	}
@@ -88,12 +89,12 @@ func postObject(s *Server, rq *request) error {
 	}
 	rq.who = rq.sig.Identity
 	if b, sent := f["bucket"]; sent && b != rq.bucket {
-		return apiError("AccessDenied").saying("Invalid according to Policy: the form is for bucket %s.", b)
+		return s3err.New("AccessDenied").Saying("Invalid according to Policy: the form is for bucket %s.", b)
 	}
 	// The bucket counts as a field, so that a policy must say which bucket it is for.
 	f["bucket"] = rq.bucket
 	if f["key"] == "" {
-		return errInvalidArgument("key", "", "Bucket POST must contain a field named 'key'.  If it is specified, please "+
+		return s3err.InvalidArgument("key", "", "Bucket POST must contain a field named 'key'.  If it is specified, please "+
 			"check the order of the fields.")
 	}
 	// Conditions hold for the key the object gets.
@@ -110,7 +111,7 @@ func postObject(s *Server, rq *request) error {
 		file.least, file.most = p.min, p.max
 	}
 	if rq.key = f["key"]; rq.key == "" {
-		return errInvalidArgument("key", "", "The file has no name to make a key of.")
+		return s3err.InvalidArgument("key", "", "The file has no name to make a key of.")
 	}
 	if rq.r.Header, err = headersOfForm(rq.r.Header, f); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // maxPostConditions bounds the conditions of one policy.
@@ -33,7 +34,7 @@ type postCondition struct {
 }
 
 func invalidPolicy(format string, args ...any) error {
-	return refuse("InvalidPolicyDocument", "Invalid Policy: "+format, args...)
+	return s3err.Refuse("InvalidPolicyDocument", "Invalid Policy: "+format, args...)
 }
 
 // parsePostPolicy reads the base64 of a POST policy. Property names are case sensitive, operators and fields are not.
@@ -198,24 +199,24 @@ func needsNoCondition(field string) bool {
 // check reports why the policy does not allow the form. f holds "bucket", the bucket the form was posted to.
 func (p *postPolicy) check(f formFields, now time.Time) error {
 	if !now.Before(p.expiration) {
-		return refuse("AccessDenied", "Invalid according to Policy: Policy expired.")
+		return s3err.Refuse("AccessDenied", "Invalid according to Policy: Policy expired.")
 	}
 	covered := make(map[string]bool, len(p.conditions))
 	for _, c := range p.conditions {
 		v := f[c.field]
 		switch {
 		case !c.prefix && v != c.value:
-			return refuse("AccessDenied", `Invalid according to Policy: Policy Condition failed: ["eq", "$%s", "%s"]`,
+			return s3err.Refuse("AccessDenied", `Invalid according to Policy: Policy Condition failed: ["eq", "$%s", "%s"]`,
 				c.field, c.value)
 		case c.prefix && !prefixHolds(c.field, v, c.value):
-			return refuse("AccessDenied", `Invalid according to Policy: Policy Condition failed: ["starts-with", "$%s", "%s"]`,
+			return s3err.Refuse("AccessDenied", `Invalid according to Policy: Policy Condition failed: ["starts-with", "$%s", "%s"]`,
 				c.field, c.value)
 		}
 		covered[c.field] = true
 	}
 	for field := range f {
 		if !covered[field] && !needsNoCondition(field) {
-			return refuse("AccessDenied", "Invalid according to Policy: Extra input fields: %s", field)
+			return s3err.Refuse("AccessDenied", "Invalid according to Policy: Extra input fields: %s", field)
 		}
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"mime/multipart"
 	"strconv"
 	"strings"
+
+	"firn/s3api/s3err"
 )
 
 // Bounds of a POST form before its file. S3 allows 20 KB of fields; the second bound also holds the part headers
@@ -54,7 +56,7 @@ type postForm struct {
 func readForm(contentType string, body io.Reader) (*postForm, error) {
 	media, params, err := mime.ParseMediaType(contentType)
 	if err != nil || media != "multipart/form-data" || params["boundary"] == "" {
-		return nil, apiError("RequestIsNotMultiPartContent")
+		return nil, s3err.New("RequestIsNotMultiPartContent")
 	}
 	bounded := &boundedReader{r: body, left: maxFormPreData}
 	mr := multipart.NewReader(bounded, params["boundary"])
@@ -64,14 +66,14 @@ func readForm(contentType string, body io.Reader) (*postForm, error) {
 		// A raw part: a Content-Transfer-Encoding must not change the bytes.
 		part, err := mr.NextRawPart()
 		if errors.Is(err, io.EOF) {
-			return nil, apiError("IncorrectNumberOfFilesInPostRequest")
+			return nil, s3err.New("IncorrectNumberOfFilesInPostRequest")
 		}
 		if err != nil {
 			return nil, formError(err)
 		}
 		name := strings.ToLower(part.FormName())
 		if name == "" || len(name) > maxFormName {
-			return nil, apiError("MalformedPOSTRequest")
+			return nil, s3err.New("MalformedPOSTRequest")
 		}
 		if name == "file" {
 			f.filename = part.FileName()
@@ -89,13 +91,13 @@ func readForm(contentType string, body io.Reader) (*postForm, error) {
 		}
 		left -= int64(len(value))
 		if left < 0 {
-			return nil, apiError("MaxPostPreDataLengthExceededError")
+			return nil, s3err.New("MaxPostPreDataLengthExceededError")
 		}
 		if _, twice := f.fields[name]; twice {
-			return nil, refuse("InvalidArgument", "POST requires each form field at most once.").with("ArgumentName", name)
+			return nil, s3err.Refuse("InvalidArgument", "POST requires each form field at most once.").With("ArgumentName", name)
 		}
 		if len(f.fields) >= maxFormCount {
-			return nil, apiError("MaxPostPreDataLengthExceededError")
+			return nil, s3err.New("MaxPostPreDataLengthExceededError")
 		}
 		f.fields[name] = string(value)
 	}
@@ -114,16 +116,16 @@ func (f formFile) Read(p []byte) (int, error) {
 
 // formError maps an error of the multipart reader; errors of the connection pass.
 func formError(err error) error {
-	var e *Error
+	var e *s3err.Error
 	switch {
 	case errors.As(err, &e), isTimeout(err):
 		return err
 	case errors.Is(err, errFormTooBig):
-		return apiError("MaxPostPreDataLengthExceededError")
+		return s3err.New("MaxPostPreDataLengthExceededError")
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return apiError("IncompleteBody")
+		return s3err.New("IncompleteBody")
 	}
-	return apiError("MalformedPOSTRequest")
+	return s3err.New("MalformedPOSTRequest")
 }
 
 // sizeReader passes the file on and holds it to the policy's size range: more than most bytes, or fewer than least
@@ -138,10 +140,10 @@ func (s *sizeReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	s.n += int64(n)
 	if s.n > s.most {
-		return 0, apiError("EntityTooLarge").with("MaxSizeAllowed", strconv.FormatInt(s.most, 10))
+		return 0, s3err.New("EntityTooLarge").With("MaxSizeAllowed", strconv.FormatInt(s.most, 10))
 	}
 	if errors.Is(err, io.EOF) && s.n < s.least {
-		return 0, apiError("EntityTooSmall").with("MinSizeAllowed", strconv.FormatInt(s.least, 10)).with("ProposedSize", strconv.FormatInt(s.n, 10))
+		return 0, s3err.New("EntityTooSmall").With("MinSizeAllowed", strconv.FormatInt(s.least, 10)).With("ProposedSize", strconv.FormatInt(s.n, 10))
 	}
 	return n, err
 }

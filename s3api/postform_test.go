@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"firn/s3api/s3err"
 )
 
 var postNow = time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -233,7 +235,7 @@ func FuzzPostForm(f *testing.F) {
 			}
 		}
 		if err != nil {
-			if _, ok := errors.AsType[*Error](err); !ok {
+			if _, ok := errors.AsType[*s3err.Error](err); !ok {
 				t.Errorf("%v is no S3 error", err)
 			}
 		}

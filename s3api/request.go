@@ -17,6 +17,7 @@ import (
 	"firn/auth/policy"
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // request is one request on its way through the server. It is used by one goroutine and reused afterwards:
@@ -190,7 +191,7 @@ const xmlContentType = "application/xml"
 func (rq *request) readBody(limit int64) ([]byte, error) {
 	n := rq.payload.Length()
 	if n > limit {
-		return nil, apiError("MaxMessageLengthExceeded")
+		return nil, s3err.New("MaxMessageLengthExceeded")
 	}
 	if n < 0 {
 		n = bytes.MinRead
@@ -200,7 +201,7 @@ func (rq *request) readBody(limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(b.Len()) > limit {
-		return nil, apiError("MaxMessageLengthExceeded")
+		return nil, s3err.New("MaxMessageLengthExceeded")
 	}
 	return b.Bytes(), nil
 }
@@ -228,7 +229,7 @@ func (rq *request) readXML(v any, limit int64) error {
 func parseXML(b []byte, v any) error {
 	d := xml.NewDecoder(bytes.NewReader(b))
 	if err := d.Decode(v); err != nil {
-		return apiError("MalformedXML")
+		return s3err.New("MalformedXML")
 	}
 	for {
 		t, err := d.Token()
@@ -236,10 +237,10 @@ func parseXML(b []byte, v any) error {
 			return nil
 		}
 		if err != nil {
-			return apiError("MalformedXML")
+			return s3err.New("MalformedXML")
 		}
 		if _, ok := t.(xml.StartElement); ok {
-			return apiError("MalformedXML")
+			return s3err.New("MalformedXML")
 		}
 	}
 }
@@ -281,10 +282,10 @@ func parseQuery(q query, raw string) (query, error) {
 		var err error
 		if strings.ContainsAny(p, "%+") {
 			if name, err = url.QueryUnescape(name); err != nil {
-				return q, apiError("InvalidURI")
+				return q, s3err.New("InvalidURI")
 			}
 			if value, err = url.QueryUnescape(value); err != nil {
-				return q, apiError("InvalidURI")
+				return q, s3err.New("InvalidURI")
 			}
 		}
 		q = append(q, param{name, value})
@@ -314,10 +315,10 @@ func (rq *request) parseTarget() (err error) {
 	}
 	if rq.key != "" {
 		if rq.bucket == "" {
-			return apiError("InvalidBucketName").with("BucketName", "")
+			return s3err.New("InvalidBucketName").With("BucketName", "")
 		}
 		if !utf8.ValidString(rq.key) {
-			return apiError("InvalidURI")
+			return s3err.New("InvalidURI")
 		}
 	}
 	return nil

@@ -3,6 +3,8 @@ package s3api
 import (
 	"net/http"
 	"strings"
+
+	"firn/s3api/s3err"
 )
 
 // handler answers one operation. It writes a response or returns an error, not both, except that an error
@@ -112,7 +114,7 @@ func (t *routeTable) find(rq *request) (*route, error) {
 	if rt := by[sub][rq.r.Method]; rt != nil {
 		if strings.TrimSuffix(sub, copySub) == "" {
 			if name := unknownSub(rq.query); name != "" {
-				return nil, apiError("NotImplemented").with("Header", name)
+				return nil, s3err.New("NotImplemented").With("Header", name)
 			}
 		}
 		return rt, nil
@@ -120,11 +122,11 @@ func (t *routeTable) find(rq *request) (*route, error) {
 	switch rq.r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions:
 		if sub != "" && len(by[sub]) == 0 {
-			return nil, apiError("NotImplemented")
+			return nil, s3err.New("NotImplemented")
 		}
 	}
-	return nil, apiError("MethodNotAllowed").with("Method", rq.r.Method).
-		with("ResourceType", [...]string{"SERVICE", "BUCKET", "OBJECT"}[l])
+	return nil, s3err.New("MethodNotAllowed").With("Method", rq.r.Method).
+		With("ResourceType", [...]string{"SERVICE", "BUCKET", "OBJECT"}[l])
 }
 
 // parameters are the query parameters that are no sub-resources and may come without a value, beside response-*

@@ -22,6 +22,7 @@ import (
 
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 // Options are the settings of a Server. The zero value of each field has a sensible meaning.
@@ -123,7 +124,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	if s.active.Add(1) > int64(s.opt.MaxConcurrent) {
 		rq.op = "Overload"
-		rq.fail(apiError("SlowDown"))
+		rq.fail(s3err.New("SlowDown"))
 		return
 	}
 	if err := s.serve(rq); err != nil {
@@ -159,7 +160,7 @@ func (s *Server) serve(rq *request) error {
 		return err
 	}
 	if want := rq.header("X-Amz-Expected-Bucket-Owner"); want != "" && rq.bkt != nil && want != rq.bkt.Owner {
-		return apiError("AccessDenied")
+		return s3err.New("AccessDenied")
 	}
 	if rt.flags&(noAuth|lateAuth) == 0 {
 		if err := s.authorize(rq, rq.action); err != nil {
@@ -177,7 +178,7 @@ func (s *Server) end(rq *request) {
 			panic(p)
 		}
 		s.log.Error("panic in handler", "request_id", rq.id, "op", rq.op, "panic", p, "stack", string(debug.Stack()))
-		rq.fail(apiError("InternalError"))
+		rq.fail(s3err.New("InternalError"))
 	}
 	if !rq.wrote {
 		// Every handler answers; one that did not has a bug. Sending the header here also makes net/http copy

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/s3api/s3err"
 )
 
 func TestErrorDocument(t *testing.T) {
@@ -241,7 +242,7 @@ func TestErrorMapping(t *testing.T) {
 		{context.Canceled, 499, "RequestTimeout"},
 		{&clientGone{io.ErrClosedPipe}, 499, "RequestTimeout"},
 		{io.ErrUnexpectedEOF, 500, "InternalError"},
-		{apiError("NoSuchCode"), 500, "InternalError"},
+		{s3err.New("NoSuchCode"), 500, "InternalError"},
 	}
 	for _, tt := range tests {
 		if e := toError(rq, tt.err); e.Status != tt.status || e.Code != tt.code {

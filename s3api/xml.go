@@ -1,6 +1,8 @@
 package s3api
 
-import "unicode/utf8"
+import (
+	"unicode/utf8"
+)
 
 const xmlHeader = `<?xml version="1.0" encoding="UTF-8"?>` + "\n"
 

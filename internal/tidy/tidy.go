@@ -34,6 +34,7 @@ func Edges() []Edge {
 		{"s3api", "auth", "asks who calls and what they may do"},
 		{"s3api", "auth/sigv4", "verifies signatures"},
 		{"s3api", "auth/policy", "validates policies before they are stored"},
+		{"s3api", "s3api/s3err", "answers with its errors"},
 
 		{"adminapi", "auth", "manages users"},
 
