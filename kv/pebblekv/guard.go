@@ -18,8 +18,10 @@ import (
 type guardFS struct {
 	vfs.FS
 	d *DB
-	// armed is set once Open is through: until then errors go their way.
+	// armed is set once Pebble is open: until then errors go their way.
 	armed atomic.Bool
+	// replaying is the log that was opened last for reading.
+	replaying atomic.Pointer[string]
 }
 
 // check passes err on, or never returns.
@@ -46,6 +48,14 @@ func (g *guardFS) Create(name string, c vfs.WriteCategory) (vfs.File, error) {
 		return nil, err
 	}
 	return &guardFile{File: f, g: g, name: name}, nil
+}
+
+// Open implements vfs.FS.
+func (g *guardFS) Open(name string, opts ...pvfs.OpenOption) (vfs.File, error) {
+	if strings.HasSuffix(name, ".log") {
+		g.replaying.Store(&name)
+	}
+	return g.FS.Open(name, opts...)
 }
 
 // ReuseForWrite implements vfs.FS.

@@ -76,6 +76,8 @@ func (o Options) withDefaults() Options {
 // DB is a kv.DB.
 type DB struct {
 	p     *pebble.DB
+	fs    vfs.FS
+	dir   string
 	cache *pebble.Cache
 	o     Options
 	// getOptions are the options of the iterators behind Get. Pebble copies them.
@@ -132,6 +134,8 @@ func Open(fsys vfs.FS, dir string, o Options) (*DB, error) {
 	o = o.withDefaults()
 	d := &DB{
 		o:       o,
+		fs:      fsys,
+		dir:     dir,
 		seed:    maphash.MakeSeed(),
 		stripes: newStripes(),
 		excl:    newLock(),
@@ -191,13 +195,19 @@ func (d *DB) openPebble(fsys vfs.FS, dir string) error {
 	p, err := pebble.Open(dir, d.pebbleOptions(guard))
 	if err != nil {
 		d.cache.Unref()
+		if log := guard.replaying.Load(); log != nil && pebble.IsCorruptionError(err) {
+			// Pebble replays the logs last, so the newest one it opened is the one it could not read.
+			err = &firn.Error{Kind: firn.Corrupt, Err: fmt.Errorf(
+				"%s is damaged in the middle: acknowledged writes follow the damage; restore from a backup: %w",
+				*log, err)}
+		}
 		return err
 	}
 	d.p = p
+	guard.armed.Store(true)
 	if err := d.recover(); err != nil {
 		return errors.Join(err, d.closePebble())
 	}
-	guard.armed.Store(true)
 	return nil
 }
 
@@ -208,6 +218,11 @@ func (d *DB) recover() error {
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
 		if err := d.p.Set(key, []byte{schemaVersion}, pebble.Sync); err != nil {
+			return mapError(err)
+		}
+		// Pebble begins the log of a new store in an older format, in which damage looks like the end. The next log
+		// has the format that tells up to where it was synced.
+		if err := d.p.Flush(); err != nil {
 			return mapError(err)
 		}
 	case err != nil:
@@ -302,8 +317,35 @@ func (d *DB) Close() error {
 		if e := d.failure.Load(); e != nil {
 			return e
 		}
+		if err := d.flush(); err != nil {
+			return errors.Join(err, d.closePebble())
+		}
 		return d.closePebble()
 	})
+}
+
+// flush moves all that the log holds to tables, unless that fails: then it stays in the log. Tables tell damage from
+// an end wherever it is, logs do not.
+func (d *DB) flush() error {
+	// Without room it would fail on the log it begins, which would be fatal.
+	if u, err := d.fs.GetDiskUsage(d.dir); err == nil && u.AvailBytes < uint64(2*d.o.MemTableBytes) {
+		return nil
+	}
+	failures := d.stats.backgroundErrors.Load()
+	flushed, err := d.p.AsyncFlush()
+	if err != nil {
+		return mapError(err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for d.stats.backgroundErrors.Load() == failures {
+		select {
+		case <-flushed:
+			return nil
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 func (d *DB) closePebble() error {

@@ -1,0 +1,65 @@
+package pebblekv_test
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"firn"
+	"firn/kv"
+	"firn/kv/kvtest"
+	"firn/kv/pebblekv"
+	"firn/vfs"
+)
+
+// damagedLogs is a file system on which the first bytes that are read of each log have a bit flipped, 1000 bytes in.
+func damagedLogs(fsys vfs.FS) vfs.FS {
+	tap := vfs.NewTap(fsys)
+	var done atomic.Bool
+	tap.OnRead = func(op vfs.Op, p []byte) {
+		if strings.HasSuffix(op.Path, ".log") && len(p) > 0 && !done.Swap(true) {
+			p[min(len(p)-1, 1000)] ^= 1
+		}
+	}
+	return tap
+}
+
+// TestDamagedLog damages the write-ahead log. After a clean stop nothing is lost; after a crash the store refuses to
+// open rather than take the damage for the end of the log, be it the first log of the store or a later one.
+func TestDamagedLog(t *testing.T) {
+	const commits = 50
+	for _, reopened := range []bool{false, true} {
+		t.Run(fmt.Sprintf("reopened=%v", reopened), func(t *testing.T) {
+			mem := vfs.NewCrashableMem()
+			db := open(t, mem, pebblekv.Options{})
+			if reopened {
+				if err := db.Close(); err != nil {
+					t.Fatal(err)
+				}
+				db = open(t, mem, pebblekv.Options{})
+			}
+			for i := range commits {
+				err := db.Update(t.Context(), func(tx kv.Tx) error {
+					tx.Set(fmt.Append(nil, i), make([]byte, 4000))
+					tx.Log(nil)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			crashed := vfs.CrashClone(mem)
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			_, err := pebblekv.Open(damagedLogs(crashed), "db", pebblekv.Options{})
+			if firn.KindOf(err) != firn.Corrupt || !strings.Contains(err.Error(), ".log is damaged") {
+				t.Errorf("open with a damaged log after a crash: %v", err)
+			}
+			if s := kvtest.Read(t, open(t, damagedLogs(mem), pebblekv.Options{})); len(s.Pairs) != commits {
+				t.Errorf("%d of %d keys after a clean stop", len(s.Pairs), commits)
+			}
+		})
+	}
+}
