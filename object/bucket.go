@@ -78,9 +78,10 @@ func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) 
 	if err := CheckBucketName(name); err != nil {
 		return nil, err
 	}
-	if err := s.space.admit(0); err != nil {
+	if err := s.space.admit(recordCost); err != nil {
 		return nil, fail("create bucket", name, err)
 	}
+	defer s.space.done(recordCost)
 	rec := &Bucket{
 		Name: name, Owner: o.Owner, ObjectLock: o.ObjectLock, Config: maps.Clone(o.Config), Revision: 1,
 	}

@@ -79,12 +79,11 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		}
 		r.Checksum = Checksum{Algorithm: q.Algorithm, Value: sums.Checksum}
 	}
-	need := int64(0)
+	need := int64(recordCost)
 	if from.inline != nil {
-		need = r.Size
+		need = inlineCost(r.Size)
 	}
 	if err := s.space.admit(need); err != nil {
-		s.stats.refused.Add(1)
 		return nil, err
 	}
 	defer s.space.done(need)

@@ -62,9 +62,10 @@ func (s *Store) createUpload(ctx context.Context, bucket, key string, o *PutOpti
 	if err := checkPut(b.rec.Load(), o); err != nil {
 		return "", err
 	}
-	if err := s.space.admit(0); err != nil {
+	if err := s.space.admit(recordCost); err != nil {
 		return "", err
 	}
+	defer s.space.done(recordCost)
 	r := newRecord(bucket, key, o)
 	if o.Checksum != nil {
 		r.Checksum = Checksum{Algorithm: o.Checksum.Algorithm, Type: o.Checksum.Type}
@@ -151,14 +152,13 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 	if err != nil {
 		return nil, err
 	}
-	if err := s.space.admit(max(0, o.Size)); err != nil {
-		s.stats.refused.Add(1)
+	c := &content{}
+	defer c.free()
+	if err := c.charge(&s.space, fileCost(max(0, o.Size))); err != nil {
 		return nil, err
 	}
-	defer s.space.done(max(0, o.Size))
 	// Parts are files, however small: completion then takes them as they are.
-	c, err := s.receiveLarge(ctx, body, o, label{bucket: bucket, key: key, upload: uploadID, part: number})
-	if err != nil {
+	if err := s.receiveLarge(ctx, c, body, o, label{bucket: bucket, key: key, upload: uploadID, part: number}); err != nil {
 		return nil, err
 	}
 	p := &Part{

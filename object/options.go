@@ -16,7 +16,10 @@ type Options struct {
 	// InlineMax is the content size in bytes up to which content lives in the kv engine. Default InlineMax,
 	// at most 1 MiB; negative: none does.
 	InlineMax int
-	// ReserveBytes is the free disk space below which writes are refused. Default 1 GiB; negative: none.
+	// ReserveBytes is the free disk space below which writes are refused. Default 1 GiB; negative: none. Deletes
+	// and the kv engine live on it: it should hold the engine's log and the flush of all its memtables (twice four
+	// memtables, 128 MiB with pebblekv's default), a compaction's output beside its input, and the deletes' own
+	// records. 1 GiB does for memtables of up to 64 MiB.
 	ReserveBytes int64
 	// BlockSize is the bytes of content under one checksum in blob files. Default: the block package's.
 	BlockSize int

@@ -24,6 +24,27 @@ type content struct {
 	inline []byte // of small content; pooled
 	blob   blobs.File
 	large  bool // blob is set
+	space  *space
+	cost   int64 // bytes charged to space until free
+}
+
+// charge asks for n bytes of disk for c, until c.free. ErrNoSpace.
+func (c *content) charge(s *space, n int64) error {
+	if err := s.admit(n); err != nil {
+		return err
+	}
+	c.space = s
+	c.cost += n
+	return nil
+}
+
+// cost is what content of the size that a client announced may take of the disk; -1 is a size that is not known,
+// whose content is charged for as it comes.
+func (s *Store) cost(size int64) int64 {
+	if size <= int64(s.o.InlineMax) {
+		return inlineCost(max(0, size))
+	}
+	return fileCost(size)
 }
 
 // Put stores a new version from body.
@@ -54,11 +75,14 @@ func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *
 			return nil, err
 		}
 	}
-	c, err := s.receive(ctx, body, o, label{bucket: bucket, key: key})
-	if err != nil {
+	c := &content{}
+	defer c.free()
+	if err := c.charge(&s.space, s.cost(o.Size)); err != nil {
 		return nil, err
 	}
-	defer c.free()
+	if err := s.receive(ctx, c, body, o, label{bucket: bucket, key: key}); err != nil {
+		return nil, err
+	}
 	r := newRecord(bucket, key, o)
 	c.describe(r, o.Checksum)
 	return s.commitPut(ctx, b, ck, r, c, o.Precondition)
@@ -203,22 +227,16 @@ func (t *txn) retain(r *record) error {
 }
 
 // receive reads a body to its end and checks it against what the client said of it. Small content stays in
-// memory, large content is in a durable blob file when it returns.
-func (s *Store) receive(ctx context.Context, body io.Reader, o *PutOptions, l label) (*content, error) {
+// memory, large content is in a durable blob file when it returns. The caller has charged c for the size that the
+// client announced.
+func (s *Store) receive(ctx context.Context, c *content, body io.Reader, o *PutOptions, l label) error {
 	if body == nil {
 		body = bytes.NewReader(nil)
 	}
-	if err := s.space.admit(max(0, o.Size)); err != nil {
-		s.stats.refused.Add(1)
-		return nil, err
-	}
-	defer s.space.done(max(0, o.Size))
-
 	alg := digest.None
 	if o.Checksum != nil {
 		alg = digest.Algorithm(o.Checksum.Algorithm)
 	}
-	c := &content{}
 	inlineMax := int64(s.o.InlineMax)
 	if o.Size <= inlineMax {
 		want := inlineMax
@@ -238,40 +256,40 @@ func (s *Store) receive(ctx context.Context, body io.Reader, o *PutOptions, l la
 			err = nil
 		}
 		if err != nil {
-			c.free()
-			return nil, err
+			return err
 		}
 		if int64(n) <= want {
 			c.inline = c.inline[:n]
 			c.size = int64(n)
-			c.sums = digest.Of(c.inline, alg)
-			if err := checkSums(&c.sums, o); err != nil {
-				c.free()
-				return nil, err
+			if o.Size < 0 {
+				if err := c.charge(&s.space, inlineCost(c.size)-inlineCost(0)); err != nil {
+					return err
+				}
 			}
-			return c, nil
+			c.sums = digest.Of(c.inline, alg)
+			return checkSums(&c.sums, o)
 		}
 		body = io.MultiReader(bytes.NewReader(c.inline[:n]), body)
-		defer c.free()
+		defer c.freeBuffer()
 	}
-	return s.receiveLarge(ctx, body, o, l)
+	return s.receiveLarge(ctx, c, body, o, l)
 }
 
-// receiveLarge is receive for content that becomes a file whatever its size. The caller has asked for space.
-func (s *Store) receiveLarge(ctx context.Context, body io.Reader, o *PutOptions, l label) (*content, error) {
+// receiveLarge is receive for content that becomes a file whatever its size.
+func (s *Store) receiveLarge(ctx context.Context, c *content, body io.Reader, o *PutOptions, l label) error {
 	if body == nil {
 		body = bytes.NewReader(nil)
 	}
-	c := &content{large: true}
+	c.large = true
 	var err error
 	if c.blob, err = s.blobs.Create(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.fill(ctx, c, body, o, l); err != nil {
 		s.blobs.Discard(c.blob)
-		return nil, err
+		return err
 	}
-	return c, nil
+	return nil
 }
 
 // fill streams body into c's blob file, makes it durable and closes it.
@@ -297,7 +315,7 @@ func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOpti
 	}
 	var dst io.Writer = w
 	if o.Size < 0 {
-		dst = &spaceWriter{w: w, s: &s.space}
+		dst = &spaceWriter{w: w, c: c, s: &s.space}
 	}
 	c.size, c.sums, err = s.digests.Copy(ctx, dst, body, limit, alg)
 	switch {
@@ -324,15 +342,16 @@ type unsynced struct{ vfs.File }
 func (unsynced) SyncData() error { return nil }
 func (unsynced) Sync() error     { return nil }
 
-// spaceWriter stops content of unknown size before it eats the reserve.
+// spaceWriter charges for content of unknown size as it comes, which stops it before it eats the reserve.
 type spaceWriter struct {
 	w io.Writer
+	c *content
 	s *space
 }
 
 func (w *spaceWriter) Write(p []byte) (int, error) {
-	if w.s.headroom() < int64(len(p)) {
-		return 0, ErrNoSpace
+	if err := w.c.charge(w.s, fileCost(int64(len(p)))-fileCost(0)); err != nil {
+		return 0, err
 	}
 	return w.w.Write(p)
 }
@@ -363,8 +382,16 @@ func (s *Store) abandon(f blobs.File, open bool) {
 	}
 }
 
-// free gives pooled memory back.
+// free ends the charge for space: what c needs of the disk is there, or will not be. It gives pooled memory back.
 func (c *content) free() {
+	if c.space != nil {
+		c.space.done(c.cost)
+		c.space, c.cost = nil, 0
+	}
+	c.freeBuffer()
+}
+
+func (c *content) freeBuffer() {
 	if c.inline != nil {
 		putBuffer(c.inline)
 		c.inline = nil

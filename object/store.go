@@ -58,7 +58,7 @@ func Open(ctx context.Context, fsys vfs.FS, dir string, db kv.DB, o Options) (*S
 		garbage: make(chan struct{}, 1), digests: digest.NewEngine(),
 	}
 	s.buckets.m = map[string]*bucket{}
-	s.space.init(fsys, dir, o.ReserveBytes, o.Now)
+	s.space.init(fsys, dir, o.ReserveBytes, o.Now, o.Logger)
 	if err := s.open(ctx); err != nil {
 		s.closeParts()
 		return nil, firn.E("open namespace", dir, err)

@@ -52,7 +52,11 @@ func newFixture(t testing.TB, fsys vfs.FS, o Options) *fixture {
 }
 
 func (f *fixture) open(o Options) (err error) {
-	if f.db, err = pebblekv.Open(f.fs, "data/kv", pebblekv.Options{}); err != nil {
+	var ko pebblekv.Options
+	if o.ReserveBytes > 0 {
+		ko.MemTableBytes = 1 << 20 // a flush fits into a small reserve
+	}
+	if f.db, err = pebblekv.Open(f.fs, "data/kv", ko); err != nil {
 		return err
 	}
 	f.Store, err = Open(context.Background(), f.fs, "data", f.db, o)
@@ -298,7 +302,7 @@ func TestPutChecksTheBody(t *testing.T) {
 			}
 		}
 	}
-	if size := f.space.inFlight.Load(); size != 0 {
+	if size := f.space.inFlight(); size != 0 {
 		t.Errorf("%d bytes still counted in flight", size)
 	}
 }
