@@ -436,3 +436,77 @@ func TestFormatAndSiteAreChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// handOver is an engine whose commits end before or after they are handed over.
+type handOver struct {
+	kv.DB
+	refuse func() error // called where a commit of the namespace would be handed over; nil: it goes on
+}
+
+func (h *handOver) Update(ctx context.Context, fn func(kv.Tx) error, locks ...[]byte) error {
+	if h.refuse == nil || len(locks) == 0 {
+		return h.DB.Update(ctx, fn, locks...)
+	}
+	var refused error
+	err := h.DB.Update(ctx, func(tx kv.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		refused = h.refuse()
+		return refused
+	}, locks...)
+	if refused != nil {
+		return refused
+	}
+	return err
+}
+
+func TestRefusedCommitLeavesItsFileOnlyWhereItsOutcomeIsOpen(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		open  bool
+		error error
+	}{
+		{"the context ended before the hand-over", false, context.Canceled},
+		{"the engine failed", true, kv.ErrClosed},
+		{"the engine failed with a context's error of its own", true, context.DeadlineExceeded},
+	} {
+		for what, put := range map[string]func(context.Context, *fixture, string) error{
+			"object": func(ctx context.Context, f *fixture, _ string) error {
+				_, err := f.Put(ctx, "bucket", "k", strings.NewReader(big(InlineMax+1)), PutOptions{Size: InlineMax + 1})
+				return err
+			},
+			"part": func(ctx context.Context, f *fixture, id string) error {
+				_, err := f.PutPart(ctx, "bucket", "m", id, 1, strings.NewReader("part"), PutOptions{Size: 4})
+				return err
+			},
+		} {
+			t.Run(tt.name+"/"+what, func(t *testing.T) {
+				f := newFixture(t, vfs.NewMem(), Options{})
+				f.bucket("bucket", BucketOptions{})
+				id, err := f.CreateUpload(t.Context(), "bucket", "m", PutOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.put("bucket", "k", big(InlineMax+2)) // the pool of ready files is full
+				before := len(f.files())
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				f.Store.db = &handOver{DB: f.db, refuse: func() error { cancel(); return tt.error }}
+				if err := put(ctx, f, id); !errors.Is(err, tt.error) {
+					t.Fatalf("%v, want %v", err, tt.error)
+				}
+				// The file came from the pool of ready ones.
+				if gone := before - len(f.files()); (gone == 0) != tt.open {
+					t.Errorf("%d files fewer", gone)
+				}
+				f.Store.db = f.db
+				f.want("bucket", "k", "", big(InlineMax+2))
+				f.reopen()
+				if s := f.check(); int(s.Blobs) != len(f.files()) {
+					t.Errorf("%d files for %d blobs", len(f.files()), s.Blobs)
+				}
+			})
+		}
+	}
+}

@@ -21,7 +21,7 @@ type txn struct {
 	delta Usage          // of all operations
 	freed bool           // blobs went on the garbage queue
 	buf   []byte         // scratch for keys and records
-	// committing is set once fn is done: a later error leaves the outcome open.
+	// committing is set once fn is done: a later error, unless it is the context's, leaves the outcome open.
 	committing bool
 }
 
@@ -45,7 +45,10 @@ func (s *Store) change(ctx context.Context, b *bucket, fn func(*txn) error, lock
 		return nil
 	}, locks...)
 	if err != nil {
-		return t.committing, err
+		// The context ends only waits from before the hand-over to the engine: its error says that nothing came of
+		// the commit.
+		before := ctx.Err() != nil && errors.Is(err, ctx.Err())
+		return t.committing && !before, err
 	}
 	b.add(t.delta)
 	if t.freed {
