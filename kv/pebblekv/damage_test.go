@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"firn"
 	"firn/kv"
@@ -61,5 +64,57 @@ func TestDamagedLog(t *testing.T) {
 				t.Errorf("%d of %d keys after a clean stop", len(s.Pairs), commits)
 			}
 		})
+	}
+}
+
+// TestFullDisk lets every new table fail for want of space: a running store tries again with pauses, and one that is
+// opened says that the disk is full, without trying for ever.
+func TestFullDisk(t *testing.T) {
+	full := func(fsys vfs.FS) vfs.FS {
+		tap := vfs.NewTap(fsys)
+		tap.Before = func(op vfs.Op) vfs.Fault {
+			if op.Kind == vfs.OpCreate && (strings.HasSuffix(op.Path, ".sst") || strings.HasSuffix(op.Path, ".blob")) {
+				return vfs.Fault{Err: syscall.ENOSPC}
+			}
+			return vfs.Fault{}
+		}
+		return tap
+	}
+	var crashed *vfs.MemFS
+	synctest.Test(t, func(t *testing.T) {
+		mem := vfs.NewCrashableMem()
+		db, err := pebblekv.Open(mem, "db", pebblekv.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		db, err = pebblekv.Open(full(mem), "db", pebblekv.Options{MemTableBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			err := db.Update(t.Context(), func(tx kv.Tx) error {
+				tx.Set(fmt.Append(nil, i), make([]byte, 100<<10))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if n := db.Metrics().BackgroundErrors; n < 3 || n > 40 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+		crashed = vfs.CrashClone(mem)
+		if err := db.Close(); err != nil {
+			t.Errorf("close on a full disk: %v", err)
+		}
+	})
+	// Not in the bubble: what a failed start leaves behind is parked until the process ends.
+	_, err := pebblekv.Open(full(crashed), "db", pebblekv.Options{})
+	if firn.KindOf(err) != firn.NoSpace || !strings.Contains(err.Error(), "free some space") {
+		t.Errorf("open on a full disk: %v", err)
 	}
 }

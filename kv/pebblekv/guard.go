@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 
@@ -20,6 +21,8 @@ type guardFS struct {
 	d *DB
 	// armed is set once Pebble is open: until then errors go their way.
 	armed atomic.Bool
+	// retries counts the failures of background work since some of it went well.
+	retries atomic.Int64
 	// replaying is the log that was opened last for reading.
 	replaying atomic.Pointer[string]
 }
@@ -33,6 +36,44 @@ func (g *guardFS) check(op, name string, err error) error {
 	select {}
 }
 
+// Waits between attempts of background work that fails. Pebble itself tries again at once, for ever.
+const (
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 5 * time.Second
+)
+
+// backgroundFailed is told of each failure of background work.
+func (g *guardFS) backgroundFailed(err error) {
+	g.retries.Add(1)
+	if !g.armed.Load() {
+		// Pebble flushes what it replayed before it is open, and would never get there.
+		g.d.fail(err)
+		select {}
+	}
+}
+
+// backgroundDone is told of the end of each flush and compaction.
+func (g *guardFS) backgroundDone(err error) {
+	if err == nil {
+		g.retries.Store(0)
+	}
+}
+
+// backOff waits before background work is tried again: the first thing it does is to make a table.
+func (g *guardFS) backOff() {
+	n := g.retries.Load()
+	if n == 0 {
+		return
+	}
+	wait := time.NewTimer(min(firstRetry<<min(n-1, 10), lastRetry))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-g.d.calls.closing:
+	case <-g.d.failed:
+	}
+}
+
 // guarded reports whether the errors of a file are fatal: a write-ahead log, or a file of separated values.
 func guarded(name string) bool {
 	return strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".blob")
@@ -40,6 +81,9 @@ func guarded(name string) bool {
 
 // Create implements vfs.FS.
 func (g *guardFS) Create(name string, c vfs.WriteCategory) (vfs.File, error) {
+	if strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".blob") {
+		g.backOff()
+	}
 	f, err := g.FS.Create(name, c)
 	if !guarded(name) {
 		return f, err

@@ -12,7 +12,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable/block"
 
 	"firn"
-	"firn/vfs"
 )
 
 // stats counts what Pebble does not.
@@ -118,7 +117,7 @@ func (d *DB) Metrics() Metrics {
 }
 
 // pebbleOptions returns Pebble's settings.
-func (d *DB) pebbleOptions(fsys vfs.FS) *pebble.Options {
+func (d *DB) pebbleOptions(fsys *guardFS) *pebble.Options {
 	o := &pebble.Options{
 		FS:           fsys,
 		Cache:        d.cache,
@@ -141,7 +140,10 @@ func (d *DB) pebbleOptions(fsys vfs.FS) *pebble.Options {
 			BackgroundError: func(err error) {
 				d.stats.backgroundErrors.Add(1)
 				d.o.Logger.Warn("metadata store: background work failed and is tried again", "err", err)
+				fsys.backgroundFailed(err)
 			},
+			FlushEnd:      func(info pebble.FlushInfo) { fsys.backgroundDone(info.Err) },
+			CompactionEnd: func(info pebble.CompactionInfo) { fsys.backgroundDone(info.Err) },
 			// A damaged table fails the reads that need it and nothing else; Pebble's default would end the process.
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				d.stats.corruptions.Add(1)

@@ -153,6 +153,10 @@ func Open(fsys vfs.FS, dir string, o Options) (*DB, error) {
 	}
 	d.cache = pebble.NewCache(o.CacheBytes)
 	if err := d.start(func() error { return d.openPebble(fsys, dir) }); err != nil {
+		if vfs.IsNoSpace(err) {
+			err = &firn.Error{Kind: firn.NoSpace, Err: fmt.Errorf(
+				"the disk is full: free some space on it (%d MiB will do) and start again: %w", 4*o.MemTableBytes>>20, err)}
+		}
 		return nil, firn.E("open metadata store", dir, mapError(err))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
