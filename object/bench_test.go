@@ -189,6 +189,7 @@ func BenchmarkList1000(b *testing.B) {
 				}
 				keys += len(l.Versions)
 				after = l.NextKey
+				f.Recycle(l)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(keys), "ns/key")
 		})

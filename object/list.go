@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -88,6 +89,42 @@ type page struct {
 	text []byte
 	// The last owner and class: most neighbours have the same.
 	owner, class span
+	pool         *pagePool
+}
+
+// pagePool keeps the memory of full pages: what is gathered, and the entries that callers gave back by Recycle.
+type pagePool struct {
+	scratch  sync.Pool // of *scratch
+	versions sync.Pool // of *[]Version
+}
+
+// scratch is what of a page nobody needs once its strings are cut.
+type scratch struct {
+	rows []row
+	text []byte
+}
+
+// keepText is the longest text that the pool keeps, in bytes.
+const keepText = 1 << 20
+
+// getVersions returns an empty slice with room for n entries.
+func (p *pagePool) getVersions(n int) []Version {
+	if v, ok := p.versions.Get().(*[]Version); ok && cap(*v) >= n {
+		return *v
+	}
+	return make([]Version, 0, n)
+}
+
+// Recycle gives the memory of a page back, which spares the garbage collector most of a listing. Neither l.Versions
+// nor pointers into it may be used after that; strings may. It need not be called.
+func (s *Store) Recycle(l *Listing) {
+	v := l.Versions
+	if l.Versions = nil; cap(v) <= firstRows {
+		return
+	}
+	clear(v) // it must not keep the page's text
+	v = v[:0]
+	s.pages.versions.Put(&v)
 }
 
 func (p *page) add(b []byte) span {
@@ -127,9 +164,13 @@ func (p *page) version(key span, v *listed, latest bool, withID bool) {
 	r.owner, r.class = p.owner, p.class
 	if n := len(p.rows); n == firstRows && cap(p.rows) == n {
 		// More than a few: likely a full page.
-		p.rows = slices.Grow(p.rows, p.o.Limit-n)
-		p.out.Versions = slices.Grow(p.out.Versions, p.o.Limit-n)
-		p.text = slices.Grow(p.text, len(p.text)/n*p.o.Limit)
+		p.out.Versions = append(p.pool.getVersions(p.o.Limit), p.out.Versions...)
+		if sc, ok := p.pool.scratch.Get().(*scratch); ok && cap(sc.rows) >= p.o.Limit {
+			p.rows, p.text = append(sc.rows[:0], p.rows...), append(sc.text[:0], p.text...)
+		} else {
+			p.rows = slices.Grow(p.rows, p.o.Limit-n)
+			p.text = slices.Grow(p.text, len(p.text)/n*p.o.Limit)
+		}
 	}
 	p.rows = append(p.rows, r)
 	p.out.Versions = append(p.out.Versions, Version{
@@ -157,6 +198,10 @@ func (p *page) finish(bucket string, withID bool) {
 			v.ID = nullID
 		}
 	}
+	if cap(p.rows) > firstRows && cap(p.text) <= keepText {
+		p.pool.scratch.Put(&scratch{rows: p.rows, text: p.text})
+	}
+	p.rows, p.text = nil, nil
 }
 
 // commonPrefix returns the common prefix that key rolls up into, with ok false where it does not.
@@ -202,7 +247,7 @@ func (s *Store) list(ctx context.Context, bucket string, o *ListOptions, version
 	var p *page
 	err = s.db.View(ctx, func(r kv.Reader) error {
 		n := min(firstRows, o.Limit)
-		p = &page{o: o, out: &Listing{Versions: make([]Version, 0, n)}, rows: make([]row, 0, n)}
+		p = &page{o: o, pool: &s.pages, out: &Listing{Versions: make([]Version, 0, n)}, rows: make([]row, 0, n)}
 		w := walker{s: s, r: r, b: rec, o: o, p: p, versions: versions}
 		return w.run(ctx)
 	})

@@ -157,3 +157,37 @@ func TestListShowsWhatHeadShows(t *testing.T) {
 		t.Fatalf("limit 0: %+v, %v", l, err)
 	}
 }
+
+// TestRecycledPagesAreNotMixedUp gives pages back and lists on: what a later page shows is its own.
+func TestRecycledPagesAreNotMixedUp(t *testing.T) {
+	f := newFixture(t, vfs.NewMem(), Options{})
+	f.bucket("bucket", BucketOptions{})
+	const n = 3*firstRows + 5
+	for i := range n {
+		f.put("bucket", fmt.Sprintf("k%03d", i), fmt.Sprint(i))
+	}
+	var kept []string
+	for _, limit := range []int{2 * firstRows, n, firstRows + 1, MaxList, 2 * firstRows} {
+		l, err := f.List(t.Context(), "bucket", ListOptions{Limit: limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := min(limit, n)
+		if len(l.Versions) != want || l.Truncated != (limit < n) {
+			t.Fatalf("%d entries of %d, truncated %v", len(l.Versions), want, l.Truncated)
+		}
+		for i := range l.Versions {
+			v := &l.Versions[i]
+			if v.Key != fmt.Sprintf("k%03d", i) || v.Size != int64(len(fmt.Sprint(i))) || v.Bucket != "bucket" || len(v.ETag) != 32 || v.ID != "" {
+				t.Fatalf("entry %d is %+v", i, v)
+			}
+			kept = append(kept, v.Key)
+		}
+		f.Recycle(l)
+		for i, key := range kept[len(kept)-want:] {
+			if key != fmt.Sprintf("k%03d", i) {
+				t.Fatalf("a string changed to %q when its page was given back", key)
+			}
+		}
+	}
+}

@@ -38,6 +38,7 @@ type Store struct {
 	space   space
 	grace   grace
 	stats   stats
+	pages   pagePool
 
 	buckets struct {
 		sync.RWMutex
