@@ -1,166 +1,21 @@
 package s3api
 
 import (
-	"errors"
 	"net/http"
 	"strings"
 
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
 const (
 	maxACLDoc       = 64 << 10
-	grantCanonical  = "CanonicalUser"
-	grantGroup      = "Group"
-	grantEmail      = "AmazonCustomerByEmail"
 	cannedOwnerFull = "bucket-owner-full-control"
 	headerACL       = "X-Amz-Acl"
 	headerOwnership = "X-Amz-Object-Ownership"
 )
-
-// aclDoc is the answer to GetBucketAcl and GetObjectAcl. name gives the display name of a canonical id.
-func aclDoc(a *auth.ACL, owner string, name func(string) string) *xmlNode {
-	if a == nil {
-		a = auth.PrivateACL(owner)
-	}
-	person := func(n *xmlNode, id string) *xmlNode {
-		n.add("ID", id)
-		if s := name(id); s != "" {
-			n.add("DisplayName", s)
-		}
-		return n
-	}
-	list := &xmlNode{name: "AccessControlList"}
-	for _, g := range a.Grants {
-		grantee := &xmlNode{name: "Grantee", typ: grantCanonical}
-		if g.Group != auth.NoGroup {
-			grantee.typ = grantGroup
-			grantee.add("URI", g.Group.URI())
-		} else {
-			person(grantee, g.ID)
-		}
-		grant := &xmlNode{name: "Grant", kids: []*xmlNode{grantee}}
-		list.kids = append(list.kids, grant.add("Permission", g.Permission.String()))
-	}
-	return &xmlNode{name: "AccessControlPolicy", kids: []*xmlNode{person(&xmlNode{name: "Owner"}, owner), list}}
-}
-
-// parseACL reads an AccessControlPolicy for something that owner owns. exists reports whether a canonical id is a
-// user's.
-func parseACL(body []byte, owner string, exists func(string) bool) (*auth.ACL, error) {
-	a, err := readACL(body, owner)
-	if errors.Is(err, errXML) {
-		return nil, s3err.New("MalformedACLError")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return a, aclError(a.Check(exists))
-}
-
-func readACL(body []byte, owner string) (*auth.ACL, error) {
-	doc, err := parseDoc(body, "AccessControlPolicy")
-	if err != nil {
-		return nil, err
-	}
-	if err := doc.only("Owner", "AccessControlList"); err != nil {
-		return nil, err
-	}
-	o, err := doc.need("Owner")
-	if err != nil {
-		return nil, err
-	}
-	if err := o.only("ID", "DisplayName"); err != nil {
-		return nil, err
-	}
-	if id, there, err := o.str("ID"); err != nil || !there {
-		return nil, errXML
-	} else if id != owner {
-		// An ACL cannot give its object away.
-		return nil, s3err.New("AccessDenied")
-	}
-	list, err := doc.need("AccessControlList")
-	if err != nil {
-		return nil, err
-	}
-	if err := list.only("Grant"); err != nil {
-		return nil, err
-	}
-	a := &auth.ACL{Owner: owner}
-	for _, n := range list.kids {
-		g, err := readGrant(n)
-		if err != nil {
-			return nil, err
-		}
-		a.Grants = append(a.Grants, g)
-		if len(a.Grants) > auth.MaxACLGrants {
-			return nil, errXML
-		}
-	}
-	return a, nil
-}
-
-func readGrant(n *xmlNode) (auth.ACLGrant, error) {
-	var g auth.ACLGrant
-	if err := n.only("Grantee", "Permission"); err != nil {
-		return g, err
-	}
-	p, there, err := n.str("Permission")
-	if err != nil || !there {
-		return g, errXML
-	}
-	if g.Permission, err = auth.ParsePermission(strings.TrimSpace(p)); err != nil {
-		return g, errXML
-	}
-	who, err := n.need("Grantee")
-	if err != nil {
-		return g, err
-	}
-	if err := who.only("ID", "DisplayName", "URI", "EmailAddress"); err != nil {
-		return g, err
-	}
-	child := map[string]string{grantCanonical: "ID", grantGroup: "URI", grantEmail: "EmailAddress"}[who.typ]
-	if child == "" {
-		return g, errXML
-	}
-	value, there, err := who.str(child)
-	if err != nil || !there {
-		return g, errXML
-	}
-	switch who.typ {
-	case grantCanonical:
-		g.ID = value
-		if value == "" {
-			return g, aclError(auth.ErrUnknownGrantee)
-		}
-		return g, nil
-	case grantGroup:
-		if g.Group, err = auth.ParseGroup(value); err != nil {
-			return g, s3err.InvalidArgument("Group/URI", value, "Invalid group uri")
-		}
-		return g, nil
-	}
-	return g, aclError(auth.ErrEmailGrantee)
-}
-
-// aclError gives the errors of ACLs their S3 codes.
-func aclError(err error) error {
-	switch {
-	case errors.Is(err, auth.ErrUnknownGrantee):
-		return s3err.InvalidArgument("CanonicalUser/ID", "", "Invalid id")
-	case errors.Is(err, auth.ErrEmailGrantee):
-		return s3err.New("UnresolvableGrantByEmailAddress")
-	case errors.Is(err, auth.ErrACLTwice):
-		return s3err.InvalidRequest("Specifying both Canned ACLs and Header Grants is not allowed")
-	case errors.Is(err, auth.ErrTooManyGrants):
-		return s3err.New("MalformedACLError")
-	case errors.Is(err, auth.ErrInvalidACL):
-		return s3err.InvalidArgument("x-amz-acl", "", "")
-	}
-	return err
-}
 
 // aclHeaders reports whether a request asks for an ACL in its headers.
 func aclHeaders(h http.Header) bool {
@@ -183,7 +38,7 @@ func (s *Server) headerList(rq *request, owner, bucketOwner string) (*auth.ACL, 
 	get := func(name string) string { return strings.Join(rq.r.Header.Values(name), ",") }
 	a, err := auth.ACLFromHeaders(get, s.users.Exists, owner, bucketOwner)
 	if err != nil {
-		return nil, aclError(err)
+		return nil, s3doc.ACLError(err)
 	}
 	if a == nil { // headers that are there and empty
 		return nil, s3err.InvalidArgument("x-amz-acl", "", "")
@@ -208,7 +63,7 @@ func (s *Server) sentACL(rq *request, owner, bucketOwner string) (*auth.ACL, err
 	case len(body) == 0:
 		return nil, s3err.New("MissingSecurityHeader").With("MissingHeaderName", "x-amz-acl")
 	}
-	return parseACL(body, owner, s.users.Exists)
+	return s3doc.ParseACL(body, owner, s.users.Exists)
 }
 
 // writtenACL is the ACL that a request asks for an object it writes, nil where it asks for none, and the canonical id
@@ -293,7 +148,7 @@ func getBucketACL(s *Server, rq *request) error {
 	if !d.ownership.ACLs() {
 		a = nil
 	}
-	return rq.writeDoc(aclDoc(a, rq.bkt.Owner, s.displayName))
+	return rq.writeDoc(s3doc.ACLDoc(a, rq.bkt.Owner, s.displayName))
 }
 
 func putBucketACL(s *Server, rq *request) error {

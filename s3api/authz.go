@@ -14,6 +14,7 @@ import (
 	"firn/auth/policy"
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -34,7 +35,7 @@ type bucketDocs struct {
 	acl       *auth.ACL
 	ownership auth.Ownership
 	public    auth.PublicAccessBlock
-	cors      []corsRule
+	cors      []s3doc.CORSRule
 	err       error // a document that cannot be read denies everybody but root
 }
 

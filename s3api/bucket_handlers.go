@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -30,8 +31,8 @@ const (
 )
 
 // writeDoc answers with a document.
-func (rq *request) writeDoc(n *xmlNode) error {
-	return rq.writeBody(http.StatusOK, xmlContentType, n.render())
+func (rq *request) writeDoc(doc []byte) error {
+	return rq.writeBody(http.StatusOK, xmlContentType, doc)
 }
 
 // setConfig stores one of the bucket's documents; a nil doc removes it.
@@ -101,8 +102,20 @@ func deleteDoc(names ...string) handler {
 	}
 }
 
+// versioningStatus is what a VersioningConfiguration says of a bucket's state.
+func versioningStatus(v object.Versioning) string {
+	switch v {
+	case object.VersioningEnabled:
+		return s3doc.Enabled
+	case object.VersioningSuspended:
+		return s3doc.Suspended
+	case object.VersioningOff:
+	}
+	return ""
+}
+
 func getVersioning(_ *Server, rq *request) error {
-	return rq.writeDoc(versioningDoc(rq.bkt.Versioning))
+	return rq.writeDoc(s3doc.VersioningDoc(versioningStatus(rq.bkt.Versioning)))
 }
 
 func putVersioning(s *Server, rq *request) error {
@@ -110,9 +123,13 @@ func putVersioning(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	v, err := parseVersioning(body)
+	status, err := s3doc.ParseVersioning(body)
 	if err != nil {
 		return err
+	}
+	v := object.VersioningSuspended
+	if status == s3doc.Enabled {
+		v = object.VersioningEnabled
 	}
 	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
 		if b.ObjectLock && v != object.VersioningEnabled {
@@ -132,7 +149,9 @@ func getObjectLock(_ *Server, rq *request) error {
 	if !rq.bkt.ObjectLock {
 		return s3err.New("ObjectLockConfigurationNotFoundError").With("BucketName", rq.bucket)
 	}
-	return rq.writeDoc(objectLockDoc(rq.bkt.Retention))
+	return rq.writeDoc(s3doc.ObjectLockDoc(s3doc.DefaultRetention{
+		Mode: retentionMode(rq.bkt.Retention.Mode), Days: rq.bkt.Retention.Days, Years: rq.bkt.Retention.Years,
+	}))
 }
 
 func putObjectLock(s *Server, rq *request) error {
@@ -140,7 +159,7 @@ func putObjectLock(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	c, err := parseObjectLock(body)
+	c, err := s3doc.ParseObjectLock(body)
 	if err != nil {
 		return err
 	}
@@ -148,14 +167,21 @@ func putObjectLock(s *Server, rq *request) error {
 		if !b.ObjectLock {
 			switch {
 			case b.Versioning != object.VersioningEnabled:
-				return s3err.Refuse("InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration")
-			case !c.enable:
+				return s3err.Refuse("InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply a "+
+					"Object Lock configuration")
+			case !c.Enable:
 				return s3err.Refuse("InvalidRequest", "Object Lock configuration cannot be enabled on existing buckets without "+
 					"ObjectLockEnabled")
 			}
 			b.ObjectLock = true
 		}
-		b.Retention = c.retention
+		b.Retention = object.DefaultRetention{Days: c.Retention.Days, Years: c.Retention.Years}
+		switch c.Retention.Mode {
+		case s3doc.Governance:
+			b.Retention.Mode = object.RetentionGovernance
+		case s3doc.Compliance:
+			b.Retention.Mode = object.RetentionCompliance
+		}
 		return nil
 	})
 	if err != nil {
@@ -197,7 +223,7 @@ func putLifecycle(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	doc, err := parseLifecycle(body, s.knownStorageClass)
+	doc, err := s3doc.CheckLifecycle(body, s.knownStorageClass)
 	if err != nil {
 		return err
 	}
@@ -227,17 +253,17 @@ func getNotification(_ *Server, rq *request) error {
 	if doc := rq.bkt.Config[confNotification]; doc != nil {
 		return rq.writeBody(http.StatusOK, xmlContentType, doc)
 	}
-	return rq.writeDoc(&xmlNode{name: "NotificationConfiguration"})
+	return rq.writeDoc(s3doc.Flat("NotificationConfiguration"))
 }
 
-// parseNotificationHere is parseNotification for a site that has no place to send events to.
+// parseNotificationHere is s3doc.CheckNotification for a site that has no place to send events to.
 func parseNotificationHere(body []byte) ([]byte, error) {
-	return parseNotification(body, func(string) bool { return false })
+	return s3doc.CheckNotification(body, func(string) bool { return false })
 }
 
 // getEmpty answers with a document that says "not set" as S3 does.
-func getEmpty(root string, kids ...*xmlNode) handler {
-	return func(_ *Server, rq *request) error { return rq.writeDoc(&xmlNode{name: root, kids: kids}) }
+func getEmpty(root string, fields ...s3doc.Field) handler {
+	return func(_ *Server, rq *request) error { return rq.writeDoc(s3doc.Flat(root, fields...)) }
 }
 
 // getMissing answers that a configuration Firn does not offer is not set. message "" is the code's usual one.
@@ -257,7 +283,7 @@ func getListed(listRoot string) handler {
 		if rq.query.Has("id") {
 			return s3err.Refuse("NoSuchConfiguration", "The specified configuration does not exist.")
 		}
-		return rq.writeDoc((&xmlNode{name: listRoot}).add("IsTruncated", "false"))
+		return rq.writeDoc(s3doc.Flat(listRoot, s3doc.Field{Name: "IsTruncated", Value: "false"}))
 	}
 }
 
@@ -270,18 +296,8 @@ func putRequestPayment(_ *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	doc, err := parseDoc(body, "RequestPaymentConfiguration")
-	if err != nil {
+	if err := s3doc.CheckRequestPayment(body); err != nil {
 		return err
-	}
-	if err := doc.only("Payer"); err != nil {
-		return err
-	}
-	switch payer, err := doc.enum("Payer", "BucketOwner", "Requester"); {
-	case err != nil || payer == "":
-		return errXML
-	case payer == "Requester":
-		return s3err.Refuse("NotImplemented", "Requester pays is not offered.")
 	}
 	return rq.noContent(http.StatusOK)
 }

@@ -3,10 +3,12 @@ package s3api
 import (
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"firn/auth/policy"
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -78,7 +80,7 @@ func getPolicyStatus(s *Server, rq *request) error {
 		return d.err
 	}
 	public := d.policy.IsPublic() || d.ownership.ACLs() && !d.public.IgnorePublicAcls && d.acl.Public()
-	return rq.writeDoc((&xmlNode{name: "PolicyStatus"}).addBool("IsPublic", public))
+	return rq.writeDoc(s3doc.Flat("PolicyStatus", s3doc.Field{Name: "IsPublic", Value: strconv.FormatBool(public)}))
 }
 
 // codeOfError is the S3 code err carries, "" where it carries none.

@@ -6,6 +6,7 @@ import (
 	"firn"
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -24,12 +25,12 @@ func parseSettings(b *object.Bucket) (settings, error) {
 	var d settings
 	var err error
 	if doc := b.Config[confOwnership]; doc != nil {
-		if d.ownership, err = parseOwnership(doc); err != nil {
+		if d.ownership, err = s3doc.ParseOwnership(doc); err != nil {
 			return d, firn.E("read ownership controls", b.Name, errStored)
 		}
 	}
 	if doc := b.Config[confPublicAccess]; doc != nil {
-		if d.publicAccess, err = parsePublicAccess(doc); err != nil {
+		if d.publicAccess, err = s3doc.ParsePublicAccess(doc); err != nil {
 			return d, firn.E("read public access block", b.Name, errStored)
 		}
 	}
@@ -43,85 +44,16 @@ func bucketACL(b *object.Bucket) (*auth.ACL, error) {
 }
 
 // bucketCORS reads a bucket's CORS rules.
-func bucketCORS(b *object.Bucket) ([]corsRule, error) {
+func bucketCORS(b *object.Bucket) ([]s3doc.CORSRule, error) {
 	doc := b.Config[confCORS]
 	if doc == nil {
 		return nil, nil
 	}
-	rules, _, err := parseCORS(doc)
+	rules, err := s3doc.ParseCORS(doc)
 	if err != nil {
 		return nil, firn.E("read CORS configuration", b.Name, errStored)
 	}
 	return rules, nil
-}
-
-// parseOwnership reads an OwnershipControls document.
-func parseOwnership(body []byte) (auth.Ownership, error) {
-	doc, err := parseDoc(body, "OwnershipControls")
-	if err != nil {
-		return "", err
-	}
-	if err := doc.only("Rule"); err != nil {
-		return "", err
-	}
-	r, err := doc.need("Rule")
-	if err != nil {
-		return "", err
-	}
-	if err := r.only("ObjectOwnership"); err != nil {
-		return "", err
-	}
-	s, err := r.enum("ObjectOwnership", string(auth.BucketOwnerEnforced), string(auth.BucketOwnerPreferred),
-		string(auth.ObjectWriter))
-	if err != nil || s == "" {
-		return "", errXML
-	}
-	return auth.Ownership(s), nil
-}
-
-// ownershipDoc is the stored form of the setting.
-func ownershipDoc(o auth.Ownership) []byte {
-	r := (&xmlNode{name: "Rule"}).add("ObjectOwnership", string(o))
-	return (&xmlNode{name: "OwnershipControls", kids: []*xmlNode{r}}).render()
-}
-
-// parsePublicAccess reads a PublicAccessBlockConfiguration. What it does not name is off.
-func parsePublicAccess(body []byte) (auth.PublicAccessBlock, error) {
-	var p auth.PublicAccessBlock
-	doc, err := parseDoc(body, "PublicAccessBlockConfiguration")
-	if err != nil {
-		return p, err
-	}
-	flags := []struct {
-		name string
-		to   *bool
-	}{
-		{"BlockPublicAcls", &p.BlockPublicAcls}, {"IgnorePublicAcls", &p.IgnorePublicAcls},
-		{"BlockPublicPolicy", &p.BlockPublicPolicy}, {"RestrictPublicBuckets", &p.RestrictPublicBuckets},
-	}
-	if err := doc.only(flags[0].name, flags[1].name, flags[2].name, flags[3].name); err != nil {
-		return p, err
-	}
-	for _, f := range flags {
-		if *f.to, _, err = doc.flag(f.name); err != nil {
-			return auth.PublicAccessBlock{}, err
-		}
-	}
-	return p, nil
-}
-
-// publicAccessDoc validates a PublicAccessBlockConfiguration and returns it with all four settings in it.
-func publicAccessDoc(body []byte) ([]byte, error) {
-	p, err := parsePublicAccess(body)
-	if err != nil {
-		return nil, err
-	}
-	n := &xmlNode{name: "PublicAccessBlockConfiguration"}
-	n.addBool("BlockPublicAcls", p.BlockPublicAcls)
-	n.addBool("IgnorePublicAcls", p.IgnorePublicAcls)
-	n.addBool("BlockPublicPolicy", p.BlockPublicPolicy)
-	n.addBool("RestrictPublicBuckets", p.RestrictPublicBuckets)
-	return n.render(), nil
 }
 
 func putOwnership(s *Server, rq *request) error {
@@ -129,7 +61,7 @@ func putOwnership(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	o, err := parseOwnership(body)
+	o, err := s3doc.ParseOwnership(body)
 	if err != nil {
 		return err
 	}
@@ -144,7 +76,7 @@ func putOwnership(s *Server, rq *request) error {
 				return s3err.New("InvalidBucketAclWithObjectOwnership")
 			}
 		}
-		putConfig(b, confOwnership, ownershipDoc(o))
+		putConfig(b, confOwnership, s3doc.OwnershipDoc(o))
 		return nil
 	})
 	if err != nil {
@@ -164,7 +96,7 @@ func (s *Server) newBucketConfig(rq *request) (map[string][]byte, error) {
 			return nil, s3err.InvalidArgument("x-amz-object-ownership", rq.header(headerOwnership),
 				"Invalid x-amz-object-ownership header: %s", rq.header(headerOwnership))
 		}
-		conf[confOwnership] = ownershipDoc(o)
+		conf[confOwnership] = s3doc.OwnershipDoc(o)
 	}
 	a, err := s.headerList(rq, rq.who.Canonical, "")
 	if err != nil {
@@ -191,7 +123,7 @@ func answerPreflight(s *Server, rq *request) error {
 	if err != nil && firn.KindOf(err) != firn.NotFound && firn.KindOf(err) != firn.Invalid {
 		return err
 	}
-	var rules []corsRule
+	var rules []s3doc.CORSRule
 	if found {
 		rules = s.docsOf(b).cors
 	}

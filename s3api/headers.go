@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -144,7 +145,7 @@ func parseTagHeader(v string) ([]object.Field, error) {
 			return nil, s3err.InvalidArgument("x-amz-tagging", v, `The header 'x-amz-tagging' shall be encoded as UTF-8 `+
 				`then URLEncoded URL query parameters without tag name duplicates.`)
 		}
-		if err := checkTag(p.name, p.value); err != nil {
+		if err := s3doc.CheckTag(p.name, p.value); err != nil {
 			return nil, err
 		}
 		fs = append(fs, object.Field{Name: p.name, Value: p.value})
@@ -152,20 +153,6 @@ func parseTagHeader(v string) ([]object.Field, error) {
 	// A query string has no order that clients could mean.
 	slices.SortFunc(fs, func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
 	return fs, nil
-}
-
-// checkTag refuses names and values S3 does not allow in a tag.
-func checkTag(name, value string) error {
-	switch {
-	case name == "" || utf8.RuneCountInString(name) > 128 || !utf8.ValidString(name) || !tagText(name):
-		return s3err.New("InvalidTag").Saying("The TagKey you have provided is invalid").With("TagKey", name)
-	case utf8.RuneCountInString(value) > 256 || !utf8.ValidString(value) || !tagText(value):
-		return s3err.New("InvalidTag").Saying("The TagValue you have provided is invalid").With("TagKey", name).
-			With("TagValue", value)
-	case len(name) >= 4 && strings.EqualFold(name[:4], "aws:"):
-		return s3err.New("InvalidTag").Saying("System tags cannot be added/updated by requester").With("TagKey", name)
-	}
-	return nil
 }
 
 // storageClass reads x-amz-storage-class; "" is STANDARD.
@@ -384,6 +371,9 @@ func httpTime(t time.Time) string {
 }
 
 func appendTwo(b []byte, n int) []byte { return append(b, byte('0'+n/10%10), byte('0'+n%10)) }
+
+// iso8601 writes t as S3's documents do.
+func iso8601(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // appendISO8601 appends t as documents show times.
 func appendISO8601(b []byte, t time.Time) []byte {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -268,18 +269,18 @@ func (rq *request) location() string {
 
 // parseComplete reads a CompleteMultipartUpload document.
 func parseComplete(doc []byte) ([]object.CompletePart, error) {
-	p := scanner{b: doc}
-	if name, ok := p.root(); !ok || name != "CompleteMultipartUpload" {
+	p := s3doc.NewScanner(doc)
+	if name, ok := p.Root(); !ok || name != "CompleteMultipartUpload" {
 		return nil, s3err.New("MalformedXML")
 	}
 	var parts []object.CompletePart
 	for {
-		name, ok := p.child()
+		name, ok := p.Child()
 		if !ok {
 			break
 		}
 		if name != "Part" {
-			p.skip()
+			p.Skip()
 			continue
 		}
 		if len(parts) == object.MaxPart {
@@ -291,7 +292,7 @@ func parseComplete(doc []byte) ([]object.CompletePart, error) {
 		}
 		parts = append(parts, c)
 	}
-	if !p.end() || len(parts) == 0 {
+	if !p.End() || len(parts) == 0 {
 		return nil, s3err.New("MalformedXML")
 	}
 	// A part listed again right behind itself replaces the line before: the Ceph suite does so after it sent a
@@ -310,40 +311,40 @@ func parseComplete(doc []byte) ([]object.CompletePart, error) {
 	return out, nil
 }
 
-func parseCompletePart(p *scanner) (object.CompletePart, error) {
+func parseCompletePart(p *s3doc.Scanner) (object.CompletePart, error) {
 	var c object.CompletePart
 	for {
-		name, ok := p.child()
+		name, ok := p.Child()
 		if !ok {
 			break
 		}
 		switch name {
 		case "PartNumber":
-			n, ok := parseCount(strings.TrimSpace(p.text()))
+			n, ok := parseCount(strings.TrimSpace(p.Text()))
 			if !ok || n < 1 || n > object.MaxPart {
 				return c, s3err.InvalidArgument("partNumber", strconv.FormatInt(n, 10),
 					"PartNumber must be an integer between 1 and 10000, inclusive")
 			}
 			c.Number = int(n)
 		case "ETag":
-			c.ETag = strings.ToLower(unquoteETag(p.text()))
+			c.ETag = strings.ToLower(unquoteETag(p.Text()))
 		default:
 			a := object.ChecksumNone
 			if suffix, ok := strings.CutPrefix(name, "Checksum"); ok {
 				a = parseAlgorithm(suffix)
 			}
 			if a == object.ChecksumNone {
-				p.skip()
+				p.Skip()
 				continue
 			}
-			b, err := base64.StdEncoding.DecodeString(p.text())
+			b, err := base64.StdEncoding.DecodeString(p.Text())
 			if err != nil || len(b) != algorithms[a].size {
 				return c, s3err.New("InvalidPart")
 			}
 			c.Checksum = b
 		}
 	}
-	if p.bad || c.Number == 0 || c.ETag == "" {
+	if p.Bad() || c.Number == 0 || c.ETag == "" {
 		return c, s3err.New("MalformedXML")
 	}
 	return c, nil

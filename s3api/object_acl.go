@@ -5,6 +5,7 @@ import (
 
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/s3doc"
 )
 
 func getObjectACL(s *Server, rq *request) error {
@@ -19,13 +20,13 @@ func getObjectACL(s *Server, rq *request) error {
 	rq.setVersionID(v.ID)
 	if !d.ownership.ACLs() {
 		// Every object is the bucket owner's, whatever was stored before the setting was made.
-		return rq.writeDoc(aclDoc(nil, rq.bkt.Owner, s.displayName))
+		return rq.writeDoc(s3doc.ACLDoc(nil, rq.bkt.Owner, s.displayName))
 	}
 	a, err := auth.DecodeACL(v.ACL)
 	if err != nil {
 		return err
 	}
-	return rq.writeDoc(aclDoc(a, v.Owner, s.displayName))
+	return rq.writeDoc(s3doc.ACLDoc(a, v.Owner, s.displayName))
 }
 
 func putObjectACL(s *Server, rq *request) error {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -183,18 +184,18 @@ func appendDeleted(rq *request, b []byte, it *object.DeleteItem, r *object.Delet
 // parseDelete reads a Delete document.
 func parseDelete(doc []byte) (items []object.DeleteItem, quiet bool, err error) {
 	malformed := func() ([]object.DeleteItem, bool, error) { return nil, false, s3err.New("MalformedXML") }
-	p := scanner{b: doc}
-	if name, ok := p.root(); !ok || name != "Delete" {
+	p := s3doc.NewScanner(doc)
+	if name, ok := p.Root(); !ok || name != "Delete" {
 		return malformed()
 	}
 	for {
-		name, ok := p.child()
+		name, ok := p.Child()
 		if !ok {
 			break
 		}
 		switch name {
 		case "Quiet":
-			quiet = strings.EqualFold(strings.TrimSpace(p.text()), "true")
+			quiet = strings.EqualFold(strings.TrimSpace(p.Text()), "true")
 		case "Object":
 			if len(items) == maxDelete {
 				return malformed()
@@ -208,45 +209,45 @@ func parseDelete(doc []byte) (items []object.DeleteItem, quiet bool, err error) 
 			}
 			items = append(items, it)
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
-	if !p.end() || len(items) == 0 {
+	if !p.End() || len(items) == 0 {
 		return malformed()
 	}
 	return slices.Clip(items), quiet, nil
 }
 
-func parseDeleteItem(p *scanner) (object.DeleteItem, error) {
+func parseDeleteItem(p *s3doc.Scanner) (object.DeleteItem, error) {
 	var it object.DeleteItem
 	c := deleteCondition{size: -1}
 	for {
-		name, ok := p.child()
+		name, ok := p.Child()
 		if !ok {
 			break
 		}
 		switch name {
 		case "Key":
-			it.Key = p.text()
+			it.Key = p.Text()
 		case "VersionId":
-			it.VersionID = p.text()
+			it.VersionID = p.Text()
 		case "ETag":
-			c.etag = p.text()
+			c.etag = p.Text()
 		case "LastModifiedTime":
-			if c.modified, ok = parseHTTPTime(p.text()); !ok {
+			if c.modified, ok = parseHTTPTime(p.Text()); !ok {
 				return it, s3err.New("MalformedXML")
 			}
 		case "Size":
-			n, ok := parseCount(p.text())
+			n, ok := parseCount(p.Text())
 			if !ok {
 				return it, s3err.New("MalformedXML")
 			}
 			c.size = n
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
-	if p.bad || it.Key == "" {
+	if p.Bad() || it.Key == "" {
 		return it, s3err.New("MalformedXML")
 	}
 	it.Precondition = c.precondition()

@@ -11,6 +11,7 @@ import (
 
 	"firn"
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -80,9 +81,13 @@ func putObjectTagging(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	tags, _, err := parseTagging(doc, object.MaxTags, "Object tags")
+	sent, err := s3doc.ParseTagging(doc, object.MaxTags, "Object tags")
 	if err != nil {
 		return err
+	}
+	tags := make([]object.Field, 0, len(sent))
+	for _, t := range sent {
+		tags = append(tags, object.Field(t))
 	}
 	rq.newTags = tags
 	if _, err := s.head(rq, "s3:PutObjectTagging", "s3:PutObjectVersionTagging"); err != nil {

@@ -9,6 +9,8 @@ import (
 
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/postform"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -22,7 +24,7 @@ const headerTagging = "X-Amz-Tagging"
 
 // headersOfForm turns a form into the headers of the PUT that would do the same, so that both are read by the same
 // code. Fields that are about the form itself are left out.
-func headersOfForm(r http.Header, f formFields) (http.Header, error) {
+func headersOfForm(r http.Header, f postform.Fields) (http.Header, error) {
 	h := make(http.Header)
 	for k, v := range r {
 		// What the browser said about itself stays, for policies that ask for it and for CORS.
@@ -55,7 +57,7 @@ func headersOfForm(r http.Header, f formFields) (http.Header, error) {
 		case !strings.HasPrefix(name, "x-amz-") && !slices.Contains(formHeaders, name):
 			continue
 		}
-		if !headerToken(name) || strings.ContainsAny(value, "\r\n\x00") {
+		if !s3doc.IsToken(name) || strings.ContainsAny(value, "\r\n\x00") {
 			return nil, s3err.InvalidArgument("", "", "A form field has characters that a header cannot have.")
 		}
 		h[key] = []string{value}
@@ -65,7 +67,7 @@ func headersOfForm(r http.Header, f formFields) (http.Header, error) {
 
 // tagQuery turns a Tagging document into what the tagging header has.
 func tagQuery(doc string) (string, error) {
-	tags, _, err := parseTagging([]byte(doc), object.MaxTags, "Object tags")
+	tags, err := s3doc.ParseTagging([]byte(doc), object.MaxTags, "Object tags")
 	if err != nil {
 		return "", err
 	}
@@ -79,11 +81,11 @@ func tagQuery(doc string) (string, error) {
 // postObject answers a browser's POST form: the fields say what is to be stored, the signed policy among them what
 // may be, and the file is streamed into the store.
 func postObject(s *Server, rq *request) error {
-	form, err := readForm(rq.header("Content-Type"), rq.r.Body)
+	form, err := postform.Read(rq.header("Content-Type"), rq.r.Body)
 	if err != nil {
 		return err
 	}
-	f := form.fields
+	f := form.Fields
 	if rq.sig, err = s.verifier.VerifyForm(rq.ctx, func(name string) string { return f[name] }); err != nil {
 		return err
 	}
@@ -98,17 +100,17 @@ func postObject(s *Server, rq *request) error {
 			"check the order of the fields.")
 	}
 	// Conditions hold for the key the object gets.
-	f["key"] = strings.ReplaceAll(f["key"], "${filename}", form.filename)
-	file := &sizeReader{r: form.file, most: object.MaxPut}
+	f["key"] = strings.ReplaceAll(f["key"], "${filename}", form.Filename)
+	least, most := int64(0), int64(object.MaxPut)
 	if encoded, signed := f["policy"]; signed {
-		p, err := parsePostPolicy(encoded)
+		p, err := postform.ParsePolicy(encoded, object.MaxPut)
 		if err != nil {
 			return err
 		}
-		if err := p.check(f, rq.start); err != nil {
+		if err := p.Check(f, rq.start); err != nil {
 			return err
 		}
-		file.least, file.most = p.min, p.max
+		least, most = p.Min, p.Max
 	}
 	if rq.key = f["key"]; rq.key == "" {
 		return s3err.InvalidArgument("key", "", "The file has no name to make a key of.")
@@ -127,7 +129,7 @@ func postObject(s *Server, rq *request) error {
 		return err
 	}
 	o.Size = -1
-	v, err := s.store.Put(rq.ctx, rq.bucket, rq.key, file, o)
+	v, err := s.store.Put(rq.ctx, rq.bucket, rq.key, postform.Sized(form.File, least, most), o)
 	if err != nil {
 		return err
 	}
@@ -153,7 +155,7 @@ func (s *Server) formVersion(rq *request) (object.PutOptions, error) {
 }
 
 // answerForm tells the browser that its object is stored, in the way the form asks for.
-func (rq *request) answerForm(v *object.Version, f formFields) error {
+func (rq *request) answerForm(v *object.Version, f postform.Fields) error {
 	etag := quoteETag(v.ETag)
 	rq.set("Etag", etag)
 	rq.setChecksum(&v.Checksum)

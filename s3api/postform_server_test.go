@@ -1,19 +1,53 @@
 package s3api
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
+	"io"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
+	"net/textproto"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/minio/minio-go/v7"
+
+	"firn/s3api/postform"
 )
+
+func policy64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+
+// formBody writes a form the way Python's requests does: every field has a filename.
+func formBody(t testing.TB, boundary string, parts ...[3]string) string {
+	t.Helper()
+	var b bytes.Buffer
+	w := multipart.NewWriter(&b)
+	if err := w.SetBoundary(boundary); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range parts {
+		h := textproto.MIMEHeader{"Content-Disposition": {fmt.Sprintf(`form-data; name="%s"; filename="%s"`, p[0], p[1])}}
+		f, err := w.CreatePart(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(f, p[2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+const formType = "multipart/form-data; boundary=XX"
 
 // post sends a form, unsigned but for what is in it.
 func (h *harness) post(target string, parts ...[3]string) *response {
@@ -214,7 +248,7 @@ func TestHeadersOfForm(t *testing.T) {
 	} {
 		r.Header.Set(k, v)
 	}
-	got, err := headersOfForm(r.Header, formFields{
+	got, err := headersOfForm(r.Header, postform.Fields{
 		"key": "k", "policy": "x", "acl": "private", "content-type": "text/plain", "x-amz-meta-a": "ü", "x-ignore-x": "\n",
 		"submit": "\x00", "tagging": "<Tagging><TagSet><Tag><Key>a b</Key><Value>c=</Value></Tag></TagSet></Tagging>",
 	})
@@ -228,7 +262,7 @@ func TestHeadersOfForm(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	for _, f := range []formFields{
+	for _, f := range []postform.Fields{
 		{"x-amz-meta-a": "a\nb"},
 		{"x-amz-meta-a b": "c"},
 		{"acl": "private", "x-amz-acl": "public-read"},

@@ -17,6 +17,7 @@ import (
 	"firn/auth/policy"
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
 
@@ -183,7 +184,7 @@ func (rq *request) noContent(status int) error {
 }
 
 // xmlNamespace is the namespace of every document S3 sends.
-const xmlNamespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+const xmlNamespace = s3doc.Namespace
 
 const xmlContentType = "application/xml"
 

@@ -3,6 +3,8 @@ package s3api
 import (
 	"net/http"
 	"slices"
+
+	"firn/s3api/s3doc"
 )
 
 // bucketRoutes are the operations on a bucket's sub-resources, on ACLs and the POST form.
@@ -18,12 +20,12 @@ func bucketRoutes() []route {
 		{atBucket, get, "tagging", "GetBucketTagging", "s3:GetBucketTagging", getDoc(confTagging, "NoSuchTagSet"), 0},
 		{
 			atBucket, put, "tagging", "PutBucketTagging", "s3:PutBucketTagging",
-			putDoc(confTagging, maxSmallDoc, noContent, parseBucketTagging), 0,
+			putDoc(confTagging, maxSmallDoc, noContent, s3doc.CheckBucketTagging), 0,
 		},
 		{atBucket, del, "tagging", "DeleteBucketTagging", "s3:PutBucketTagging", deleteDoc(confTagging), 0},
 
 		{atBucket, get, "cors", "GetBucketCors", "s3:GetBucketCORS", getDoc(confCORS, "NoSuchCORSConfiguration"), 0},
-		{atBucket, put, "cors", "PutBucketCors", "s3:PutBucketCORS", putDoc(confCORS, maxCORSBody, ok, corsDoc), 0},
+		{atBucket, put, "cors", "PutBucketCors", "s3:PutBucketCORS", putDoc(confCORS, maxCORSBody, ok, s3doc.CheckCORS), 0},
 		{atBucket, del, "cors", "DeleteBucketCors", "s3:PutBucketCORS", deleteDoc(confCORS), 0},
 
 		{atBucket, get, "policy", "GetBucketPolicy", "s3:GetBucketPolicy", getPolicy, 0},
@@ -37,7 +39,7 @@ func bucketRoutes() []route {
 		},
 		{
 			atBucket, put, "publicAccessBlock", "PutPublicAccessBlock", "s3:PutBucketPublicAccessBlock",
-			putDoc(confPublicAccess, maxSmallDoc, ok, publicAccessDoc), 0,
+			putDoc(confPublicAccess, maxSmallDoc, ok, s3doc.CheckPublicAccess), 0,
 		},
 		{
 			atBucket, del, "publicAccessBlock", "DeletePublicAccessBlock", "s3:PutBucketPublicAccessBlock",
@@ -84,7 +86,7 @@ func bucketRoutes() []route {
 		},
 		{
 			atBucket, put, "encryption", "PutBucketEncryption", "s3:PutEncryptionConfiguration",
-			putDoc(confEncryption, maxSmallDoc, ok, parseEncryption), 0,
+			putDoc(confEncryption, maxSmallDoc, ok, s3doc.CheckEncryption), 0,
 		},
 		{
 			atBucket, del, "encryption", "DeleteBucketEncryption", "s3:PutEncryptionConfiguration",
@@ -102,7 +104,7 @@ func bucketRoutes() []route {
 
 		{
 			atBucket, get, "requestPayment", "GetBucketRequestPayment", "s3:GetBucketRequestPayment",
-			getEmpty("RequestPaymentConfiguration", &xmlNode{name: "Payer", text: "BucketOwner"}), 0,
+			getEmpty("RequestPaymentConfiguration", s3doc.Field{Name: "Payer", Value: "BucketOwner"}), 0,
 		},
 		{
 			atBucket, put, "requestPayment", "PutBucketRequestPayment", "s3:PutBucketRequestPayment",

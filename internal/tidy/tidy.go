@@ -34,7 +34,12 @@ func Edges() []Edge {
 		{"s3api", "auth", "asks who calls and what they may do"},
 		{"s3api", "auth/sigv4", "verifies signatures"},
 		{"s3api", "auth/policy", "validates policies before they are stored"},
+		{"s3api", "s3api/postform", "takes uploads of browsers"},
+		{"s3api", "s3api/s3doc", "reads and writes the documents of buckets"},
 		{"s3api", "s3api/s3err", "answers with its errors"},
+		{"s3api/postform", "s3api/s3err", "refuses a form as S3 does"},
+		{"s3api/s3doc", "auth", "reads and writes its access control lists and bucket settings"},
+		{"s3api/s3doc", "s3api/s3err", "refuses a document as S3 does"},
 
 		{"adminapi", "auth", "manages users"},
 
@@ -76,7 +81,7 @@ func Formats() []Format {
 		{"kv/pebblekv", "kv.md"},
 		{"object", "namespace.md"},
 		{"auth", "users.md"},
-		{"s3api", "bucket-documents.md"},
+		{"s3api/s3doc", "bucket-documents.md"},
 		{"node", "data-directory.md"},
 	}
 }
@@ -95,6 +100,5 @@ type Large struct {
 func LargePackages() []Large {
 	return []Large{
 		{"object", 7000, "one set of transactions over one key space; digests and part files are out already"},
-		{"s3api", 9000, "one door of some hundred operations, most of them short; documents and handlers share the request"},
 	}
 }

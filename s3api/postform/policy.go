@@ -1,33 +1,30 @@
-package s3api
+package postform
 
 import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math"
 	"strconv"
 	"strings"
 	"time"
 
-	"firn/object"
 	"firn/s3api/s3err"
 )
 
-// maxPostConditions bounds the conditions of one policy.
-const maxPostConditions = 200
+// maxConditions bounds the conditions of one policy.
+const maxConditions = 200
 
-// formFields are the fields of a POST form before the file, names in lower case.
-type formFields map[string]string
-
-// postPolicy is the policy document of a POST form.
-type postPolicy struct {
+// Policy is the policy document of a POST form.
+type Policy struct {
 	expiration time.Time
-	conditions []postCondition
-	min, max   int64 // bytes the file may have
+	conditions []condition
+	Min, Max   int64 // bytes the file may have
 }
 
-// postCondition is one condition on a form field. An exact match has prefix false.
-type postCondition struct {
+// condition is one condition on a form field. An exact match has prefix false.
+type condition struct {
 	field  string // in lower case, without $
 	prefix bool
 	value  string
@@ -37,8 +34,9 @@ func invalidPolicy(format string, args ...any) error {
 	return s3err.Refuse("InvalidPolicyDocument", "Invalid Policy: "+format, args...)
 }
 
-// parsePostPolicy reads the base64 of a POST policy. Property names are case sensitive, operators and fields are not.
-func parsePostPolicy(encoded string) (*postPolicy, error) {
+// ParsePolicy reads the base64 of a POST policy. Property names are case sensitive, operators and fields are not. most
+// is how many bytes a file may have where the policy does not say. Errors are InvalidPolicyDocument.
+func ParsePolicy(encoded string, most int64) (*Policy, error) {
 	doc, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
 		return nil, invalidPolicy("Invalid base64 encoding")
@@ -53,7 +51,7 @@ func parsePostPolicy(encoded string) (*postPolicy, error) {
 			return nil, invalidPolicy("Unexpected: '%s'", name)
 		}
 	}
-	p := &postPolicy{max: object.MaxPut}
+	p := &Policy{Max: most}
 	var when string
 	if raw, ok := top["expiration"]; !ok {
 		return nil, invalidPolicy("Policy missing expiration.")
@@ -69,7 +67,7 @@ func parsePostPolicy(encoded string) (*postPolicy, error) {
 	} else if json.Unmarshal(raw, &conds) != nil || conds == nil {
 		return nil, invalidPolicy("Invalid 'conditions' value: must be a List.")
 	}
-	if len(conds) > maxPostConditions {
+	if len(conds) > maxConditions {
 		return nil, invalidPolicy("Too many conditions.")
 	}
 	for _, raw := range conds {
@@ -80,6 +78,8 @@ func parsePostPolicy(encoded string) (*postPolicy, error) {
 	return p, nil
 }
 
+var errMoreValues = errors.New("more than one JSON value")
+
 // decodeStrict decodes exactly one JSON value.
 func decodeStrict(doc []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(doc))
@@ -88,7 +88,7 @@ func decodeStrict(doc []byte, v any) error {
 		return err
 	}
 	if d.More() {
-		return errXML
+		return errMoreValues
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func parsePolicyTime(s string) (time.Time, error) {
 	return t, nil
 }
 
-func (p *postPolicy) addCondition(raw json.RawMessage) error {
+func (p *Policy) addCondition(raw json.RawMessage) error {
 	var v any
 	if err := decodeStrict(raw, &v); err != nil {
 		return invalidPolicy("Invalid JSON.")
@@ -117,7 +117,7 @@ func (p *postPolicy) addCondition(raw json.RawMessage) error {
 			if !ok {
 				return invalidPolicy("Invalid Simple-Condition: value must be a string.")
 			}
-			p.conditions = append(p.conditions, postCondition{field: strings.ToLower(field), value: s})
+			p.conditions = append(p.conditions, condition{field: strings.ToLower(field), value: s})
 		}
 		return nil
 	case []any:
@@ -126,7 +126,7 @@ func (p *postPolicy) addCondition(raw json.RawMessage) error {
 	return invalidPolicy("Invalid condition: must be a List or an Object.")
 }
 
-func (p *postPolicy) addOperator(c []any) error {
+func (p *Policy) addOperator(c []any) error {
 	if len(c) == 0 {
 		return invalidPolicy("Invalid Condition: no operation given.")
 	}
@@ -146,7 +146,7 @@ func (p *postPolicy) addOperator(c []any) error {
 			return invalidPolicy("Invalid content-length-range: arguments must be non-negative numbers in order.")
 		}
 		// Several ranges all hold.
-		p.min, p.max = max(p.min, least), min(p.max, most)
+		p.Min, p.Max = max(p.Min, least), min(p.Max, most)
 		return nil
 	case "eq", "starts-with":
 		if len(c) != 3 {
@@ -158,7 +158,7 @@ func (p *postPolicy) addOperator(c []any) error {
 			return invalidPolicy("Invalid %s: the field must start with $ and the value be a string.", op)
 		}
 		p.conditions = append(p.conditions,
-			postCondition{field: strings.ToLower(field[1:]), prefix: op == "starts-with", value: value})
+			condition{field: strings.ToLower(field[1:]), prefix: op == "starts-with", value: value})
 		return nil
 	}
 	return invalidPolicy("Invalid Condition: unknown operation '%s'.", name)
@@ -196,8 +196,9 @@ func needsNoCondition(field string) bool {
 	return strings.HasPrefix(field, "x-ignore-") || strings.HasPrefix(field, "x-amz-checksum-")
 }
 
-// check reports why the policy does not allow the form. f holds "bucket", the bucket the form was posted to.
-func (p *postPolicy) check(f formFields, now time.Time) error {
+// Check reports why the policy does not allow the form, as AccessDenied. f holds "bucket", the bucket the form
+// was posted to.
+func (p *Policy) Check(f Fields, now time.Time) error {
 	if !now.Before(p.expiration) {
 		return s3err.Refuse("AccessDenied", "Invalid according to Policy: Policy expired.")
 	}

@@ -1,4 +1,4 @@
-package s3api
+package s3doc
 
 import (
 	"bytes"
@@ -19,24 +19,27 @@ const (
 	maxXMLNodes = 100_000
 )
 
+// Namespace is the namespace of every document of S3.
+const Namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+
 const xsiNamespace = "http://www.w3.org/2001/XMLSchema-instance"
 
 // errXML is the answer to a document that is not of the expected shape. It is shared and must not be changed.
 var errXML error = s3err.New("MalformedXML")
 
-// xmlNode is one element of a parsed document. Documents are held as trees instead of structs because S3 refuses
+// node is one element of a parsed document. Documents are held as trees instead of structs because S3 refuses
 // elements it does not know, and because a stored document is given back as it was sent, in the sender's order.
-type xmlNode struct {
+type node struct {
 	name string
 	typ  string // xsi:type, on the grantees of an ACL
 	text string // character data of an element without children
-	kids []*xmlNode
+	kids []*node
 }
 
 // parseDoc reads one document whose root is called root ("" takes any). Comments, processing instructions and
 // white space between elements are dropped; a DOCTYPE, a foreign namespace, mixed content and trailing bytes are
 // errors. All its errors are errXML.
-func parseDoc(doc []byte, root string) (*xmlNode, error) {
+func parseDoc(doc []byte, root string) (*node, error) {
 	d := xml.NewDecoder(bytes.NewReader(doc))
 	d.CharsetReader = func(label string, r io.Reader) (io.Reader, error) {
 		if strings.EqualFold(label, "us-ascii") {
@@ -45,8 +48,8 @@ func parseDoc(doc []byte, root string) (*xmlNode, error) {
 		return nil, errXML
 	}
 	var (
-		stack []*xmlNode
-		top   *xmlNode
+		stack []*node
+		top   *node
 		nodes int
 		text  []byte // of the innermost open element, while it has no children
 	)
@@ -65,10 +68,10 @@ func parseDoc(doc []byte, root string) (*xmlNode, error) {
 			if nodes++; nodes > maxXMLNodes || len(stack) >= maxXMLDepth || len(stack) == 0 && top != nil {
 				return nil, errXML
 			}
-			if t.Name.Space != "" && t.Name.Space != xmlNamespace {
+			if t.Name.Space != "" && t.Name.Space != Namespace {
 				return nil, errXML
 			}
-			n := &xmlNode{name: t.Name.Local}
+			n := &node{name: t.Name.Local}
 			for _, a := range t.Attr {
 				if a.Name.Local == "type" && (a.Name.Space == xsiNamespace || a.Name.Space == "xsi") {
 					n.typ = a.Value
@@ -110,7 +113,7 @@ func parseDoc(doc []byte, root string) (*xmlNode, error) {
 }
 
 // only reports errXML where n has text of its own or a child not named here.
-func (n *xmlNode) only(names ...string) error {
+func (n *node) only(names ...string) error {
 	if strings.TrimSpace(n.text) != "" {
 		return errXML
 	}
@@ -123,8 +126,8 @@ func (n *xmlNode) only(names ...string) error {
 }
 
 // all returns the children of a name.
-func (n *xmlNode) all(name string) []*xmlNode {
-	var out []*xmlNode
+func (n *node) all(name string) []*node {
+	var out []*node
 	for _, k := range n.kids {
 		if k.name == name {
 			out = append(out, k)
@@ -134,7 +137,7 @@ func (n *xmlNode) all(name string) []*xmlNode {
 }
 
 // one returns the child of a name, nil where there is none, errXML where there are several.
-func (n *xmlNode) one(name string) (*xmlNode, error) {
+func (n *node) one(name string) (*node, error) {
 	switch k := n.all(name); len(k) {
 	case 0:
 		return nil, nil
@@ -146,7 +149,7 @@ func (n *xmlNode) one(name string) (*xmlNode, error) {
 }
 
 // need is one for a child that must be there.
-func (n *xmlNode) need(name string) (*xmlNode, error) {
+func (n *node) need(name string) (*node, error) {
 	k, err := n.one(name)
 	if err == nil && k == nil {
 		err = errXML
@@ -155,7 +158,7 @@ func (n *xmlNode) need(name string) (*xmlNode, error) {
 }
 
 // str returns the text of the one child of a name and whether it is there.
-func (n *xmlNode) str(name string) (string, bool, error) {
+func (n *node) str(name string) (string, bool, error) {
 	k, err := n.one(name)
 	if err != nil || k == nil {
 		return "", false, err
@@ -165,7 +168,7 @@ func (n *xmlNode) str(name string) (string, bool, error) {
 }
 
 // leaf returns the text of an element that must not have children.
-func (n *xmlNode) leaf() (string, error) {
+func (n *node) leaf() (string, error) {
 	if len(n.kids) > 0 {
 		return "", errXML
 	}
@@ -173,13 +176,13 @@ func (n *xmlNode) leaf() (string, error) {
 }
 
 // word is leaf without the white space around it, for values that are no free text.
-func (n *xmlNode) word() (string, error) {
+func (n *node) word() (string, error) {
 	s, err := n.leaf()
 	return strings.TrimSpace(s), err
 }
 
 // enum returns the value of the child of a name, which must be one of the allowed where it is there.
-func (n *xmlNode) enum(name string, allowed ...string) (string, error) {
+func (n *node) enum(name string, allowed ...string) (string, error) {
 	k, err := n.one(name)
 	if err != nil || k == nil {
 		return "", err
@@ -192,7 +195,7 @@ func (n *xmlNode) enum(name string, allowed ...string) (string, error) {
 }
 
 // num returns the whole number in the child of a name and whether it is there.
-func (n *xmlNode) num(name string) (int64, bool, error) {
+func (n *node) num(name string) (int64, bool, error) {
 	k, err := n.one(name)
 	if err != nil || k == nil {
 		return 0, false, err
@@ -209,7 +212,7 @@ func (n *xmlNode) num(name string) (int64, bool, error) {
 }
 
 // flag returns the truth value in the child of a name and whether it is there.
-func (n *xmlNode) flag(name string) (value, there bool, err error) {
+func (n *node) flag(name string) (value, there bool, err error) {
 	k, err := n.one(name)
 	if err != nil || k == nil {
 		return false, false, err
@@ -228,26 +231,26 @@ func (n *xmlNode) flag(name string) (value, there bool, err error) {
 }
 
 // add appends a child with text and returns n.
-func (n *xmlNode) add(name, text string) *xmlNode {
-	n.kids = append(n.kids, &xmlNode{name: name, text: text})
+func (n *node) add(name, text string) *node {
+	n.kids = append(n.kids, &node{name: name, text: text})
 	return n
 }
 
 // addInt appends a child with a number and returns n.
-func (n *xmlNode) addInt(name string, v int) *xmlNode { return n.add(name, strconv.Itoa(v)) }
+func (n *node) addInt(name string, v int) *node { return n.add(name, strconv.Itoa(v)) }
 
 // addBool appends a child with a truth value.
-func (n *xmlNode) addBool(name string, v bool) *xmlNode { return n.add(name, strconv.FormatBool(v)) }
+func (n *node) addBool(name string, v bool) *node { return n.add(name, strconv.FormatBool(v)) }
 
 // render writes the document with S3's namespace on its root and no white space between elements.
-func (n *xmlNode) render() []byte {
+func (n *node) render() []byte {
 	var b bytes.Buffer
 	b.WriteString(xml.Header)
-	n.write(&b, ` xmlns="`+xmlNamespace+`"`)
+	n.write(&b, ` xmlns="`+Namespace+`"`)
 	return b.Bytes()
 }
 
-func (n *xmlNode) write(b *bytes.Buffer, attr string) {
+func (n *node) write(b *bytes.Buffer, attr string) {
 	b.WriteByte('<')
 	b.WriteString(n.name)
 	b.WriteString(attr)

@@ -1,153 +1,70 @@
-package s3api
+// Package s3doc is the document side of S3: it reads the XML documents that configure buckets and objects, says what is
+// wrong with them as S3 does, and writes the answers.
+//
+// It owns what a document may hold, the form in which a bucket's documents are stored, and the rules that CORS documents
+// express. It promises that no document, however made, costs more than its bounds allow or ends the process, that
+// every error is an *s3err.Error, and that what a Check function returns is read back by it as the same bytes. It does
+// no I/O and must never import the object store or net/http.
+package s3doc
 
 import (
 	"slices"
 	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
-	"firn/object"
 	"firn/s3api/s3err"
 )
 
 // Limits of the smaller documents, as S3 states them.
 const (
-	maxBucketTags     = 50
-	maxTagKey         = 128 // characters
-	maxTagValue       = 256 // characters
 	maxRetentionDays  = 36500
 	maxRetentionYears = 100
+	maxKey            = 1024 // bytes
 )
 
-// parseVersioning reads a VersioningConfiguration.
-func parseVersioning(body []byte) (object.Versioning, error) {
+// The states of versioning a bucket may be set to.
+const (
+	Enabled   = "Enabled"
+	Suspended = "Suspended"
+)
+
+// ParseVersioning reads a VersioningConfiguration: it returns Enabled or Suspended.
+func ParseVersioning(body []byte) (string, error) {
 	doc, err := parseDoc(body, "VersioningConfiguration")
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	if err := doc.only("Status", "MfaDelete"); err != nil {
-		return 0, err
+		return "", err
 	}
 	mfa, err := doc.enum("MfaDelete", "Enabled", "Disabled")
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	if mfa == "Enabled" {
-		return 0, s3err.Refuse("NotImplemented", "MFA delete is not offered.")
+		return "", s3err.Refuse("NotImplemented", "MFA delete is not offered.")
 	}
-	s, err := doc.enum("Status", "Enabled", "Suspended")
-	switch {
-	case err != nil:
-		return 0, err
-	case s == "Enabled":
-		return object.VersioningEnabled, nil
-	case s == "Suspended":
-		return object.VersioningSuspended, nil
-	}
-	return 0, s3err.Refuse("IllegalVersioningConfigurationException",
-		"The Versioning element must be specified")
-}
-
-// versioningDoc is the answer to GetBucketVersioning.
-func versioningDoc(v object.Versioning) *xmlNode {
-	n := &xmlNode{name: "VersioningConfiguration"}
-	switch v {
-	case object.VersioningEnabled:
-		n.add("Status", "Enabled")
-	case object.VersioningSuspended:
-		n.add("Status", "Suspended")
-	case object.VersioningOff:
-	}
-	return n
-}
-
-// parseTag reads one Tag element.
-func parseTag(n *xmlNode) (object.Field, error) {
-	var f object.Field
-	if err := n.only("Key", "Value"); err != nil {
-		return f, err
-	}
-	k, err := n.need("Key")
+	s, err := doc.enum("Status", Enabled, Suspended)
 	if err != nil {
-		return f, err
+		return "", err
 	}
-	v, err := n.need("Value")
-	if err != nil {
-		return f, err
+	if s == "" {
+		return "", s3err.Refuse("IllegalVersioningConfigurationException",
+			"The Versioning element must be specified")
 	}
-	if f.Name, err = k.leaf(); err != nil {
-		return f, err
-	}
-	if f.Value, err = v.leaf(); err != nil {
-		return f, err
-	}
-	switch {
-	case f.Name == "" || utf8.RuneCountInString(f.Name) > maxTagKey || !tagText(f.Name):
-		return f, s3err.Refuse("InvalidTag", "The TagKey you have provided is invalid")
-	case utf8.RuneCountInString(f.Value) > maxTagValue || !tagText(f.Value):
-		return f, s3err.Refuse("InvalidTag", "The TagValue you have provided is invalid")
-	}
-	return f, nil
+	return s, nil
 }
 
-// tagText reports whether s has only the characters S3 allows in tags.
-func tagText(s string) bool {
-	for _, r := range s {
-		if !unicode.IsLetter(r) && !unicode.IsNumber(r) && !unicode.IsSpace(r) && !strings.ContainsRune("_.:/=+-@", r) {
-			return false
-		}
+// VersioningDoc is the answer to GetBucketVersioning. An empty status is that of a bucket that never had versioning.
+func VersioningDoc(status string) []byte {
+	n := &node{name: "VersioningConfiguration"}
+	if status != "" {
+		n.add("Status", status)
 	}
-	return true
+	return n.render()
 }
 
-// parseTagging reads a Tagging document of at most limit tags. what names their holder in errors.
-func parseTagging(body []byte, limit int, what string) ([]object.Field, *xmlNode, error) {
-	doc, err := parseDoc(body, "Tagging")
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := doc.only("TagSet"); err != nil {
-		return nil, nil, err
-	}
-	set, err := doc.need("TagSet")
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := set.only("Tag"); err != nil {
-		return nil, nil, err
-	}
-	if len(set.kids) > limit {
-		return nil, nil, s3err.Refuse("InvalidTag", "%s cannot be greater than %d", what, limit)
-	}
-	tags := make([]object.Field, 0, len(set.kids))
-	for _, k := range set.kids {
-		t, err := parseTag(k)
-		if err != nil {
-			return nil, nil, err
-		}
-		if slices.ContainsFunc(tags, func(o object.Field) bool { return o.Name == t.Name }) {
-			return nil, nil, s3err.Refuse("InvalidTag", "Cannot provide multiple Tags with the same key")
-		}
-		if strings.HasPrefix(strings.ToLower(t.Name), "aws:") {
-			return nil, nil, s3err.Refuse("InvalidTag", "System tags cannot be added/updated by requester")
-		}
-		tags = append(tags, t)
-	}
-	return tags, doc, nil
-}
-
-// parseBucketTagging reads the tags of a bucket; the result is what is stored and given back.
-func parseBucketTagging(body []byte) ([]byte, error) {
-	_, doc, err := parseTagging(body, maxBucketTags, "Bucket tag count")
-	if err != nil {
-		return nil, err
-	}
-	return doc.render(), nil
-}
-
-// parseEncryption reads and validates a ServerSideEncryptionConfiguration.
-func parseEncryption(body []byte) ([]byte, error) {
+// CheckEncryption reads and validates a ServerSideEncryptionConfiguration.
+func CheckEncryption(body []byte) ([]byte, error) {
 	doc, err := parseDoc(body, "ServerSideEncryptionConfiguration")
 	if err != nil {
 		return nil, err
@@ -190,15 +107,27 @@ func parseEncryption(body []byte) ([]byte, error) {
 	return doc.render(), nil
 }
 
-// lockConfig is what an ObjectLockConfiguration asks for.
-type lockConfig struct {
-	enable    bool
-	retention object.DefaultRetention // zero Mode: none
+// The modes of a retention.
+const (
+	Governance = "GOVERNANCE"
+	Compliance = "COMPLIANCE"
+)
+
+// DefaultRetention is what new versions of a bucket are retained by. An empty Mode is none. One of Days and Years is 0.
+type DefaultRetention struct {
+	Mode        string // Governance or Compliance
+	Days, Years int
 }
 
-// parseObjectLock reads and validates an ObjectLockConfiguration.
-func parseObjectLock(body []byte) (lockConfig, error) {
-	var c lockConfig
+// ObjectLock is what an ObjectLockConfiguration asks for.
+type ObjectLock struct {
+	Enable    bool
+	Retention DefaultRetention
+}
+
+// ParseObjectLock reads and validates an ObjectLockConfiguration.
+func ParseObjectLock(body []byte) (ObjectLock, error) {
+	var c ObjectLock
 	doc, err := parseDoc(body, "ObjectLockConfiguration")
 	if err != nil {
 		return c, err
@@ -206,11 +135,11 @@ func parseObjectLock(body []byte) (lockConfig, error) {
 	if err := doc.only("ObjectLockEnabled", "Rule"); err != nil {
 		return c, err
 	}
-	s, err := doc.enum("ObjectLockEnabled", "Enabled")
+	s, err := doc.enum("ObjectLockEnabled", Enabled)
 	if err != nil {
 		return c, err
 	}
-	c.enable = s == "Enabled"
+	c.Enable = s == Enabled
 	rule, err := doc.one("Rule")
 	if err != nil {
 		return c, err
@@ -225,16 +154,16 @@ func parseObjectLock(body []byte) (lockConfig, error) {
 	if err != nil {
 		return c, err
 	}
-	c.retention, err = parseDefaultRetention(d)
+	c.Retention, err = parseDefaultRetention(d)
 	return c, err
 }
 
-func parseDefaultRetention(d *xmlNode) (object.DefaultRetention, error) {
-	var r object.DefaultRetention
+func parseDefaultRetention(d *node) (DefaultRetention, error) {
+	var r DefaultRetention
 	if err := d.only("Mode", "Days", "Years"); err != nil {
 		return r, err
 	}
-	mode, err := d.enum("Mode", "GOVERNANCE", "COMPLIANCE")
+	mode, err := d.enum("Mode", Governance, Compliance)
 	if err != nil || mode == "" {
 		return r, errXML
 	}
@@ -250,37 +179,30 @@ func parseDefaultRetention(d *xmlNode) (object.DefaultRetention, error) {
 	case hasDays && days < 1 || hasYears && years < 1:
 		return r, s3err.Refuse("InvalidRetentionPeriod", "Default retention period must be a positive integer value.")
 	case days > maxRetentionDays:
-		return r, s3err.Refuse("InvalidRetentionPeriod", "Default retention period too large: at most %d days.", maxRetentionDays)
+		return r, s3err.Refuse("InvalidRetentionPeriod",
+			"Default retention period too large: at most %d days.", maxRetentionDays)
 	case years > maxRetentionYears:
-		return r, s3err.Refuse("InvalidRetentionPeriod", "Default retention period too large: at most %d years.", maxRetentionYears)
+		return r, s3err.Refuse("InvalidRetentionPeriod",
+			"Default retention period too large: at most %d years.", maxRetentionYears)
 	}
-	r = object.DefaultRetention{Mode: object.RetentionGovernance, Days: int(days), Years: int(years)}
-	if mode == "COMPLIANCE" {
-		r.Mode = object.RetentionCompliance
-	}
-	return r, nil
+	return DefaultRetention{Mode: mode, Days: int(days), Years: int(years)}, nil
 }
 
-// objectLockDoc is the answer to GetObjectLockConfiguration of a bucket with object lock.
-func objectLockDoc(r object.DefaultRetention) *xmlNode {
-	n := (&xmlNode{name: "ObjectLockConfiguration"}).add("ObjectLockEnabled", "Enabled")
-	if r.Mode == object.RetentionNone {
-		return n
+// ObjectLockDoc is the answer to GetObjectLockConfiguration of a bucket with object lock.
+func ObjectLockDoc(r DefaultRetention) []byte {
+	n := (&node{name: "ObjectLockConfiguration"}).add("ObjectLockEnabled", Enabled)
+	if r.Mode == "" {
+		return n.render()
 	}
-	d := &xmlNode{name: "DefaultRetention"}
-	mode := "GOVERNANCE"
-	if r.Mode == object.RetentionCompliance {
-		mode = "COMPLIANCE"
-	}
-	d.add("Mode", mode)
+	d := (&node{name: "DefaultRetention"}).add("Mode", r.Mode)
 	if r.Days > 0 {
 		d.addInt("Days", r.Days)
 	}
 	if r.Years > 0 {
 		d.addInt("Years", r.Years)
 	}
-	n.kids = append(n.kids, &xmlNode{name: "Rule", kids: []*xmlNode{d}})
-	return n
+	n.kids = append(n.kids, &node{name: "Rule", kids: []*node{d}})
+	return n.render()
 }
 
 // notificationEvents are the events a notification may ask for.
@@ -297,9 +219,9 @@ var notificationEvents = []string{
 	"s3:ObjectTagging:*", "s3:ObjectTagging:Put", "s3:ObjectTagging:Delete", "s3:ObjectAcl:Put",
 }
 
-// parseNotification reads and validates a NotificationConfiguration. target reports whether an ARN names a place
+// CheckNotification reads and validates a NotificationConfiguration. target reports whether an ARN names a place
 // that events can be sent to. An empty configuration, which clears what is set, gives nil.
-func parseNotification(body []byte, target func(arn string) bool) ([]byte, error) {
+func CheckNotification(body []byte, target func(arn string) bool) ([]byte, error) {
 	doc, err := parseDoc(body, "NotificationConfiguration")
 	if err != nil {
 		return nil, err
@@ -340,7 +262,7 @@ func parseNotification(body []byte, target func(arn string) bool) ([]byte, error
 }
 
 // checkNotification checks one destination whose ARN is in the element arnName.
-func checkNotification(n *xmlNode, arnName string) (arn, id string, err error) {
+func checkNotification(n *node, arnName string) (arn, id string, err error) {
 	if err := n.only("Id", arnName, "Event", "Filter"); err != nil {
 		return "", "", err
 	}
@@ -381,7 +303,7 @@ func checkNotification(n *xmlNode, arnName string) (arn, id string, err error) {
 }
 
 // checkKeyFilter checks the Filter of a notification: at most one prefix and one suffix.
-func checkKeyFilter(f *xmlNode) error {
+func checkKeyFilter(f *node) error {
 	if err := f.only("S3Key"); err != nil {
 		return err
 	}
@@ -413,13 +335,40 @@ func checkKeyFilter(f *xmlNode) error {
 		if err != nil {
 			return err
 		}
-		if len(value) > object.MaxKey {
+		if len(value) > maxKey {
 			return s3err.Refuse("InvalidArgument", "Size of filter rule value cannot exceed %d bytes in UTF-8 representation",
-				object.MaxKey)
+				maxKey)
 		}
 	}
 	return nil
 }
 
-// iso8601 writes t as S3's documents do.
-func iso8601(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+// CheckRequestPayment validates a RequestPaymentConfiguration. The one setting there is: the bucket's owner pays.
+func CheckRequestPayment(body []byte) error {
+	doc, err := parseDoc(body, "RequestPaymentConfiguration")
+	if err != nil {
+		return err
+	}
+	if err := doc.only("Payer"); err != nil {
+		return err
+	}
+	switch payer, err := doc.enum("Payer", "BucketOwner", "Requester"); {
+	case err != nil || payer == "":
+		return errXML
+	case payer == "Requester":
+		return s3err.Refuse("NotImplemented", "Requester pays is not offered.")
+	}
+	return nil
+}
+
+// Field is one element of a document without nesting.
+type Field struct{ Name, Value string }
+
+// Flat is a document of a root and fields, in order.
+func Flat(root string, fields ...Field) []byte {
+	n := &node{name: root}
+	for _, f := range fields {
+		n.add(f.Name, f.Value)
+	}
+	return n.render()
+}

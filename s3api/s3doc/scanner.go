@@ -1,4 +1,4 @@
-package s3api
+package s3doc
 
 import (
 	"bytes"
@@ -6,11 +6,11 @@ import (
 	"unicode/utf8"
 )
 
-// scanner reads the two documents that may be long, Delete and CompleteMultipartUpload, many times faster than
+// Scanner reads the two documents that may be long, Delete and CompleteMultipartUpload, many times faster than
 // encoding/xml does. It knows elements, character data, the predefined entities, character references,
 // CDATA, comments and processing instructions; attributes are skipped, namespace prefixes dropped, and a
-// DOCTYPE is refused. After an error every method returns at once and bad is set.
-type scanner struct {
+// DOCTYPE is refused. After an error every method returns at once and Bad is true.
+type Scanner struct {
 	b     []byte
 	pos   int
 	stack []string // open elements
@@ -18,15 +18,21 @@ type scanner struct {
 	bad   bool
 }
 
-// root opens the document's element.
-func (p *scanner) root() (string, bool) {
+// NewScanner returns a scanner of a document. It keeps b.
+func NewScanner(b []byte) Scanner { return Scanner{b: b} }
+
+// Bad reports whether the document, as far as it was read, is malformed.
+func (p *Scanner) Bad() bool { return p.bad }
+
+// Root opens the document's element.
+func (p *Scanner) Root() (string, bool) {
 	p.b = bytes.TrimPrefix(p.b, []byte("\xef\xbb\xbf"))
-	return p.child()
+	return p.Child()
 }
 
-// child opens the next child of the open element and returns its name. Where there is none it closes the open
+// Child opens the next child of the open element and returns its name. Where there is none it closes the open
 // element and returns false. Text between elements must be white space.
-func (p *scanner) child() (string, bool) {
+func (p *Scanner) Child() (string, bool) {
 	if p.bad {
 		return "", false
 	}
@@ -58,8 +64,8 @@ func (p *scanner) child() (string, bool) {
 	}
 }
 
-// text returns the character data of the open element, which must have no children, and closes it.
-func (p *scanner) text() string {
+// Text returns the character data of the open element, which must have no children, and closes it.
+func (p *Scanner) Text() string {
 	if p.bad {
 		return ""
 	}
@@ -104,7 +110,7 @@ func (p *scanner) text() string {
 }
 
 // valid refuses text that is not UTF-8.
-func (p *scanner) valid(s string) string {
+func (p *Scanner) valid(s string) string {
 	if p.bad || !utf8.ValidString(s) {
 		p.fail()
 		return ""
@@ -112,8 +118,8 @@ func (p *scanner) valid(s string) string {
 	return s
 }
 
-// skip closes the open element with all it holds.
-func (p *scanner) skip() {
+// Skip closes the open element with all it holds.
+func (p *Scanner) Skip() {
 	if p.bad {
 		return
 	}
@@ -148,8 +154,8 @@ func (p *scanner) skip() {
 	}
 }
 
-// end reports whether the document is whole: every element closed and nothing but comments behind.
-func (p *scanner) end() bool {
+// End reports whether the document is whole: every element closed and nothing but comments behind.
+func (p *Scanner) End() bool {
 	for !p.bad && len(p.stack) == 0 {
 		p.space()
 		rest := p.b[p.pos:]
@@ -167,12 +173,12 @@ func (p *scanner) end() bool {
 	return false
 }
 
-func (p *scanner) fail() (string, bool) {
+func (p *Scanner) fail() (string, bool) {
 	p.bad = true
 	return "", false
 }
 
-func (p *scanner) space() {
+func (p *Scanner) space() {
 	for p.pos < len(p.b) {
 		switch p.b[p.pos] {
 		case ' ', '\t', '\r', '\n':
@@ -184,7 +190,7 @@ func (p *scanner) space() {
 }
 
 // past moves behind the next occurrence of s.
-func (p *scanner) past(s string) {
+func (p *Scanner) past(s string) {
 	i := bytes.Index(p.b[p.pos:], []byte(s))
 	if i < 0 {
 		p.fail()
@@ -193,7 +199,7 @@ func (p *scanner) past(s string) {
 	p.pos += i + len(s)
 }
 
-func (p *scanner) close() {
+func (p *Scanner) close() {
 	p.empty = false
 	p.stack = p.stack[:len(p.stack)-1]
 }
@@ -202,7 +208,7 @@ func (p *scanner) close() {
 const maxDepth = 16
 
 // startTag reads <name attributes> or <name attributes/>.
-func (p *scanner) startTag() (string, bool) {
+func (p *Scanner) startTag() (string, bool) {
 	start := p.pos + 1
 	i := start
 	for i < len(p.b) && nameByte(p.b[i]) {
@@ -235,7 +241,7 @@ func (p *scanner) startTag() (string, bool) {
 }
 
 // endTag reads </name> of the open element.
-func (p *scanner) endTag() {
+func (p *Scanner) endTag() {
 	start := p.pos + 2
 	i := start
 	for i < len(p.b) && nameByte(p.b[i]) {
@@ -281,7 +287,7 @@ func local(b []byte) string {
 }
 
 // unescape appends run with entities and character references resolved and line ends normalised.
-func (p *scanner) unescape(out, run []byte) []byte {
+func (p *Scanner) unescape(out, run []byte) []byte {
 	for len(run) > 0 {
 		i := bytes.IndexAny(run, "&\r")
 		if i < 0 {

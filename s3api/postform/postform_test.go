@@ -1,4 +1,4 @@
-package s3api
+package postform
 
 import (
 	"bytes"
@@ -15,6 +15,21 @@ import (
 
 	"firn/s3api/s3err"
 )
+
+// testMax is the size limit of the tests' store.
+const testMax = 5 << 30 // bytes
+
+// codeOf is the S3 code of an error, "" for nil.
+func codeOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	var e *s3err.Error
+	if !errors.As(err, &e) {
+		return "not an *Error: " + err.Error()
+	}
+	return e.Code
+}
 
 var postNow = time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 
@@ -48,25 +63,25 @@ func TestPostPolicyParse(t *testing.T) {
 		{"range negative", conds(`["content-length-range", -1, 0]`), "InvalidPolicyDocument"},
 		{"range crossed", conds(`["content-length-range", 2, 1]`), "InvalidPolicyDocument"},
 		{"range of half", conds(`["content-length-range", 0.5, 1]`), "InvalidPolicyDocument"},
-		{"too many", conds(`{"a":"b"}` + strings.Repeat(`,{"a":"b"}`, maxPostConditions)), "InvalidPolicyDocument"},
+		{"too many", conds(`{"a":"b"}` + strings.Repeat(`,{"a":"b"}`, maxConditions)), "InvalidPolicyDocument"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := parsePostPolicy(policy64(tt.in)); codeOf(err) != tt.code {
+			if _, err := ParsePolicy(policy64(tt.in), testMax); codeOf(err) != tt.code {
 				t.Errorf("got %v, want %q", err, tt.code)
 			}
 		})
 	}
-	if _, err := parsePostPolicy("%%%"); codeOf(err) != "InvalidPolicyDocument" {
+	if _, err := ParsePolicy("%%%", testMax); codeOf(err) != "InvalidPolicyDocument" {
 		t.Errorf("bad base64: %v", err)
 	}
 }
 
 func TestPostPolicyCheck(t *testing.T) {
 	const conds = `{"bucket": "b"}, ["starts-with", "$key", "foo"], {"acl": "private"}, ["starts-with", "$Content-Type", "text/"]`
-	base := formFields{"bucket": "b", "key": "foo.txt", "acl": "private", "content-type": "text/plain"}
-	with := func(kv ...string) formFields {
-		f := make(formFields)
+	base := Fields{"bucket": "b", "key": "foo.txt", "acl": "private", "content-type": "text/plain"}
+	with := func(kv ...string) Fields {
+		f := make(Fields)
 		for k, v := range base {
 			f[k] = v
 		}
@@ -81,7 +96,7 @@ func TestPostPolicyCheck(t *testing.T) {
 	}
 	tests := []struct {
 		name, conds string
-		f           formFields
+		f           Fields
 		at          time.Duration
 		ok          bool
 	}{
@@ -104,11 +119,11 @@ func TestPostPolicyCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p, err := parsePostPolicy(policy64(`{"expiration": "2024-05-01T13:00:00Z", "conditions": [` + tt.conds + `]}`))
+			p, err := ParsePolicy(policy64(`{"expiration": "2024-05-01T13:00:00Z", "conditions": [`+tt.conds+`]}`), testMax)
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = p.check(tt.f, postNow.Add(tt.at))
+			err = p.Check(tt.f, postNow.Add(tt.at))
 			if tt.ok && err != nil || !tt.ok && codeOf(err) != "AccessDenied" {
 				t.Errorf("got %v, want ok %v", err, tt.ok)
 			}
@@ -117,13 +132,13 @@ func TestPostPolicyCheck(t *testing.T) {
 }
 
 func TestPostPolicyRange(t *testing.T) {
-	p, err := parsePostPolicy(policy64(`{"expiration": "2024-05-01T13:00:00Z", "conditions": [["content-length-range", 2, 9],
-		["content-length-range", 0, 5]]}`))
+	p, err := ParsePolicy(policy64(`{"expiration": "2024-05-01T13:00:00Z", "conditions": [["content-length-range", 2, 9],
+		["content-length-range", 0, 5]]}`), testMax)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for in, code := range map[string]string{"a": "EntityTooSmall", "ab": "", "abcde": "", "abcdef": "EntityTooLarge"} {
-		b, err := io.ReadAll(&sizeReader{r: strings.NewReader(in), least: p.min, most: p.max})
+		b, err := io.ReadAll(Sized(strings.NewReader(in), p.Min, p.Max))
 		if codeOf(err) != code || err == nil && string(b) != in {
 			t.Errorf("%q: got %q, %v, want %q", in, b, err, code)
 		}
@@ -159,17 +174,17 @@ const formType = "multipart/form-data; boundary=XX"
 func TestReadForm(t *testing.T) {
 	body := formBody(t, "XX", [3]string{"kEy", "kEy", "${filename}"}, [3]string{"acl", "", "private"},
 		[3]string{"file", `C:\docs\foo.txt`, "bar\r\n--X"}, [3]string{"late", "", "x"})
-	f, err := readForm(formType, strings.NewReader(body))
+	f, err := Read(formType, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := io.ReadAll(f.file)
+	got, err := io.ReadAll(f.File)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(got) != "bar\r\n--X" || f.filename != "foo.txt" || f.fields["key"] != "${filename}" ||
-		f.fields["acl"] != "private" || len(f.fields) != 2 {
-		t.Errorf("got %q, %q, %v", got, f.filename, f.fields)
+	if string(got) != "bar\r\n--X" || f.Filename != "foo.txt" || f.Fields["key"] != "${filename}" ||
+		f.Fields["acl"] != "private" || len(f.Fields) != 2 {
+		t.Errorf("got %q, %q, %v", got, f.Filename, f.Fields)
 	}
 }
 
@@ -198,9 +213,9 @@ func TestReadFormErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			f, err := readForm(tt.typ, strings.NewReader(tt.body))
+			f, err := Read(tt.typ, strings.NewReader(tt.body))
 			if err == nil {
-				_, err = io.ReadAll(f.file)
+				_, err = io.ReadAll(f.File)
 			}
 			if codeOf(err) != tt.code {
 				t.Errorf("got %v, want %q", err, tt.code)
@@ -212,11 +227,11 @@ func TestReadFormErrors(t *testing.T) {
 // A file larger than the bound on fields is read whole.
 func TestReadFormLargeFile(t *testing.T) {
 	want := strings.Repeat("0123456789", maxFormPreData)
-	f, err := readForm(formType, strings.NewReader(formBody(t, "XX", [3]string{"file", "f", want})))
+	f, err := Read(formType, strings.NewReader(formBody(t, "XX", [3]string{"file", "f", want})))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := io.ReadAll(f.file); err != nil || string(got) != want {
+	if got, err := io.ReadAll(f.File); err != nil || string(got) != want {
 		t.Errorf("read %d bytes, %v", len(got), err)
 	}
 }
@@ -226,10 +241,10 @@ func FuzzPostForm(f *testing.F) {
 	f.Add(formType, formBody(f, "XX", [3]string{"key", "", "k"}))
 	f.Add("multipart/form-data; boundary=\"a b\"", "--a b\r\nContent-Disposition: form-data; name=file\r\n\r\n\r\n--a b--")
 	f.Fuzz(func(t *testing.T, typ, body string) {
-		form, err := readForm(typ, strings.NewReader(body))
+		form, err := Read(typ, strings.NewReader(body))
 		if err == nil {
 			var n int64
-			n, err = io.Copy(io.Discard, form.file)
+			n, err = io.Copy(io.Discard, form.File)
 			if n > int64(len(body)) {
 				t.Errorf("read %d bytes of %d", n, len(body))
 			}
@@ -247,19 +262,19 @@ func FuzzPostPolicy(f *testing.F) {
 	f.Add(`{"expiration": "2024-05-01T13:00:00Z", "conditions": [{"bucket": "b"}, ["starts-with", "$key", "a"], ["content-length-range", 1, 2]]}`, "a/b", "b")
 	f.Add(`{"expiration": "2024-05-01T13:00:00Z", "conditions": [["eq", "$key", "a"]]}`, "a", "b")
 	f.Fuzz(func(t *testing.T, doc, key, bucket string) {
-		p, err := parsePostPolicy(policy64(doc))
+		p, err := ParsePolicy(policy64(doc), testMax)
 		if err != nil {
 			if codeOf(err) != "InvalidPolicyDocument" {
 				t.Errorf("got %v", err)
 			}
 			return
 		}
-		if p.min < 0 || p.max < 0 {
-			t.Errorf("range %d-%d", p.min, p.max)
+		if p.Min < 0 || p.Max < 0 {
+			t.Errorf("range %d-%d", p.Min, p.Max)
 		}
-		if p.check(formFields{"key": key, "bucket": bucket}, postNow) == nil {
+		if p.Check(Fields{"key": key, "bucket": bucket}, postNow) == nil {
 			for _, field := range []string{"key", "bucket"} {
-				if !slices.ContainsFunc(p.conditions, func(c postCondition) bool { return c.field == field }) {
+				if !slices.ContainsFunc(p.conditions, func(c condition) bool { return c.field == field }) {
 					t.Errorf("%q allowed without a condition by %q", field, doc)
 				}
 			}

@@ -1,6 +1,7 @@
-package s3api
+package s3doc
 
 import (
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,7 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"firn/object"
 	"firn/s3api/s3err"
 )
 
@@ -33,7 +33,7 @@ func TestParseDoc(t *testing.T) {
 		{"text is kept", "<R><A> a b\n</A></R>", "<R><A> a b&#xA;</A></R>"},
 		{"comment inside text", "<R><A>a<!-- x -->b</A></R>", "<R><A>ab</A></R>"},
 		{"entities", "<R><A>&lt;&amp;&#65;</A></R>", "<R><A>&lt;&amp;A</A></R>"},
-		{"namespace", `<R xmlns="` + xmlNamespace + `"><A>1</A></R>`, `<R><A>1</A></R>`},
+		{"namespace", `<R xmlns="` + Namespace + `"><A>1</A></R>`, `<R><A>1</A></R>`},
 		{
 			"xsi:type", `<R><A xmlns:xsi="` + xsiNamespace + `" xsi:type="Group">1</A></R>`,
 			`<R><A xmlns:xsi="` + xsiNamespace + `" xsi:type="Group">1</A></R>`,
@@ -71,8 +71,8 @@ func TestParseDoc(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := strings.Replace(string(n.render()), ` xmlns="`+xmlNamespace+`"`, "", 1)
-			if diff := cmp.Diff(xmlHeader+tt.want, got); diff != "" {
+			got := strings.Replace(string(n.render()), ` xmlns="`+Namespace+`"`, "", 1)
+			if diff := cmp.Diff(xml.Header+tt.want, got); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -102,27 +102,27 @@ func checkDocs(t *testing.T, root string, parse func([]byte) ([]byte, error), ca
 }
 
 func parseVersioningDoc(b []byte) ([]byte, error) {
-	v, err := parseVersioning(b)
+	status, err := ParseVersioning(b)
 	if err != nil {
 		return nil, err
 	}
-	return versioningDoc(v).render(), nil
+	return VersioningDoc(status), nil
 }
 
 func parseObjectLockDoc(b []byte) ([]byte, error) {
-	c, err := parseObjectLock(b)
+	c, err := ParseObjectLock(b)
 	if err != nil {
 		return nil, err
 	}
-	return objectLockDoc(c.retention).render(), nil
+	return ObjectLockDoc(c.Retention), nil
 }
 
 func parseTierLifecycle(b []byte) ([]byte, error) {
-	return parseLifecycle(b, func(c string) bool { return c == "COLD" })
+	return CheckLifecycle(b, func(c string) bool { return c == "COLD" })
 }
 
 func parseQueueNotification(b []byte) ([]byte, error) {
-	return parseNotification(b, func(arn string) bool { return strings.HasPrefix(arn, "arn:aws:sqs:") })
+	return CheckNotification(b, func(arn string) bool { return strings.HasPrefix(arn, "arn:aws:sqs:") })
 }
 
 func TestVersioningDoc(t *testing.T) {
@@ -147,7 +147,7 @@ func TestBucketTaggingDoc(t *testing.T) {
 		}
 		return b.String()
 	}
-	checkDocs(t, "Tagging", parseBucketTagging, []docCase{
+	checkDocs(t, "Tagging", CheckBucketTagging, []docCase{
 		{"one", set(tag("Hello", "World")), ""},
 		{"none", set(), ""},
 		{"empty value", set(tag("a", "")), ""},
@@ -171,7 +171,7 @@ func TestEncryptionDoc(t *testing.T) {
 	by := func(s string) string {
 		return "<Rule><ApplyServerSideEncryptionByDefault>" + s + "</ApplyServerSideEncryptionByDefault></Rule>"
 	}
-	checkDocs(t, "ServerSideEncryptionConfiguration", parseEncryption, []docCase{
+	checkDocs(t, "ServerSideEncryptionConfiguration", CheckEncryption, []docCase{
 		{"aes", by("<SSEAlgorithm>AES256</SSEAlgorithm>"), ""},
 		{"kms", by("<SSEAlgorithm>aws:kms</SSEAlgorithm>"), ""},
 		{"key", by("<KMSMasterKeyID>k</KMSMasterKeyID><SSEAlgorithm>aws:kms:dsse</SSEAlgorithm>"), ""},
@@ -203,9 +203,9 @@ func TestObjectLockDoc(t *testing.T) {
 		{"many days", def("<Mode>GOVERNANCE</Mode><Days>36501</Days>"), "InvalidRetentionPeriod"},
 		{"many years", def("<Mode>GOVERNANCE</Mode><Years>101</Years>"), "InvalidRetentionPeriod"},
 	})
-	got, err := parseObjectLock([]byte("<ObjectLockConfiguration>" + on + def("<Mode>COMPLIANCE</Mode><Years>3</Years>") +
+	got, err := ParseObjectLock([]byte("<ObjectLockConfiguration>" + on + def("<Mode>COMPLIANCE</Mode><Years>3</Years>") +
 		"</ObjectLockConfiguration>"))
-	want := lockConfig{enable: true, retention: object.DefaultRetention{Mode: object.RetentionCompliance, Years: 3}}
+	want := ObjectLock{Enable: true, Retention: DefaultRetention{Mode: Compliance, Years: 3}}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
@@ -322,7 +322,7 @@ func TestLifecycleDoc(t *testing.T) {
 // A rule without an id gets one; the rest of the document stays as it was sent.
 func TestLifecycleGivesIDs(t *testing.T) {
 	const body = `<Filter><Prefix>a &amp; b</Prefix></Filter><Status>Enabled</Status><Expiration><Days>1</Days></Expiration>`
-	doc, err := parseLifecycle([]byte("<LifecycleConfiguration><Rule>"+body+"</Rule></LifecycleConfiguration>"), nil)
+	doc, err := CheckLifecycle([]byte("<LifecycleConfiguration><Rule>"+body+"</Rule></LifecycleConfiguration>"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestLifecycleGivesIDs(t *testing.T) {
 		t.Fatalf("id %q, %v, %v", id, there, err)
 	}
 	got := strings.Replace(string(doc), "<ID>"+id+"</ID>", "", 1)
-	want := xmlHeader + "<LifecycleConfiguration xmlns=\"" + xmlNamespace + "\"><Rule>" + body +
+	want := xml.Header + "<LifecycleConfiguration xmlns=\"" + Namespace + "\"><Rule>" + body +
 		"</Rule></LifecycleConfiguration>"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -357,7 +357,7 @@ func FuzzDocuments(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	parsers := map[string]func([]byte) ([]byte, error){
-		"tagging": parseBucketTagging, "encryption": parseEncryption, "cors": corsDoc, "lifecycle": parseTierLifecycle,
+		"tagging": CheckBucketTagging, "encryption": CheckEncryption, "cors": CheckCORS, "lifecycle": parseTierLifecycle,
 		"notification": parseQueueNotification, "lock": parseObjectLockDoc, "versioning": parseVersioningDoc,
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -1,4 +1,10 @@
-package s3api
+// Package postform reads the form with which a browser uploads an object to S3: its fields, the policy among them that
+// says what may be stored, and its file.
+//
+// It owns the form's bounds and the policy language. It promises that a form is read no further than its file begins,
+// within bounds, that the file is streamed, and that every error is an *s3err.Error or one of the connection. It must
+// never import the object store, auth or net/http: who signed the policy is for s3api to find out.
+package postform
 
 import (
 	"errors"
@@ -44,23 +50,26 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// postForm is a POST form read up to the start of its file.
-type postForm struct {
-	fields   formFields
-	filename string    // as the client named the file, without folders; may be empty
-	file     io.Reader // the file's bytes, from the request body
+// Fields are the fields of a POST form before the file, names in lower case.
+type Fields map[string]string
+
+// Form is a POST form read up to the start of its file.
+type Form struct {
+	Fields   Fields
+	Filename string    // as the client named the file, without folders; may be empty
+	File     io.Reader // the file's bytes, from the request body
 }
 
-// readForm reads the fields of a multipart/form-data body up to the part called file. Fields after the file are not
+// Read reads the fields of a multipart/form-data body up to the part called file. Fields after the file are not
 // read, as S3 ignores them.
-func readForm(contentType string, body io.Reader) (*postForm, error) {
+func Read(contentType string, body io.Reader) (*Form, error) {
 	media, params, err := mime.ParseMediaType(contentType)
 	if err != nil || media != "multipart/form-data" || params["boundary"] == "" {
 		return nil, s3err.New("RequestIsNotMultiPartContent")
 	}
 	bounded := &boundedReader{r: body, left: maxFormPreData}
 	mr := multipart.NewReader(bounded, params["boundary"])
-	f := &postForm{fields: make(formFields)}
+	f := &Form{Fields: make(Fields)}
 	left := int64(maxFormFields)
 	for {
 		// A raw part: a Content-Transfer-Encoding must not change the bytes.
@@ -76,11 +85,11 @@ func readForm(contentType string, body io.Reader) (*postForm, error) {
 			return nil, s3err.New("MalformedPOSTRequest")
 		}
 		if name == "file" {
-			f.filename = part.FileName()
-			if i := strings.LastIndexByte(f.filename, '\\'); i >= 0 {
-				f.filename = f.filename[i+1:]
+			f.Filename = part.FileName()
+			if i := strings.LastIndexByte(f.Filename, '\\'); i >= 0 {
+				f.Filename = f.Filename[i+1:]
 			}
-			f.file = formFile{part}
+			f.File = formFile{part}
 			bounded.free = true
 			return f, nil
 		}
@@ -93,13 +102,13 @@ func readForm(contentType string, body io.Reader) (*postForm, error) {
 		if left < 0 {
 			return nil, s3err.New("MaxPostPreDataLengthExceededError")
 		}
-		if _, twice := f.fields[name]; twice {
+		if _, twice := f.Fields[name]; twice {
 			return nil, s3err.Refuse("InvalidArgument", "POST requires each form field at most once.").With("ArgumentName", name)
 		}
-		if len(f.fields) >= maxFormCount {
+		if len(f.Fields) >= maxFormCount {
 			return nil, s3err.New("MaxPostPreDataLengthExceededError")
 		}
-		f.fields[name] = string(value)
+		f.Fields[name] = string(value)
 	}
 }
 
@@ -117,8 +126,9 @@ func (f formFile) Read(p []byte) (int, error) {
 // formError maps an error of the multipart reader; errors of the connection pass.
 func formError(err error) error {
 	var e *s3err.Error
+	var n interface{ Timeout() bool }
 	switch {
-	case errors.As(err, &e), isTimeout(err):
+	case errors.As(err, &e), errors.As(err, &n) && n.Timeout():
 		return err
 	case errors.Is(err, errFormTooBig):
 		return s3err.New("MaxPostPreDataLengthExceededError")
@@ -128,8 +138,12 @@ func formError(err error) error {
 	return s3err.New("MalformedPOSTRequest")
 }
 
-// sizeReader passes the file on and holds it to the policy's size range: more than most bytes, or fewer than least
-// at the end, is an error, so that nothing is stored.
+// Sized passes a file on and holds it to a size range, in bytes: more than most, or fewer than least at the end, is an
+// error, so that nothing is stored.
+func Sized(file io.Reader, least, most int64) io.Reader {
+	return &sizeReader{r: file, least: least, most: most}
+}
+
 type sizeReader struct {
 	r           io.Reader
 	n           int64
@@ -143,7 +157,8 @@ func (s *sizeReader) Read(p []byte) (int, error) {
 		return 0, s3err.New("EntityTooLarge").With("MaxSizeAllowed", strconv.FormatInt(s.most, 10))
 	}
 	if errors.Is(err, io.EOF) && s.n < s.least {
-		return 0, s3err.New("EntityTooSmall").With("MinSizeAllowed", strconv.FormatInt(s.least, 10)).With("ProposedSize", strconv.FormatInt(s.n, 10))
+		return 0, s3err.New("EntityTooSmall").With("MinSizeAllowed", strconv.FormatInt(s.least, 10)).
+			With("ProposedSize", strconv.FormatInt(s.n, 10))
 	}
 	return n, err
 }

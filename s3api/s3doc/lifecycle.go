@@ -1,4 +1,4 @@
-package s3api
+package s3doc
 
 import (
 	"crypto/rand"
@@ -25,10 +25,10 @@ var transitionClasses = []string{
 	"STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "GLACIER_IR", "DEEP_ARCHIVE",
 }
 
-// parseLifecycle reads and validates a LifecycleConfiguration and returns it as it is stored and given back: as it
+// CheckLifecycle reads and validates a LifecycleConfiguration and returns it as it is stored and given back: as it
 // was sent, with an ID added to each rule that has none. knownClass reports a storage class of this site besides
 // transitionClasses; it may be nil.
-func parseLifecycle(body []byte, knownClass func(string) bool) ([]byte, error) {
+func CheckLifecycle(body []byte, knownClass func(string) bool) ([]byte, error) {
 	doc, err := parseDoc(body, "LifecycleConfiguration")
 	if err != nil {
 		return nil, err
@@ -58,13 +58,13 @@ func parseLifecycle(body []byte, knownClass func(string) bool) ([]byte, error) {
 }
 
 // ruleID returns a rule's ID and gives it one where it has none.
-func ruleID(r *xmlNode) (string, error) {
+func ruleID(r *node) (string, error) {
 	k, err := r.one("ID")
 	if err != nil {
 		return "", err
 	}
 	if k == nil {
-		k = &xmlNode{name: "ID"}
+		k = &node{name: "ID"}
 		r.kids = slices.Insert(r.kids, 0, k)
 	}
 	id, err := k.leaf()
@@ -99,7 +99,7 @@ type lifecycleRule struct {
 	transitions []when
 }
 
-func checkLifecycleRule(r *xmlNode, knownClass func(string) bool) error {
+func checkLifecycleRule(r *node, knownClass func(string) bool) error {
 	if err := r.only("ID", "Prefix", "Filter", "Status", "Expiration", "Transition", "NoncurrentVersionExpiration",
 		"NoncurrentVersionTransition", "AbortIncompleteMultipartUpload"); err != nil {
 		return err
@@ -112,7 +112,7 @@ func checkLifecycleRule(r *xmlNode, knownClass func(string) bool) error {
 		return err
 	}
 	actions := 0
-	for _, part := range []func(*xmlNode, *lifecycleRule, func(string) bool) (int, error){
+	for _, part := range []func(*node, *lifecycleRule, func(string) bool) (int, error){
 		checkExpiration, checkTransitions, checkNoncurrent, checkAbort,
 	} {
 		n, err := part(r, &rule, knownClass)
@@ -128,7 +128,7 @@ func checkLifecycleRule(r *xmlNode, knownClass func(string) bool) error {
 }
 
 // checkRuleFilter reads the old Prefix or the Filter; a rule has exactly one of the two.
-func checkRuleFilter(r *xmlNode, rule *lifecycleRule) error {
+func checkRuleFilter(r *node, rule *lifecycleRule) error {
 	prefix, old, err := r.str("Prefix")
 	if err != nil {
 		return err
@@ -163,7 +163,7 @@ func checkRuleFilter(r *xmlNode, rule *lifecycleRule) error {
 	return checkPredicates(and, rule)
 }
 
-func checkPredicates(f *xmlNode, rule *lifecycleRule) error {
+func checkPredicates(f *node, rule *lifecycleRule) error {
 	prefix, _, err := f.str("Prefix")
 	if err != nil {
 		return err
@@ -193,7 +193,8 @@ func checkPredicates(f *xmlNode, rule *lifecycleRule) error {
 		return err
 	}
 	if hasGT && gt < 0 || hasLT && lt < 1 {
-		return s3err.Refuse("InvalidRequest", "'ObjectSizeGreaterThan' must not be negative and 'ObjectSizeLessThan' must be positive")
+		return s3err.Refuse("InvalidRequest",
+			"'ObjectSizeGreaterThan' must not be negative and 'ObjectSizeLessThan' must be positive")
 	}
 	if hasGT && hasLT && gt >= lt-1 {
 		return s3err.Refuse("InvalidRequest",
@@ -210,7 +211,7 @@ func checkPrefix(p string) error {
 }
 
 // parseWhen reads Days or Date of an action called what.
-func parseWhen(n *xmlNode, what string, leastDays int64) (*when, error) {
+func parseWhen(n *node, what string, leastDays int64) (*when, error) {
 	days, hasDays, err := n.num("Days")
 	if err != nil {
 		return nil, err
@@ -259,7 +260,7 @@ func parseDate(s string) (time.Time, error) {
 	return time.Time{}, errXML
 }
 
-func checkExpiration(r *xmlNode, rule *lifecycleRule, _ func(string) bool) (int, error) {
+func checkExpiration(r *node, rule *lifecycleRule, _ func(string) bool) (int, error) {
 	e, err := r.one("Expiration")
 	if err != nil || e == nil {
 		return 0, err
@@ -286,7 +287,7 @@ func checkExpiration(r *xmlNode, rule *lifecycleRule, _ func(string) bool) (int,
 }
 
 // checkClass reads the storage class of a transition.
-func checkClass(n *xmlNode, knownClass func(string) bool) (string, error) {
+func checkClass(n *node, knownClass func(string) bool) (string, error) {
 	k, err := n.need("StorageClass")
 	if err != nil {
 		return "", err
@@ -301,7 +302,7 @@ func checkClass(n *xmlNode, knownClass func(string) bool) (string, error) {
 	return class, nil
 }
 
-func checkTransitions(r *xmlNode, rule *lifecycleRule, knownClass func(string) bool) (int, error) {
+func checkTransitions(r *node, rule *lifecycleRule, knownClass func(string) bool) (int, error) {
 	all := r.all("Transition")
 	if len(all) > maxTransitionsPerRule {
 		return 0, errXML
@@ -343,7 +344,7 @@ func checkInfrequent(class, days, action string, w *when) error {
 	return nil
 }
 
-func checkNoncurrent(r *xmlNode, rule *lifecycleRule, knownClass func(string) bool) (int, error) {
+func checkNoncurrent(r *node, rule *lifecycleRule, knownClass func(string) bool) (int, error) {
 	actions := 0
 	e, err := r.one("NoncurrentVersionExpiration")
 	if err != nil {
@@ -404,7 +405,7 @@ func checkNoncurrent(r *xmlNode, rule *lifecycleRule, knownClass func(string) bo
 	return actions, nil
 }
 
-func checkNewer(n *xmlNode, action string) error {
+func checkNewer(n *node, action string) error {
 	v, there, err := n.num("NewerNoncurrentVersions")
 	if err != nil || !there {
 		return err
@@ -416,7 +417,7 @@ func checkNewer(n *xmlNode, action string) error {
 	return nil
 }
 
-func checkAbort(r *xmlNode, rule *lifecycleRule, _ func(string) bool) (int, error) {
+func checkAbort(r *node, rule *lifecycleRule, _ func(string) bool) (int, error) {
 	a, err := r.one("AbortIncompleteMultipartUpload")
 	if err != nil || a == nil {
 		return 0, err
