@@ -168,7 +168,7 @@ func (c *Client) Stat(ctx context.Context, l Location, version string) (Stat, er
 	for k := range o.header {
 		low := strings.ToLower(k)
 		switch name, sum := strings.CutPrefix(low, "x-amz-checksum-"); {
-		case sum:
+		case sum && name != "type" && name != "algorithm":
 			s.Checksums[name] = o.header.Get(k)
 		case strings.HasPrefix(low, "x-amz-object-lock-"), strings.HasPrefix(low, "x-amz-server-side-encryption"),
 			low == "x-amz-restore", low == "x-amz-replication-status", low == "x-amz-expiration", low == "cache-control",
