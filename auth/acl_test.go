@@ -75,8 +75,12 @@ func TestACLFromHeaders(t *testing.T) {
 		}, []ACLGrant{
 			with(anna, PermRead), with(anna, PermWrite), with(anna, PermReadACP), with(anna, PermWriteACP), {ID: o, Permission: PermFullControl},
 		}, nil},
-		{"groups stand first", map[string]string{"x-amz-grant-read": `id="anna", uri="http://acs.amazonaws.com/groups/global/AllUsers"`},
-			[]ACLGrant{{Group: AllUsers, Permission: PermRead}, with(anna, PermRead)}, nil},
+		{
+			"groups stand first",
+			map[string]string{"x-amz-grant-read": `id="anna", uri="http://acs.amazonaws.com/groups/global/AllUsers"`},
+			[]ACLGrant{{Group: AllUsers, Permission: PermRead}, with(anna, PermRead)},
+			nil,
+		},
 		{"unknown group", map[string]string{"x-amz-grant-read": `uri="http://x"`}, nil, ErrInvalidACL},
 		{"e-mail", map[string]string{"x-amz-grant-read": `emailAddress="a@example.com"`}, nil, ErrEmailGrantee},
 		{"unknown id", map[string]string{"x-amz-grant-read": "id=bert"}, nil, ErrUnknownGrantee},

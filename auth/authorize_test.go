@@ -34,7 +34,9 @@ func granted(name string, c byte, grants ...string) *Identity {
 
 func cast() []*Identity {
 	return []*Identity{
-		nil, {}, theRoot, owner, writer, stranger,
+		nil,
+		{},
+		theRoot, owner, writer, stranger,
 		granted("site reader", '4', "read"), granted("site writer", '5', "write"),
 		granted("reader", '6', "read:films", "read:photos"), granted("writer here", '7', "write:photos"),
 		granted("owner here", '8', "owner:photos"), granted("prefix reader", '9', "read:photos/in/"),

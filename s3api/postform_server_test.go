@@ -62,7 +62,8 @@ func (h *harness) policyForm(conditions string) [][3]string {
 	m := hmac.New(sha1.New, []byte(secretOf(h.as)))
 	m.Write([]byte(p))
 	return [][3]string{
-		{"AWSAccessKeyId", "", h.as}, {"policy", "", p},
+		{"AWSAccessKeyId", "", h.as},
+		{"policy", "", p},
 		{"signature", "", base64.StdEncoding.EncodeToString(m.Sum(nil))},
 	}
 }

@@ -45,8 +45,10 @@ func ParsePublicAccess(body []byte) (auth.PublicAccessBlock, error) {
 		name string
 		to   *bool
 	}{
-		{"BlockPublicAcls", &p.BlockPublicAcls}, {"IgnorePublicAcls", &p.IgnorePublicAcls},
-		{"BlockPublicPolicy", &p.BlockPublicPolicy}, {"RestrictPublicBuckets", &p.RestrictPublicBuckets},
+		{"BlockPublicAcls", &p.BlockPublicAcls},
+		{"IgnorePublicAcls", &p.IgnorePublicAcls},
+		{"BlockPublicPolicy", &p.BlockPublicPolicy},
+		{"RestrictPublicBuckets", &p.RestrictPublicBuckets},
 	}
 	if err := doc.only(flags[0].name, flags[1].name, flags[2].name, flags[3].name); err != nil {
 		return p, err
