@@ -126,7 +126,7 @@ func userMetadata(h http.Header) ([]object.Field, error) {
 	return fs, nil
 }
 
-// parseTagHeader parses x-amz-tagging: tags as a query string.
+// parseTagHeader parses x-amz-tagging: tags as a query string, in its order.
 func parseTagHeader(v string) ([]object.Field, error) {
 	if v == "" {
 		return nil, nil
@@ -150,8 +150,6 @@ func parseTagHeader(v string) ([]object.Field, error) {
 		}
 		fs = append(fs, object.Field{Name: p.name, Value: p.value})
 	}
-	// A query string has no order that clients could mean.
-	slices.SortFunc(fs, func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
 	return fs, nil
 }
 

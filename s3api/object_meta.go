@@ -64,7 +64,8 @@ func getObjectTagging(s *Server, rq *request) error {
 	rq.setVersionID(v.ID)
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, `<Tagging xmlns="`+xmlNamespace+`"><TagSet>`...)
-	// In the order of their keys, as S3 has them; a version itself must not be changed.
+	// In the order of their keys, as S3 has them, whatever order they were sent and are kept in; a version itself must
+	// not be changed.
 	tags := slices.SortedFunc(slices.Values(v.Tags), func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
 	for _, t := range tags {
 		b = append(b, "<Tag>"...)
