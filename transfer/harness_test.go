@@ -66,8 +66,9 @@ func startSite(t *testing.T) *site {
 	to := &url.URL{Scheme: "http", Host: n.Addr().String()}
 	proxy := &httputil.ReverseProxy{
 		FlushInterval: -1, // at once: a body that stalls has its first bytes through
-		Director: func(r *http.Request) { // Host stays, because it is signed
-			r.URL.Scheme, r.URL.Host = to.Scheme, to.Host
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host
+			r.Out.Host = r.In.Host // it is signed
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			if s.body != nil {

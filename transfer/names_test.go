@@ -173,9 +173,14 @@ func TestContentType(t *testing.T) {
 
 func TestPartSize(t *testing.T) {
 	for _, tt := range []struct{ set, size, want int64 }{
-		{0, 0, defaultPartSize}, {0, defaultPartSize * maxParts, defaultPartSize},
-		{0, defaultPartSize*maxParts + 1, 2 * defaultPartSize}, {0, 5 << 40, 1 << 30}, {minPartSize, minPartSize * maxParts, minPartSize},
-		{minPartSize, minPartSize*maxParts + 1, 0}, {minPartSize - 1, 1, 0}, {maxPartSize + 1, 1, 0},
+		{0, 0, defaultPartSize},
+		{0, defaultPartSize * maxParts, defaultPartSize},
+		{0, defaultPartSize*maxParts + 1, 2 * defaultPartSize},
+		{0, 5 << 40, 1 << 30},
+		{minPartSize, minPartSize * maxParts, minPartSize},
+		{minPartSize, minPartSize*maxParts + 1, 0},
+		{minPartSize - 1, 1, 0},
+		{maxPartSize + 1, 1, 0},
 	} {
 		got, err := (&ObjectOptions{PartSize: tt.set}).partSize(tt.size)
 		if got != tt.want || (err == nil) != (tt.want > 0) {
