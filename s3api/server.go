@@ -2,10 +2,10 @@
 // responses S3 clients expect, errors worded as AWS words them.
 //
 // It owns routing, request parsing, header rules, the answers about objects and the mapping of the store's errors; the
-// documents of buckets are s3doc's, browsers' forms postform's, the table of error codes s3err's. It promises that no request
-// can end the process, that every body and document read is bounded, and that a response is sent only after
-// the store said the change is durable. It owns no state: everything it answers comes from the store and from
-// auth. It must never import a storage engine (kv, block, vfs), config or node.
+// documents of buckets are s3doc's, browsers' forms postform's, the table of error codes s3err's. It promises that no
+// request can end the process, that every body and document read is bounded, and that a response is sent only after
+// the store said the change is durable. It owns no state: everything it answers comes from the store and from auth. It
+// must never import a storage engine (kv, block, vfs), config or node.
 package s3api
 
 import (
