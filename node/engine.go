@@ -33,8 +33,8 @@ func openEngine(
 		}
 	}()
 	e.db, err = pebblekv.Open(fsys, dir.file(kvName), pebblekv.Options{
-		CacheBytes: mem.Cache, MemTableBytes: mem.MemTable, Relaxed: relaxed,
-		Logger: log.With("part", "kv"), OnFatal: fatal,
+		CacheBytes: mem.Cache, MemTableBytes: mem.MemTable, QueueBytes: mem.Queue,
+		Relaxed: relaxed, Logger: log.With("part", "kv"), OnFatal: fatal,
 	})
 	if err != nil {
 		return nil, firn.E("open metadata store", dir.file(kvName), err)

@@ -12,6 +12,7 @@ type Memory struct {
 	Go       int64 // soft limit of the Go runtime
 	Cache    int64 // block cache of the metadata store
 	MemTable int64 // one memtable of the metadata store, of which up to four may exist
+	Queue    int64 // contents of transactions of the metadata store on their way, which take up to four times as much
 }
 
 // PlanMemory shares out limit. What is not named in it is stacks, buffers of requests in flight and what the
@@ -23,6 +24,7 @@ func PlanMemory(limit int64, offHeap bool) Memory {
 		Go:       limit - max(limit/10, 16*mib),
 		Cache:    min(max(limit/8, 8*mib), 4<<30),
 		MemTable: min(max(limit/16, 4*mib), 64*mib),
+		Queue:    min(max(limit/32, 4*mib), 64*mib),
 	}
 	if offHeap {
 		m.Go -= m.Cache + 4*m.MemTable

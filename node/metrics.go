@@ -96,7 +96,8 @@ func (n *Node) registerKV(one func(float64) []telemetry.Sample) error {
 			stalled = 1
 		}
 		return [][]telemetry.Sample{
-			one(float64(m.Commits)), one(float64(m.DiskBytes)), one(float64(m.MemTableBytes)), one(float64(m.WALBytes)),
+			one(float64(m.Commits)), one(float64(m.QueuedBytes)), one(float64(m.DiskBytes)),
+			one(float64(m.MemTableBytes)), one(float64(m.WALBytes)),
 			one(float64(m.WALBytesWritten)), one(float64(m.BlobBytes)), one(float64(m.BlobValueBytes)),
 			one(float64(m.BlobReferencedBytes)), one(float64(m.CacheBytes)), one(float64(m.CacheHits)),
 			one(float64(m.CacheMisses)), one(float64(m.Flushes)), one(float64(m.Compactions)),
@@ -106,6 +107,7 @@ func (n *Node) registerKV(one func(float64) []telemetry.Sample) error {
 		}
 	},
 		counter("firn_kv_commits_total", "Transactions that became durable."),
+		gauge("firn_kv_queued_bytes", "Bytes of transactions that are not durable yet, small ones left out."),
 		gauge("firn_kv_disk_bytes", "Bytes of all files of the metadata store."),
 		gauge("firn_kv_memtable_bytes", "Bytes of its memtables."),
 		gauge("firn_kv_wal_bytes", "Bytes of its write-ahead log on disk."),

@@ -23,6 +23,9 @@ type tx struct {
 	batch *pebble.Batch
 	locks []uint16 // stripes held
 	logAt []int    // offsets into the batch of the log numbers to fill in
+	ctx   context.Context
+	size  int   // bytes of keys and values written
+	held  int64 // bytes of them counted against Options.QueueBytes
 	excl  bool
 	sync  bool  // a background sync of relaxed mode
 	err   error // of a call that cannot return one
@@ -48,13 +51,43 @@ func (t *tx) Get(dst, key []byte) ([]byte, error) { return t.d.get(dst, key) }
 // Iter implements kv.Reader.
 func (t *tx) Iter(lower, upper []byte) (kv.Iterator, error) { return t.d.iter(lower, upper) }
 
-// op runs one write of the batch, unless an earlier one failed.
-func (t *tx) op(valid bool, invalid error, fn func(*pebble.Batch) error) {
+// uncounted is the size in bytes up to which a transaction is not counted against Options.QueueBytes.
+const uncounted = 2 << 10
+
+// admit counts n more bytes of the batch against Options.QueueBytes and waits for room where there is none.
+//
+// Whoever waits here holds its locks. It waits only for transactions that need nothing more to end: one waits at most
+// once, before it has been given anything, and never while it is Exclusive; what was given goes back when the commit
+// is durable or failed. A transaction that grows after that is counted only as far as there is room.
+func (t *tx) admit(n int) error {
+	t.size += n
+	want := min(int64(t.size), t.d.o.QueueBytes) - t.held
+	if t.size <= uncounted || want <= 0 {
+		return nil
+	}
+	if !t.d.room.TryAcquire(want) {
+		if t.held > 0 || t.excl {
+			return nil
+		}
+		if err := t.d.room.Acquire(t.ctx, want); err != nil {
+			return err
+		}
+	}
+	t.held += want
+	t.d.stats.queued.Add(want)
+	return nil
+}
+
+// op runs one write of n bytes of the batch, unless an earlier one failed.
+func (t *tx) op(valid bool, invalid error, n int, fn func(*pebble.Batch) error) {
 	switch {
 	case t.err != nil:
 	case !valid:
 		t.err = invalid
 	default:
+		if t.err = t.admit(n); t.err != nil {
+			return
+		}
 		if t.batch == nil {
 			t.batch = t.d.p.NewBatch()
 		}
@@ -64,16 +97,16 @@ func (t *tx) op(valid bool, invalid error, fn func(*pebble.Batch) error) {
 
 // Set implements kv.Tx.
 func (t *tx) Set(key, value []byte) {
-	t.op(checkKey(key), errKey, func(b *pebble.Batch) error { return b.Set(key, value, nil) })
+	t.op(checkKey(key), errKey, len(key)+len(value), func(b *pebble.Batch) error { return b.Set(key, value, nil) })
 }
 
 // SetSplit implements kv.Tx.
 func (t *tx) SetSplit(key []byte, value ...[]byte) {
-	t.op(checkKey(key), errKey, func(b *pebble.Batch) error {
-		n := 0
-		for _, p := range value {
-			n += len(p)
-		}
+	n := 0
+	for _, p := range value {
+		n += len(p)
+	}
+	t.op(checkKey(key), errKey, len(key)+n, func(b *pebble.Batch) error {
 		op := b.SetDeferred(len(key), n)
 		copy(op.Key, key)
 		rest := op.Value
@@ -86,20 +119,20 @@ func (t *tx) SetSplit(key []byte, value ...[]byte) {
 
 // Delete implements kv.Tx.
 func (t *tx) Delete(key []byte) {
-	t.op(checkKey(key), errKey, func(b *pebble.Batch) error { return b.Delete(key, nil) })
+	t.op(checkKey(key), errKey, len(key), func(b *pebble.Batch) error { return b.Delete(key, nil) })
 }
 
 // DeleteRange implements kv.Tx.
 func (t *tx) DeleteRange(lower, upper []byte) {
 	valid := len(lower) > 0 && lower[0] != reserved && len(upper) > 0 &&
 		len(lower) <= kv.MaxKey && len(upper) <= kv.MaxKey && (upper[0] != reserved || len(upper) == 1)
-	t.op(valid, errRange, func(b *pebble.Batch) error { return b.DeleteRange(lower, upper, nil) })
+	t.op(valid, errRange, len(lower)+len(upper), func(b *pebble.Batch) error { return b.DeleteRange(lower, upper, nil) })
 }
 
 // Log implements kv.Tx. The entry's number is not known before the commit is in order, so room is left for it in the
 // batch and the committer fills it in.
 func (t *tx) Log(entry []byte) {
-	t.op(true, nil, func(b *pebble.Batch) error {
+	t.op(true, nil, logKeyLen+len(entry), func(b *pebble.Batch) error {
 		// A record is: kind (1 byte), key length (varint, 1 byte here), key, value length, value.
 		at := max(b.Len(), batchHeaderLen) + 2
 		t.logAt = append(t.logAt, at+2)
@@ -168,8 +201,10 @@ func (d *DB) Update(ctx context.Context, fn func(kv.Tx) error, locks ...[]byte) 
 		d.txs.put(t)
 		return err
 	}
-	t.locks = ids
+	t.locks, t.ctx = ids, ctx
 	err := runFn(t, fn)
+	// Also after a failure, when nobody ends t any more: whoever waits for room has to learn of it.
+	defer d.giveBack(t.held)
 	if err == nil {
 		err = t.err
 	}
@@ -192,11 +227,20 @@ func runFn(t *tx, fn func(kv.Tx) error) error {
 	defer func() {
 		if !ok {
 			t.unlock()
+			t.d.giveBack(t.held)
 		}
 	}()
 	err := fn(t)
 	ok = true
 	return err
+}
+
+// giveBack takes n bytes off those counted against Options.QueueBytes.
+func (d *DB) giveBack(n int64) {
+	if n > 0 {
+		d.stats.queued.Add(-n)
+		d.room.Release(n)
+	}
 }
 
 // commit hands t to the committer and waits until it is durable.

@@ -423,3 +423,59 @@ func golden(t *testing.T, name string, lines []string) {
 		t.Errorf("%s (-want +got); FIRN_UPDATE_GOLDEN=1 accepts it:\n%s", name, diff)
 	}
 }
+
+// TestQueueBytes sends many big transactions while no fsync ends: those that do not fit wait, heed their contexts, and
+// go through when there is room. One that is larger than the bound goes alone.
+func TestQueueBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit, size, count = 1 << 20, 100 << 10, 50
+		db := newHeld(t, vfs.NewMem(), pebblekv.Options{QueueBytes: limit})
+		letGo := db.stop()
+		set := func(ctx context.Context, i int, sizes ...int) error {
+			return db.Update(ctx, func(tx kv.Tx) error {
+				for j, n := range sizes {
+					tx.Set(fmt.Append(nil, "key", i, "/", j), make([]byte, n))
+				}
+				tx.Exclusive()
+				tx.Log(nil)
+				return nil
+			}, fmt.Append(nil, i))
+		}
+		var wg sync.WaitGroup
+		for i := range count {
+			wg.Go(func() {
+				sizes := []int{size, size}
+				if i == 0 {
+					sizes = []int{3 * limit}
+				}
+				if err := set(t.Context(), i, sizes...); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if m := db.Metrics(); m.QueuedBytes > limit || m.QueuedBytes < size || m.VisibleIndex > limit/size {
+			t.Errorf("%d bytes queued in %d transactions, at most %d wanted", m.QueuedBytes, m.VisibleIndex, limit)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := set(ctx, count, size); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Update without room until its context ended: %v", err)
+		}
+		// Small ones need no room.
+		small := make(chan error, 1)
+		go func() { small <- set(t.Context(), count+1, 100) }()
+		synctest.Wait()
+		letGo()
+		wg.Wait()
+		if err := <-small; err != nil {
+			t.Error(err)
+		}
+		if m := db.Metrics(); m.QueuedBytes != 0 || m.Commits != count+1 {
+			t.Errorf("%d bytes queued after %d commits", m.QueuedBytes, m.Commits)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -17,6 +17,7 @@ import (
 // stats counts what Pebble does not.
 type stats struct {
 	commits          atomic.Uint64
+	queued           atomic.Int64
 	stalls           atomic.Uint64
 	stallNanos       atomic.Int64
 	stallStart       atomic.Int64 // unix nanoseconds, 0 while not stalled
@@ -38,6 +39,7 @@ type Metrics struct {
 	Levels [7]LevelMetrics
 
 	Commits       uint64 // transactions that became durable
+	QueuedBytes   int64  // of keys and values of transactions that are not durable yet, small transactions left out
 	LogStart      uint64
 	LogTail       uint64
 	DurableIndex  uint64
@@ -79,6 +81,7 @@ type Metrics struct {
 func (d *DB) Metrics() Metrics {
 	m := Metrics{
 		Commits:          d.stats.commits.Load(),
+		QueuedBytes:      d.stats.queued.Load(),
 		LogStart:         d.logStart.Load(),
 		LogTail:          d.logTail.Load(),
 		DurableIndex:     d.durable.Load(),

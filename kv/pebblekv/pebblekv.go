@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/semaphore"
 
 	"firn"
 	"firn/kv"
@@ -37,6 +38,10 @@ type Options struct {
 	CacheBytes int64
 	// MemTableBytes is the size of one memtable; up to four may exist while writes outrun flushes. 0 means 16 MiB.
 	MemTableBytes int64
+	// QueueBytes bounds the bytes of keys and values of transactions between their writes and the commit being durable.
+	// It takes up to four times as much memory, in batches and in the buffers of the write-ahead log. A transaction
+	// that is larger goes alone. 0 means 32 MiB.
+	QueueBytes int64
 	// Relaxed acknowledges commits before they are written: a power loss, or the death of the process, takes back
 	// the acknowledged commits of up to RelaxedInterval. Order and atomicity hold.
 	Relaxed bool
@@ -61,6 +66,9 @@ func (o Options) withDefaults() Options {
 	}
 	// Below this size batches of a few values would each be flushed on their own.
 	o.MemTableBytes = max(o.MemTableBytes, 1<<20)
+	if o.QueueBytes <= 0 {
+		o.QueueBytes = 32 << 20
+	}
 	if o.RelaxedInterval <= 0 {
 		o.RelaxedInterval = time.Second
 	}
@@ -76,7 +84,7 @@ func (o Options) withDefaults() Options {
 // DB is a kv.DB.
 type DB struct {
 	p     *pebble.DB
-	fs    vfs.FS
+	fs    *guardFS
 	dir   string
 	cache *pebble.Cache
 	o     Options
@@ -87,8 +95,9 @@ type DB struct {
 	// excl is held by the transaction that called Exclusive.
 	excl lock
 
-	queue chan *tx // to the committer
-	syncq chan *tx // to the syncer, in commit order
+	room  *semaphore.Weighted // of o.QueueBytes
+	queue chan *tx            // to the committer
+	syncq chan *tx            // to the syncer, in commit order
 
 	assigned  atomic.Uint64 // index of the newest commit that may be visible
 	durable   atomic.Uint64 // index up to which commits are on stable storage
@@ -134,11 +143,11 @@ func Open(fsys vfs.FS, dir string, o Options) (*DB, error) {
 	o = o.withDefaults()
 	d := &DB{
 		o:       o,
-		fs:      fsys,
 		dir:     dir,
 		seed:    maphash.MakeSeed(),
 		stripes: newStripes(),
 		excl:    newLock(),
+		room:    semaphore.NewWeighted(o.QueueBytes),
 		queue:   make(chan *tx, queueLen),
 		syncq:   make(chan *tx, queueLen),
 		failed:  make(chan struct{}),
@@ -196,6 +205,7 @@ func (d *DB) start(fn func() error) error {
 // openPebble opens the database and reads what the DB keeps in memory of it.
 func (d *DB) openPebble(fsys vfs.FS, dir string) error {
 	guard := &guardFS{FS: fsys, d: d}
+	d.fs = guard
 	p, err := pebble.Open(dir, d.pebbleOptions(guard))
 	if err != nil {
 		d.cache.Unref()
@@ -328,21 +338,26 @@ func (d *DB) Close() error {
 	})
 }
 
+// maxFlush bounds the wait for the flush of a clean stop. What is not flushed by then stays in the log.
+const maxFlush = 10 * time.Second
+
 // flush moves all that the log holds to tables, unless that fails: then it stays in the log. Tables tell damage from
 // an end wherever it is, logs do not.
 func (d *DB) flush() error {
+	if d.fs.retries.Load() > 0 {
+		return nil
+	}
 	// Without room it would fail on the log it begins, which would be fatal.
 	if u, err := d.fs.GetDiskUsage(d.dir); err == nil && u.AvailBytes < uint64(2*d.o.MemTableBytes) {
 		return nil
 	}
-	failures := d.stats.backgroundErrors.Load()
 	flushed, err := d.p.AsyncFlush()
 	if err != nil {
 		return mapError(err)
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for d.stats.backgroundErrors.Load() == failures {
+	for begun := time.Now(); d.fs.retries.Load() == 0 && time.Since(begun) < maxFlush; {
 		select {
 		case <-flushed:
 			return nil
