@@ -114,7 +114,8 @@ var storeErrors = [...]struct {
 func (rq *request) fail(err error) {
 	e := toError(rq, err)
 	rq.code = e.Code
-	if e.Status >= http.StatusInternalServerError && e.Code != "NotImplemented" {
+	// The store says itself, once, that the disk is full.
+	if e.Status >= http.StatusInternalServerError && e.Code != "NotImplemented" && e.Code != "InsufficientStorage" {
 		rq.s.log.Warn("request failed", "request_id", rq.id, "op", rq.op, "bucket", rq.bucket, "key", rq.key,
 			"code", e.Code, "error", err)
 	}

@@ -92,11 +92,12 @@ var build = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("FIRN_TEST_BINARY"); path != "" {
 		return path, nil
 	}
-	cache, err := os.UserCacheDir()
+	// In the tree, so that the tests of another checkout running at the same time do not get this one's binary.
+	out, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
-		return "", fmt.Errorf("build firn: %w", err)
+		return "", fmt.Errorf("find the module: %w", err)
 	}
-	dir := filepath.Join(cache, "firn-test")
+	dir := filepath.Join(filepath.Dir(strings.TrimSpace(string(out))), "dist", "test")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("build firn: %w", err)
 	}
