@@ -213,7 +213,7 @@ func ReadRunInfo(dir string) (RunInfo, error) {
 	return r, json.Unmarshal(b, &r)
 }
 
-// writeDurably puts a file in place so that after a crash it is whole or absent. Unlike durable.WriteFile it sets
+// writeDurably puts a file in place so that after a crash it is whole or absent. It sets
 // the mode: a secret must not be readable by others even while it is written.
 func (d *DataDir) writeDurably(name string, b []byte, mode fs.FileMode) error {
 	tmp := d.file("." + name + ".new")

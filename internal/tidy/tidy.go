@@ -11,7 +11,6 @@ type Edge struct{ From, To, Why string }
 // may be imported by all and is not listed. A trailing "/..." stands for the package and what is below it.
 func Edges() []Edge {
 	return []Edge{
-		{"durable", "vfs", "syncs files and directories of a file system"},
 		{"block", "vfs", "reads and writes part files"},
 		{"kv/pebblekv", "kv", "implements its DB"},
 		{"kv/pebblekv", "vfs", "runs on the same file system as the part files, so that one crash clone covers both"},
