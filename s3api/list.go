@@ -195,6 +195,7 @@ func listObjects(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
+	defer s.store.Recycle(page)
 	b := append(rq.page(len(page.Versions)), xmlHeader...)
 	b = append(b, `<ListBucketResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Name", rq.bucket)
@@ -242,6 +243,7 @@ func listObjectsV2(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
+	defer s.store.Recycle(page)
 	b := append(rq.page(len(page.Versions)), xmlHeader...)
 	b = append(b, `<ListBucketResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Name", rq.bucket)
@@ -312,6 +314,7 @@ func listVersions(s *Server, rq *request) error {
 			return err
 		}
 	}
+	defer s.store.Recycle(page)
 	b := append(rq.page(len(page.Versions)), xmlHeader...)
 	b = append(b, `<ListVersionsResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Name", rq.bucket)
