@@ -30,6 +30,7 @@ const (
 	maxPartSize      = 5 << 30
 	maxSinglePut     = 5 << 30
 	defaultPartSize  = 16 << 20
+	relayPartSize    = 8 << 20  // of a stream whose length is known: it is held in memory
 	streamPartSize   = 32 << 20 // of an upload whose length is not known: up to 312 GiB
 	multipartFrom    = 2        // files of more than so many parts are uploaded in parts
 	streamInFlight   = 2        // buffers of a stream besides the one that is read
@@ -409,7 +410,12 @@ func (c *Client) uploadStream(
 		return res, err
 	}
 	ps := int64(streamPartSize)
-	if o.PartSize != 0 || size >= 0 {
+	if size >= 0 {
+		for ps = relayPartSize; size > ps*maxParts; {
+			ps *= 2
+		}
+	}
+	if o.PartSize != 0 {
 		if ps, err = o.partSize(max(size, 0)); err != nil {
 			return res, err
 		}
@@ -506,10 +512,11 @@ func (c *Client) streamParts(
 
 // readPart reads the first part of a stream. end reports that the stream has ended with it.
 func readPart(r io.Reader, ps, size int64) (p []byte, end bool, err error) {
+	var b bytes.Buffer
 	if size >= 0 {
 		ps = min(ps, size+1) // one more, to see the end
+		b.Grow(int(ps) + bytes.MinRead)
 	}
-	var b bytes.Buffer
 	n, err := io.CopyN(&b, r, ps)
 	if err == io.EOF {
 		return b.Bytes(), true, nil
