@@ -35,7 +35,7 @@ const (
 	DefaultBlockSize = 64 << 10
 	// MinBlockSize and MaxBlockSize bound the block size, a power of two.
 	MinBlockSize = 4 << 10
-	MaxBlockSize = 1 << 20
+	MaxBlockSize = 256 << 10
 	// MaxLabel is the longest label in bytes.
 	MaxLabel = 64 << 10
 	// MaxPart is the largest part in plain bytes. It keeps the index within 32 bits at every block size.

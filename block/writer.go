@@ -64,7 +64,7 @@ func NewWriter(f vfs.File, o WriterOptions) (*Writer, error) {
 		o.BlockSize = DefaultBlockSize
 	}
 	if o.BlockSize < MinBlockSize || o.BlockSize > MaxBlockSize || o.BlockSize&(o.BlockSize-1) != 0 {
-		return nil, firn.NewError(firn.Invalid, "block size is not a power of two between 4 KiB and 1 MiB")
+		return nil, firn.NewError(firn.Invalid, "block size is not a power of two between 4 KiB and 256 KiB")
 	}
 	if len(o.Label) > MaxLabel {
 		return nil, firn.NewError(firn.Invalid, "label is longer than 64 KiB")
