@@ -349,7 +349,8 @@ func (w *worker) listPage(ctx context.Context) error {
 		w.listAfter = ""
 		return errMalformed
 	}
-	if n == 0 && !w.r.o.ListRandom {
+	// Some servers say that more follows where nothing does: an empty page after others is their end.
+	if n == 0 && token == "" && after == "" {
 		w.mismatches++
 		return fmt.Errorf("%w: empty page", errMismatch)
 	}
