@@ -136,8 +136,8 @@ func TestFindServer(t *testing.T) {
 
 // TestServerThatFailsIsReported starts a server that ends at once: its log must be in the error.
 func TestServerThatFailsIsReported(t *testing.T) {
-	s := server{name: "x", binary: script(t, "x", "echo cannot open the disk; exit 3\n"), args: func(string, int) []string { return nil }}
-	_, err := s.start(t.Context(), t.TempDir(), filepath.Join(t.TempDir(), "log"), 1)
+	s := server{name: "x", binary: script(t, "x", "echo cannot open the disk; exit 3\n"), args: func(string, int, int) []string { return nil }}
+	_, err := s.start(t.Context(), t.TempDir(), filepath.Join(t.TempDir(), "log"))
 	if err == nil || !strings.Contains(err.Error(), "cannot open the disk") {
 		t.Errorf("%v", err)
 	}
@@ -146,13 +146,13 @@ func TestServerThatFailsIsReported(t *testing.T) {
 // TestServerIsStopped interrupts the wait for a server that never answers: its process must be gone.
 func TestServerIsStopped(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	s := server{name: "x", binary: script(t, "x", `echo $$ > "$1"; exec sleep 1000`), args: func(string, int) []string { return []string{pidFile} }}
+	s := server{name: "x", binary: script(t, "x", `echo $$ > "$1"; exec sleep 1000`), args: func(string, int, int) []string { return []string{pidFile} }}
 	dir := t.TempDir()
 	p := make(chan error, 1)
 	cctx, cancel := contextUntil(t, func() bool { data, err := os.ReadFile(pidFile); return err == nil && len(data) > 1 })
 	defer cancel()
 	go func() {
-		_, err := s.start(cctx, dir, filepath.Join(dir, "log"), 1)
+		_, err := s.start(cctx, dir, filepath.Join(dir, "log"))
 		p <- err
 	}()
 	if err := <-p; err == nil {

@@ -95,7 +95,7 @@ func measureServer(ctx context.Context, s server, o options, round int) (all []s
 		return nil, err
 	}
 	logPath := filepath.Join(dir, "server.log")
-	start := func() (*process, error) { return s.start(ctx, data, logPath, o.base) }
+	start := func() (*process, error) { return s.start(ctx, data, logPath) }
 
 	p, err := start()
 	if err != nil {

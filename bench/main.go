@@ -49,7 +49,6 @@ type options struct {
 	warp     string
 	jsonTo   string
 	doc      string
-	base     int
 }
 
 func parseOptions(args []string) (options, error) {
@@ -71,7 +70,6 @@ func parseOptions(args []string) (options, error) {
 	f.StringVar(&o.warp, "warp", "", "warp binary: repeat the 4 KiB rows with it as a cross-check")
 	f.StringVar(&o.jsonTo, "json", "", "file for every single result")
 	f.StringVar(&o.doc, "write", "", "document whose table is replaced, such as docs/benchmarks.md")
-	f.IntVar(&o.base, "port", 21790, "first of three ports on 127.0.0.1")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

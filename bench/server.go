@@ -5,6 +5,7 @@ import (
 	"debug/buildinfo"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -31,7 +32,7 @@ type server struct {
 	binary  string
 	version string
 	sync    string // what is on stable storage when a PUT has answered
-	args    func(dir string, port int) []string
+	args    func(dir string, port, other int) []string
 	env     []string
 }
 
@@ -47,21 +48,21 @@ func kinds() []struct {
 	}{
 		{server{
 			name: "firn", sync: "data, metadata and journal synced before the answer (durability: fsync)",
-			args: func(dir string, port int) []string {
-				return []string{"serve", "--data", dir, "--listen", addr(port), "--admin-listen", addr(port + 1)}
+			args: func(dir string, port, other int) []string {
+				return []string{"serve", "--data", dir, "--listen", addr(port), "--admin-listen", addr(other)}
 			},
 			env: []string{"FIRN_ACCESS_KEY=" + accessKey, "FIRN_SECRET_KEY=" + secretKey},
 		}, ""},
 		{server{
 			name: "minio", sync: "file data synced, directories not (its default)",
-			args: func(dir string, port int) []string {
-				return []string{"server", dir, "--quiet", "--address", addr(port), "--console-address", addr(port + 1)}
+			args: func(dir string, port, other int) []string {
+				return []string{"server", dir, "--quiet", "--address", addr(port), "--console-address", addr(other)}
 			},
 			env: []string{"MINIO_ROOT_USER=" + accessKey, "MINIO_ROOT_PASSWORD=" + secretKey, "MINIO_UPDATE=off"},
 		}, "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"},
 		{server{
 			name: "versitygw", sync: "nothing synced (its only mode)",
-			args: func(dir string, port int) []string {
+			args: func(dir string, port, _ int) []string {
 				return []string{"--quiet", "--keep-alive", "--port", addr(port), "posix", dir}
 			},
 			env: []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey},
@@ -158,14 +159,32 @@ const stopTimeout = 40 * time.Second
 // startTimeout bounds how long a server may take to answer.
 const startTimeout = 5 * time.Minute
 
+// freePorts returns two ports on loopback that nobody listens on.
+func freePorts() (a, b int, err error) {
+	var ports [2]int
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, 0, err
+		}
+		defer l.Close() // both are held until both are known
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports[0], ports[1], nil
+}
+
 // start runs s on dir and returns when it answers. The caller must stop it.
-func (s server) start(ctx context.Context, dir, logPath string, port int) (p *process, err error) {
+func (s server) start(ctx context.Context, dir, logPath string) (p *process, err error) {
+	port, other, err := freePorts()
+	if err != nil {
+		return nil, err
+	}
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }() // the process has its own descriptor
-	c := exec.Command(s.binary, s.args(dir, port)...)
+	c := exec.Command(s.binary, s.args(dir, port, other)...)
 	c.Env = append(os.Environ(), s.env...)
 	c.Stdout, c.Stderr = log, log
 	// Its own group, so that an interrupt from the terminal reaches only this program, which then stops it.
@@ -199,7 +218,12 @@ func (p *process) ready(ctx context.Context) error {
 		}
 		if resp, err := client.Do(req); err == nil {
 			if err := resp.Body.Close(); err == nil && resp.StatusCode < 500 {
-				return nil
+				select {
+				case <-p.exited: // then it was another server that answered
+					return fmt.Errorf("server ended at start\n%s", p.tail())
+				default:
+					return nil
+				}
 			}
 		}
 		select {
