@@ -39,7 +39,8 @@ type Config struct {
 	// collector works harder near it. At least 64MiB.
 	MemoryLimit Size `yaml:"memory_limit"`
 	// Free space kept on the disk of the data directory. Below it writes are refused with 507 while reads
-	// and deletes go on. 0 keeps none.
+	// and deletes go on. The metadata store's log, flushes and compactions live on it: keep some 256MiB at
+	// least. 0 keeps none.
 	Reserve Size `yaml:"reserve"`
 	// Bytes a second the scrubber reads to check stored data in the background. 0 turns it off.
 	ScrubRate Rate `yaml:"scrub_rate"`
