@@ -181,6 +181,16 @@ func (s *Server) list(rq *request, l *listRequest, after string) (*object.Listin
 	})
 }
 
+// appendLimits appends what all three listings say about the page after their markers.
+func (l *listRequest) appendLimits(b []byte, truncated bool) []byte {
+	b = appendInt(b, "MaxKeys", l.limit)
+	if l.delimiter != "" {
+		b = l.name(b, "Delimiter", l.delimiter)
+	}
+	b = appendElement(b, "IsTruncated", strconv.FormatBool(truncated))
+	return l.encodingType(b)
+}
+
 // listObjects answers ListObjects, version 1.
 func listObjects(s *Server, rq *request) error {
 	if rq.query.Get("list-type") == "2" {
@@ -210,12 +220,7 @@ func listObjects(s *Server, rq *request) error {
 	if page.Truncated && l.delimiter != "" {
 		b = l.name(b, "NextMarker", page.NextKey)
 	}
-	b = appendInt(b, "MaxKeys", l.limit)
-	if l.delimiter != "" {
-		b = l.name(b, "Delimiter", l.delimiter)
-	}
-	b = appendElement(b, "IsTruncated", strconv.FormatBool(page.Truncated))
-	b = l.encodingType(b)
+	b = l.appendLimits(b, page.Truncated)
 	own := owners{s: s}
 	for i := range page.Versions {
 		b = l.appendContents(b, &page.Versions[i], &own)
@@ -258,12 +263,7 @@ func listObjectsV2(s *Server, rq *request) error {
 		b = appendElement(b, "NextContinuationToken", makeToken(page.NextKey))
 	}
 	b = appendInt(b, "KeyCount", len(page.Versions)+len(page.CommonPrefixes))
-	b = appendInt(b, "MaxKeys", l.limit)
-	if l.delimiter != "" {
-		b = l.name(b, "Delimiter", l.delimiter)
-	}
-	b = appendElement(b, "IsTruncated", strconv.FormatBool(page.Truncated))
-	b = l.encodingType(b)
+	b = l.appendLimits(b, page.Truncated)
 	var own *owners
 	if rq.query.Get("fetch-owner") == "true" {
 		own = &owners{s: s}
@@ -327,12 +327,7 @@ func listVersions(s *Server, rq *request) error {
 			b = appendElement(b, "NextVersionIdMarker", page.NextVersion)
 		}
 	}
-	b = appendInt(b, "MaxKeys", l.limit)
-	if l.delimiter != "" {
-		b = l.name(b, "Delimiter", l.delimiter)
-	}
-	b = appendElement(b, "IsTruncated", strconv.FormatBool(page.Truncated))
-	b = l.encodingType(b)
+	b = l.appendLimits(b, page.Truncated)
 	own := owners{s: s}
 	for i := range page.Versions {
 		b = l.appendVersion(b, &page.Versions[i], &own)
