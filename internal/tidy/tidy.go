@@ -25,6 +25,12 @@ func Edges() []Edge {
 		{"object", "object/digest", "computes ETags and checksums while content streams through"},
 		{"object/blobs", "vfs", "creates, syncs and removes part files"},
 
+		{"blob", "blob/driver", "is the caller's side of it"},
+		{"blob/drivertest", "blob", "looks for abilities as callers do"},
+		{"blob/drivertest", "blob/driver", "holds every driver to the contract"},
+		{"blob/memblob", "blob", "checks keys and sources"},
+		{"blob/memblob", "blob/driver", "implements it"},
+
 		{"auth", "kv", "keeps users beside the namespace"},
 		{"auth", "auth/policy", "decides with the bucket's policy"},
 		{"auth/sigv4", "auth", "returns the identity behind a signature"},
