@@ -46,6 +46,11 @@ func Edges() []Edge {
 		{"s3api/s3doc", "auth", "reads and writes its access control lists and bucket settings"},
 		{"s3api/s3doc", "s3api/s3err", "refuses a document as S3 does"},
 
+		{"repo", "blob", "keeps packs, index and snapshots in a place"},
+		{"repo", "blob/driver", "reads what listings say of blobs"},
+		{"repo", "chunk", "gives its users cut points under its own key"},
+		{"repo", "seal", "encrypts all it stores"},
+
 		{"adminapi", "auth", "manages users"},
 
 		{"node", "adminapi", "serves the admin endpoint"},

@@ -1,0 +1,154 @@
+// Package chunk cuts a stream at points that depend on its content, so that equal stretches of two streams become
+// equal chunks wherever they are.
+//
+// It owns the cut points: keyed FastCDC. It promises that they depend on the key, the sizes and the bytes alone, and
+// that the reader's read sizes do not matter. It must never import another package of this module besides the
+// vocabulary at the root.
+package chunk
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/bits"
+
+	"github.com/zeebo/blake3"
+
+	"firn"
+)
+
+// Sizes bound the chunks of a stream, in bytes. Only a stream's last chunk may be smaller than Min.
+type Sizes struct {
+	Min, Normal, Max int
+}
+
+// DefaultSizes fit backups: about 1.2 MiB on average.
+func DefaultSizes() Sizes { return Sizes{Min: 256 << 10, Normal: 1 << 20, Max: 4 << 20} }
+
+// Check says what is wrong with s: firn.Invalid, or nil.
+func (s Sizes) Check() error {
+	if s.Min < 64 || s.Normal <= s.Min || s.Max <= s.Normal || s.Max > 1<<30 || s.Normal&(s.Normal-1) != 0 {
+		return firn.NewError(firn.Invalid, "chunk sizes must be 64 <= min < normal < max <= 1 GiB, normal a power of two")
+	}
+	return nil
+}
+
+// normalization is how many bits harder a cut is before the normal size, and easier after it: level 2 of FastCDC.
+const normalization = 2
+
+// step is how much is read at once. A chunk ends on average half a step before what was read, and that is moved to the
+// front of the buffer for the next one.
+const step = 128 << 10
+
+// Cutter holds what the cut points of one key and one set of sizes depend on. It is immutable and may be shared.
+//
+// The algorithm is FastCDC (Xia et al., USENIX ATC 2016) with normalized chunking. Its gear table comes from the key,
+// so that the lengths of chunks do not tell which known file they belong to; the hash is taken over 64 bytes.
+type Cutter struct {
+	sizes        Sizes
+	small, large uint64 // masks before and after the normal size
+	gear         [256]uint64
+}
+
+// NewCutter returns the cutter for key. It fails with firn.Invalid for sizes that Check refuses.
+func NewCutter(key [32]byte, sizes Sizes) (*Cutter, error) {
+	if err := sizes.Check(); err != nil {
+		return nil, err
+	}
+	n := bits.Len(uint(sizes.Normal)) - 1
+	c := &Cutter{sizes: sizes, small: mask(n + normalization), large: mask(n - normalization)}
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil {
+		return nil, err
+	}
+	var table [256 * 8]byte
+	if _, err := io.ReadFull(h.Digest(), table[:]); err != nil {
+		return nil, err
+	}
+	for i := range c.gear {
+		c.gear[i] = binary.LittleEndian.Uint64(table[i*8:])
+	}
+	return c, nil
+}
+
+// mask has n ones at the top. The top bits of the hash depend on the last 64 bytes each, the bits below on fewer.
+func mask(n int) uint64 { return ^uint64(0) << (64 - n) }
+
+// Sizes returns the bounds of the chunks.
+func (c *Cutter) Sizes() Sizes { return c.sizes }
+
+// scan goes on looking for the end of the chunk that begins at p[0], after from bytes were looked at with hash h. It
+// returns the length of the chunk, or 0 and the hash where p ends before the chunk does.
+func (c *Cutter) scan(p []byte, from int, h uint64) (int, uint64) {
+	i := max(from, c.sizes.Min)
+	p = p[:min(len(p), c.sizes.Max)]
+	for end := min(len(p), c.sizes.Normal); i < end; i++ {
+		h = h<<1 + c.gear[p[i]]
+		if h&c.small == 0 {
+			return i + 1, 0
+		}
+	}
+	for ; i < len(p); i++ {
+		h = h<<1 + c.gear[p[i]]
+		if h&c.large == 0 {
+			return i + 1, 0
+		}
+	}
+	if len(p) == c.sizes.Max {
+		return c.sizes.Max, 0
+	}
+	return 0, h
+}
+
+// Chunker cuts one stream after another. It is not safe for use by several goroutines.
+type Chunker struct {
+	c          *Cutter
+	rd         io.Reader
+	err        error // of rd
+	buf        []byte
+	start, end int // of what was read and not returned
+}
+
+// New returns a chunker of rd. Its buffer of Max plus 128 KiB is the largest part of its memory, and is kept by Reset.
+func (c *Cutter) New(rd io.Reader) *Chunker {
+	k := &Chunker{c: c}
+	k.Reset(rd)
+	return k
+}
+
+// Reset begins a new stream.
+func (k *Chunker) Reset(rd io.Reader) { k.rd, k.err, k.start, k.end = rd, nil, 0, 0 }
+
+// Next returns the next chunk, valid until the next call, or io.EOF after the last one. The error of the reader comes
+// at once, what was read and not yet returned is then lost.
+func (k *Chunker) Next() ([]byte, error) {
+	if k.buf == nil {
+		k.buf = make([]byte, k.c.sizes.Max+step)
+	}
+	if k.start > 0 {
+		k.end = copy(k.buf, k.buf[k.start:k.end])
+		k.start = 0
+	}
+	scanned, h := 0, uint64(0)
+	for {
+		var n int
+		if n, h = k.c.scan(k.buf[:k.end], scanned, h); n > 0 {
+			k.start = n
+			return k.buf[:n], nil
+		}
+		scanned = k.end
+		if k.err != nil {
+			break
+		}
+		n, k.err = io.ReadFull(k.rd, k.buf[k.end:k.end+step])
+		k.end += n
+	}
+	if !errors.Is(k.err, io.EOF) && !errors.Is(k.err, io.ErrUnexpectedEOF) {
+		return nil, k.err
+	}
+	if k.end == 0 {
+		return nil, io.EOF
+	}
+	k.start = k.end
+	return k.buf[:k.end], nil
+}

@@ -1,0 +1,58 @@
+package repo
+
+import (
+	"context"
+
+	"firn"
+	"firn/blob/driver"
+)
+
+// doomed is what a prune will delete: a box under doomed/, whose context is its key.
+type doomed struct {
+	id      ID
+	Version int  `json:"version"`
+	Packs   []ID `json:"packs"`
+	// Listed says that Sessions are those that were there after the file was first published. Until then nothing may
+	// be deleted.
+	Listed   bool `json:"listed"`
+	Sessions []ID `json:"sessions,omitempty"`
+	// Snapshots are those whose chunks the prune saw: they refer to none of Packs.
+	Snapshots []ID `json:"snapshots,omitempty"`
+}
+
+const (
+	doomedVersion = 1
+	doomedLimit   = 256 << 20
+)
+
+func parseDoomed(p []byte) (doomed, error) {
+	var d doomed
+	err := parseJSON(p, &d)
+	if err == nil && d.Version != doomedVersion {
+		err = firn.NewError(firn.Unsupported, "a prune of a later version of firn is under way: update this one")
+	}
+	return d, err
+}
+
+// readDoomed returns what is to be deleted. A file that was removed meanwhile is left out: its packs are gone from the
+// index that is listed after.
+func (r *Repo) readDoomed(ctx context.Context) ([]doomed, error) {
+	var all []doomed
+	err := r.listIDs(ctx, doomedPrefix, func(id ID, info driver.Info) error {
+		p, err := r.store.ReadAll(ctx, info.Key, doomedLimit)
+		if firn.KindOf(err) == firn.NotFound {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var d doomed
+		if p, err = r.boxes.Unbox(info.Key, p); err == nil {
+			d, err = parseDoomed(p)
+		}
+		d.id = id
+		all = append(all, d)
+		return firn.E("read", info.Key, err)
+	})
+	return all, err
+}

@@ -1,0 +1,275 @@
+package repo
+
+import (
+	"encoding/binary"
+	"sync"
+
+	"firn/seal"
+)
+
+// index knows in which pack each chunk is, in memory: 48 bytes a chunk and 5 to 11 for finding it, without pointers,
+// so that the garbage collector does not look into it.
+type index struct {
+	mu     sync.RWMutex
+	packs  []packInfo
+	byID   map[ID]uint32
+	doomed map[ID]bool
+
+	shards [shards]shard
+}
+
+const (
+	shards    = 64
+	blockSize = 512 // entries that are allocated at once
+)
+
+type shard struct {
+	mu     sync.RWMutex
+	slots  []uint32 // 0 is free, else the number of an entry plus 1; a power of two long
+	blocks []*[blockSize]located
+	n      int
+}
+
+// located is a chunk and where it is.
+type located struct {
+	id   ID
+	pack uint32
+	off  uint32
+	// stored and plain are as in entry.
+	stored, plain uint32
+}
+
+// packInfo is a pack.
+type packInfo struct {
+	id    ID
+	salt  [seal.SaltSize]byte
+	file  uint32 // number of the index file that names it, or noFile
+	size  uint32
+	kind  Kind
+	state packState
+}
+
+type packState uint8
+
+const (
+	// packGone: no index file names it any more. Its chunks are not there.
+	packGone packState = 1 << iota
+	// packDoomed: a prune will delete it. Its chunks can be read, and are saved again by those who need them.
+	packDoomed
+	// packOurs: being filled or stored by this process, or stored and not named by an index file yet. Its chunks are
+	// known to the session that fills it.
+	packOurs
+	// packStored: can be read.
+	packStored
+)
+
+const noFile = ^uint32(0)
+
+func newIndex() *index { return &index{byID: map[ID]uint32{}, doomed: map[ID]bool{}} }
+
+func (x *index) shard(id ID) *shard { return &x.shards[id[0]%shards] }
+
+// find returns the entry of id or nil, and the slot where it is or would be. The shard is locked.
+func (s *shard) find(id ID) (*located, int) {
+	if len(s.slots) == 0 {
+		return nil, -1
+	}
+	m := len(s.slots) - 1
+	// Ids are keyed hashes: nobody without the key can make them collide.
+	for i := int(binary.LittleEndian.Uint64(id[8:])) & m; ; i = (i + 1) & m {
+		n := s.slots[i]
+		if n == 0 {
+			return nil, i
+		}
+		if e := s.entry(n - 1); e.id == id {
+			return e, i
+		}
+	}
+}
+
+func (s *shard) entry(n uint32) *located { return &s.blocks[n/blockSize][n%blockSize] }
+
+// insert adds an entry for an id that has none.
+func (s *shard) insert(id ID, slot int) *located {
+	if s.n >= len(s.slots)/4*3 {
+		s.grow()
+		_, slot = s.find(id)
+	}
+	if s.n%blockSize == 0 {
+		s.blocks = append(s.blocks, new([blockSize]located))
+	}
+	e := s.entry(uint32(s.n))
+	e.id = id
+	s.n++
+	s.slots[slot] = uint32(s.n)
+	return e
+}
+
+func (s *shard) grow() {
+	s.slots = make([]uint32, max(64, 2*len(s.slots)))
+	m := len(s.slots) - 1
+	for n := range s.n {
+		i := int(binary.LittleEndian.Uint64(s.entry(uint32(n)).id[8:])) & m
+		for s.slots[i] != 0 {
+			i = (i + 1) & m
+		}
+		s.slots[i] = uint32(n) + 1
+	}
+}
+
+func (x *index) state(pack uint32) packState {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.packs[pack].state
+}
+
+// usable reports whether a chunk in a pack of state s need not be saved again.
+func (s packState) usable() bool { return s&(packGone|packDoomed) == 0 }
+
+// has reports whether id is stored, or about to be by the running session, in a pack that stays.
+func (x *index) has(id ID) bool {
+	s := x.shard(id)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	e, _ := s.find(id)
+	return e != nil && x.state(e.pack).usable()
+}
+
+// claim makes id the caller's to save, in the pack numbered by, unless it is known.
+func (x *index) claim(id ID, by uint32) bool {
+	s := x.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, slot := s.find(id)
+	if e == nil {
+		e = s.insert(id, slot)
+	} else if x.state(e.pack).usable() {
+		return false
+	}
+	e.pack, e.off, e.stored, e.plain = by, 0, 0, 0
+	return true
+}
+
+// put says where a chunk is. Where it is known in several packs, one that stays wins, then the first.
+func (x *index) put(l located) {
+	s := x.shard(l.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, slot := s.find(l.id)
+	if e == nil {
+		e = s.insert(l.id, slot)
+	} else if e.pack != l.pack {
+		old, now := x.state(e.pack), x.state(l.pack)
+		if old.usable() && old&packStored != 0 || old&packGone == 0 && !now.usable() {
+			return
+		}
+	}
+	*e = l
+}
+
+// place sets where a claimed chunk is.
+func (x *index) place(l located) {
+	s := x.shard(l.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, _ := s.find(l.id); e != nil {
+		*e = l
+	}
+}
+
+// get returns where a chunk is that can be read.
+func (x *index) get(id ID) (located, packInfo, bool) {
+	s := x.shard(id)
+	s.mu.RLock()
+	e, _ := s.find(id)
+	if e == nil {
+		s.mu.RUnlock()
+		return located{}, packInfo{}, false
+	}
+	l := *e
+	s.mu.RUnlock()
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	p := x.packs[l.pack]
+	return l, p, p.state&packGone == 0 && p.state&packStored != 0
+}
+
+// addPack makes a pack known, or known again, and returns its number.
+func (x *index) addPack(p packInfo) uint32 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.doomed[p.id] {
+		p.state |= packDoomed
+	}
+	if n, ok := x.byID[p.id]; ok && !p.id.IsZero() {
+		old := &x.packs[n]
+		if old.state&packOurs == 0 {
+			*old = p
+		}
+		return n
+	}
+	n := uint32(len(x.packs))
+	x.packs = append(x.packs, p)
+	if !p.id.IsZero() {
+		x.byID[p.id] = n
+	}
+	return n
+}
+
+// change lets fn change a pack's record.
+func (x *index) change(n uint32, fn func(*packInfo)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := &x.packs[n]
+	fn(p)
+	if !p.id.IsZero() {
+		x.byID[p.id] = n
+		if x.doomed[p.id] {
+			p.state |= packDoomed
+		}
+	}
+}
+
+// setDoomed replaces the set of packs that will be deleted.
+func (x *index) setDoomed(ids map[ID]bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.doomed = ids
+	for i := range x.packs {
+		p := &x.packs[i]
+		p.state &^= packDoomed
+		if ids[p.id] {
+			p.state |= packDoomed
+		}
+	}
+}
+
+// forgetFiles marks the packs as gone that only index files in gone named.
+func (x *index) forgetFiles(gone map[uint32]bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i := range x.packs {
+		if p := &x.packs[i]; p.file != noFile && gone[p.file] {
+			p.state |= packGone
+		}
+	}
+}
+
+// chunks counts entries, those of packs that are gone among them.
+func (x *index) chunks() int {
+	n := 0
+	for i := range x.shards {
+		s := &x.shards[i]
+		s.mu.RLock()
+		n += s.n
+		s.mu.RUnlock()
+	}
+	return n
+}
+
+// pack returns a pack's record.
+func (x *index) pack(n uint32) packInfo {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.packs[n]
+}
