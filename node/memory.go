@@ -22,7 +22,7 @@ func PlanMemory(limit int64, offHeap bool) Memory {
 	m := Memory{
 		// The runtime counts neither the pages of the binary nor what the kernel holds for sockets.
 		Go:       limit - max(limit/10, 16*mib),
-		Cache:    min(max(limit/8, 8*mib), 4<<30),
+		Cache:    min(max(limit/4, 8*mib), 4<<30),
 		MemTable: min(max(limit/16, 4*mib), 64*mib),
 		Queue:    min(max(limit/32, 4*mib), 64*mib),
 	}

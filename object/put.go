@@ -436,7 +436,7 @@ func decodeLabel(raw []byte) (l label, err error) {
 }
 
 // Buffers for inline content come in a few sizes, so that a small object does not hold a large one.
-var bufferSizes = [...]int{4<<10 + 64, 16<<10 + 64, 64<<10 + 64, 128<<10 + 64}
+var bufferSizes = [...]int{4<<10 + 64, 16<<10 + 64, 64<<10 + 64}
 
 type bufferPool [len(bufferSizes)]sync.Pool
 

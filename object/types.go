@@ -44,7 +44,7 @@ const (
 	MaxList      = 1000               // keys in one listing page
 	MaxUserMeta  = 2 << 10            // bytes of user metadata, names and values together
 	MaxTags      = 10                 // tags of an object
-	InlineMax    = 128 << 10          // bytes up to which content lives in the kv engine
+	InlineMax    = 64 << 10           // bytes up to which content lives in the kv engine
 	UploadMaxAge = 7 * 24 * time.Hour // age at which an abandoned multipart upload is removed by default
 )
 
