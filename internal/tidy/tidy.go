@@ -31,6 +31,10 @@ func Edges() []Edge {
 		{"blob/memblob", "blob", "checks keys and sources"},
 		{"blob/memblob", "blob/driver", "implements it"},
 
+		{"blob/wrap/...", "blob", "finds abilities through wrappers, reads sources exactly"},
+		{"blob/wrap/...", "blob/driver", "implements it in front of another"},
+		{"blob/wrap/...", "blob/wrap", "shows the abilities of the driver behind"},
+
 		{"auth", "kv", "keeps users beside the namespace"},
 		{"auth", "auth/policy", "decides with the bucket's policy"},
 		{"auth/sigv4", "auth", "returns the identity behind a signature"},
