@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests below test/ need beside Go: the stock S3 clients. It does nothing where all is there.
+# Installs what the tests below test/ need beside Go: the stock S3 clients,
+# and the servers behind the blob drivers. It does nothing where all is there.
 # Run as root on Debian or Ubuntu; `make test` calls it. FIRN_TEST_TOOLS is where programs that no package has go.
 set -euo pipefail
 
 MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
+MINIO=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+VERSITYGW=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 TOOLS=${FIRN_TEST_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/firn-test/tools}
 
 # Package and the file that shows it is there.
@@ -15,6 +18,14 @@ awscli /usr/bin/aws
 python3-boto3 /usr/lib/python3/dist-packages/boto3/__init__.py
 rclone /usr/bin/rclone
 s3cmd /usr/bin/s3cmd
+ceph-mon /usr/bin/ceph-mon
+ceph-osd /usr/bin/ceph-osd
+ceph-common /usr/bin/ceph
+radosgw /usr/bin/radosgw
+openssh-client /usr/bin/ssh-keygen
+openssh-server /usr/sbin/sshd
+nginx-light /usr/sbin/nginx
+libnginx-mod-http-dav-ext /usr/lib/nginx/modules/ngx_http_dav_ext_module.so
 LIST
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing ${missing[*]}"
@@ -23,10 +34,13 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 mkdir -p "$TOOLS"
-if [ ! -x "$TOOLS/mc" ]; then
-  echo "installing $MC"
-  GOBIN=$TOOLS GOFLAGS= go install "$MC"
-fi
+for module in "$MC" "$MINIO" "$VERSITYGW"; do
+  name=${module%@*}
+  if [ ! -x "$TOOLS/${name##*/}" ]; then
+    echo "installing $module"
+    GOBIN=$TOOLS GOFLAGS= go install "$module"
+  fi
+done
 
 # A boto3 that sends checksums unasked, which Debian 12's does not yet: pure Python, from the next release, beside the
 # system's own.

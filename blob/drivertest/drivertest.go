@@ -61,6 +61,10 @@ func Gone(remove func(t *testing.T, d driver.Driver)) Option {
 	return func(s *suite) { s.gone = remove }
 }
 
+// LongestPart says that the backend takes no key with a part of more than n bytes: the driver refuses it with
+// firn.Invalid. Drivers whose backend has no such limit of its own take every key.
+func LongestPart(n int) Option { return func(s *suite) { s.part = n } }
+
 type suite struct {
 	open    OpenFunc
 	expect  *Abilities
@@ -68,6 +72,7 @@ type suite struct {
 	large   int64
 	clients int
 	rounds  int
+	part    int
 	second  func(t *testing.T, d driver.Driver) driver.Driver
 	gone    func(t *testing.T, d driver.Driver)
 }

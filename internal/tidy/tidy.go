@@ -28,9 +28,14 @@ func Edges() []Edge {
 		{"blob", "blob/driver", "is the caller's side of it"},
 		{"blob/drivertest", "blob", "looks for abilities as callers do"},
 		{"blob/drivertest", "blob/driver", "holds every driver to the contract"},
+		{"blob/fileblob", "blob", "checks keys and sources"},
+		{"blob/fileblob", "blob/driver", "implements it"},
+		{"blob/fileblob", "vfs", "writes files, so that crash clones and injected faults reach them"},
 		{"blob/memblob", "blob", "checks keys and sources"},
 		{"blob/memblob", "blob/driver", "implements it"},
 
+		{"blob/s3blob", "blob", "reads sources exactly"},
+		{"blob/s3blob", "blob/driver", "implements it"},
 		{"blob/wrap/...", "blob", "finds abilities through wrappers, reads sources exactly"},
 		{"blob/wrap/...", "blob/driver", "implements it in front of another"},
 		{"blob/wrap/...", "blob/wrap", "shows the abilities of the driver behind"},
@@ -49,6 +54,10 @@ func Edges() []Edge {
 		{"s3api/postform", "s3api/s3err", "refuses a form as S3 does"},
 		{"s3api/s3doc", "auth", "reads and writes its access control lists and bucket settings"},
 		{"s3api/s3doc", "s3api/s3err", "refuses a document as S3 does"},
+
+		{"blob/gitblob", "blob", "leaves out files of a branch whose names cannot be keys"},
+		{"blob/gitblob", "blob/driver", "implements it"},
+		{"blob/gitblob", "internal/gitrepo", "drives git"},
 
 		{"repo", "blob", "keeps packs, index and snapshots in a place"},
 		{"repo", "blob/driver", "reads what listings say of blobs"},
@@ -93,6 +102,7 @@ func Formats() []Format {
 	return []Format{
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
+		{"blob/fileblob", "blob-file.md"},
 		{"object", "namespace.md"},
 		{"auth", "users.md"},
 		{"s3api/s3doc", "bucket-documents.md"},
