@@ -230,3 +230,27 @@ func (r sourceReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Apply passes changes on with their sources changed. For a delete change is called with a nil source.
+func Apply(ctx context.Context, to driver.Batcher, changes []driver.Change,
+	change func(key string, src driver.Source) (*Source, error),
+) error {
+	out := make([]driver.Change, len(changes))
+	var sources []*Source
+	for i, c := range changes {
+		s, err := change(c.Key, c.Put)
+		if err != nil {
+			return err
+		}
+		out[i].Key = c.Key
+		if c.Put != nil {
+			out[i].Put = s
+			sources = append(sources, s)
+		}
+	}
+	err := to.Apply(ctx, out)
+	for _, s := range sources {
+		err = s.Err(err)
+	}
+	return err
+}
