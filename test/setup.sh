@@ -26,6 +26,9 @@ openssh-client /usr/bin/ssh-keygen
 openssh-server /usr/sbin/sshd
 nginx-light /usr/sbin/nginx
 libnginx-mod-http-dav-ext /usr/lib/nginx/modules/ngx_http_dav_ext_module.so
+redis-server /usr/bin/redis-server
+redis-tools /usr/bin/redis-cli
+postgresql /usr/bin/pg_ctlcluster
 LIST
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing ${missing[*]}"

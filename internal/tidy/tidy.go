@@ -36,6 +36,8 @@ func Edges() []Edge {
 
 		{"blob/s3blob", "blob", "reads sources exactly"},
 		{"blob/s3blob", "blob/driver", "implements it"},
+		{"blob/redisblob", "blob", "reads sources exactly"},
+		{"blob/redisblob", "blob/driver", "implements it"},
 		{"blob/wrap/...", "blob", "finds abilities through wrappers, reads sources exactly"},
 		{"blob/wrap/...", "blob/driver", "implements it in front of another"},
 		{"blob/wrap/...", "blob/wrap", "shows the abilities of the driver behind"},
@@ -103,6 +105,7 @@ func Formats() []Format {
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
 		{"blob/fileblob", "blob-file.md"},
+		{"blob/redisblob", "blob-redis.md"},
 		{"object", "namespace.md"},
 		{"auth", "users.md"},
 		{"s3api/s3doc", "bucket-documents.md"},
