@@ -31,6 +31,16 @@ func Edges() []Edge {
 		{"blob/fileblob", "blob", "checks keys and sources"},
 		{"blob/fileblob", "blob/driver", "implements it"},
 		{"blob/fileblob", "vfs", "writes files, so that crash clones and injected faults reach them"},
+		{"blob/places", "blob", "opens stores"},
+		{"blob/places", "blob/driver", "puts wrappers in front of drivers"},
+		{"blob/places", "blob/fileblob", "is the list of all drivers"},
+		{"blob/places", "blob/gitblob", "is the list of all drivers"},
+		{"blob/places", "blob/memblob", "is the list of all drivers"},
+		{"blob/places", "blob/s3blob", "is the list of all drivers"},
+		{"blob/places", "blob/wrap/encrypt", "switched on by a place's settings"},
+		{"blob/places", "blob/wrap/limit", "switched on by a place's settings"},
+		{"blob/places", "blob/wrap/prefix", "opens what is below a named place"},
+		{"blob/places", "blob/wrap/retry", "switched on for places on other machines"},
 		{"blob/memblob", "blob", "checks keys and sources"},
 		{"blob/memblob", "blob/driver", "implements it"},
 
@@ -110,6 +120,8 @@ func Formats() []Format {
 		{"auth", "users.md"},
 		{"s3api/s3doc", "bucket-documents.md"},
 		{"node", "data-directory.md"},
+		{"blob/wrap/encrypt", "blob-encrypt.md"},
+		{"blob/wrap/compress", "blob-compress.md"},
 	}
 }
 

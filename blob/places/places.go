@@ -1,0 +1,235 @@
+// Package places opens a place by its URL.
+//
+// It owns the list of schemes, one explicit function, and the order in which a place's wrappers stand: prefix, then
+// encryption, then retry, then rate limits, then the driver. It promises that a URL with a password is refused, that
+// neither names nor errors show one, and that Open makes nothing: Init does. It must never import config; a place that
+// a configuration names comes as a Place.
+package places
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"firn"
+	"firn/blob"
+	"firn/blob/driver"
+	"firn/blob/fileblob"
+	"firn/blob/gitblob"
+	"firn/blob/memblob"
+	"firn/blob/s3blob"
+	"firn/blob/wrap/encrypt"
+	"firn/blob/wrap/limit"
+	"firn/blob/wrap/prefix"
+	"firn/blob/wrap/retry"
+)
+
+// Place is a place with its settings.
+type Place struct {
+	// URL without password.
+	URL     string
+	Secrets Secrets
+	// NoRetry returns failures that may pass at once. Places on this machine are never retried.
+	NoRetry bool
+	// Upload and Download bound the bytes of content a second; 0 is no bound.
+	Upload, Download int64
+	// Encrypt keeps contents encrypted with Secrets.EncryptionPassword. Keys stay readable.
+	Encrypt bool
+}
+
+// Opener opens places by URL, and by name those it knows.
+type Opener struct {
+	// Named are the places that place:NAME stands for.
+	Named map[string]Place
+}
+
+// Open opens the place at a URL, which must be there.
+func Open(ctx context.Context, rawURL string, s Secrets) (*blob.Store, error) {
+	return open(ctx, Place{URL: rawURL, Secrets: s}, "", false)
+}
+
+// Init makes the place at a URL where it is not there yet, and opens it.
+func Init(ctx context.Context, rawURL string, s Secrets) (*blob.Store, error) {
+	return open(ctx, Place{URL: rawURL, Secrets: s}, "", true)
+}
+
+// Open opens a URL, of a named place too: place:NAME or place:NAME/PREFIX.
+func (o *Opener) Open(ctx context.Context, rawURL string) (*blob.Store, error) {
+	return o.open(ctx, rawURL, false)
+}
+
+// Init is Open that makes the place where it is not there yet.
+func (o *Opener) Init(ctx context.Context, rawURL string) (*blob.Store, error) {
+	return o.open(ctx, rawURL, true)
+}
+
+func (o *Opener) open(ctx context.Context, rawURL string, create bool) (*blob.Store, error) {
+	rest, named := strings.CutPrefix(rawURL, "place:")
+	if !named {
+		return open(ctx, Place{URL: rawURL}, "", create)
+	}
+	name, below, _ := strings.Cut(rest, "/")
+	p, ok := o.Named[name]
+	if !ok {
+		what := "no places are configured"
+		if len(o.Named) > 0 {
+			var names []string
+			for n := range o.Named {
+				names = append(names, n)
+			}
+			slices.Sort(names)
+			what = "the configuration has " + strings.Join(names, ", ")
+		}
+		return nil, fail("place:"+name, firn.NewError(firn.NotFound, "no place of this name: "+what))
+	}
+	return open(ctx, p, strings.Trim(below, "/"), create)
+}
+
+func fail(name string, err error) error { return firn.E("open", name, err) }
+
+// Parse reads the URL of a place. It fails with firn.Invalid for what is no URL or has a password; the error does not
+// show it.
+func Parse(rawURL string) (*url.URL, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// The error of url.Parse quotes the URL.
+		return nil, fail(Redact(rawURL), firn.NewError(firn.Invalid, "this is no URL: write SCHEME:..., with %XX for what cannot stand in one"))
+	}
+	if u.Scheme == "" {
+		return nil, fail(Redact(rawURL), firn.NewError(firn.Invalid, "the URL has no scheme: a directory is file:/PATH, a configured place place:NAME"))
+	}
+	if _, ok := u.User.Password(); ok {
+		return nil, fail(Redact(rawURL), firn.NewError(firn.Invalid,
+			"the URL has a password, which process lists and logs would show: leave it out and give it by the environment, or by the credentials file of a place in the configuration (docs/places.md)"))
+	}
+	return u, nil
+}
+
+// Redact returns a URL without its password, for errors and logs. What is no URL is cut at what may be one.
+func Redact(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err == nil && u.User == nil && !strings.Contains(u.Opaque, "@") {
+		return rawURL
+	}
+	if err == nil && u.User != nil {
+		if _, ok := u.User.Password(); ok {
+			u.User = url.User(u.User.Username())
+		}
+		return u.String()
+	}
+	scheme, rest, ok := strings.Cut(rawURL, ":")
+	if !ok || !strings.Contains(rest, "@") {
+		return rawURL
+	}
+	return scheme + ":...@" + rest[strings.LastIndexByte(rest, '@')+1:]
+}
+
+func open(ctx context.Context, p Place, below string, create bool) (*blob.Store, error) {
+	u, err := Parse(p.URL)
+	if err != nil {
+		return nil, err
+	}
+	name := Redact(p.URL)
+	d, err := openDriver(ctx, u, p.Secrets, create)
+	if err != nil {
+		return nil, fail(name, err)
+	}
+	wrapped, err := p.wrap(ctx, d, u, below, create)
+	if err != nil {
+		_ = d.Close() // what went wrong before says more
+		return nil, fail(name, err)
+	}
+	if below != "" {
+		name = strings.TrimRight(name, "/") + " below " + below
+	}
+	return blob.New(wrapped, name), nil
+}
+
+// openDriver is the list of all schemes.
+func openDriver(ctx context.Context, u *url.URL, s Secrets, create bool) (driver.Driver, error) {
+	switch u.Scheme {
+	case "file":
+		return start(ctx, u, create, fileblob.FromURL, fileblob.Init, func(ctx context.Context, o fileblob.Options) (driver.Driver, error) {
+			return fileblob.New(ctx, o)
+		})
+	case "mem":
+		return memblob.New(memblob.Options{}), nil
+	case "s3":
+		return start(ctx, u, create, func(u *url.URL) (s3blob.Options, error) {
+			o, err := s3blob.FromURL(u)
+			o.AccessKey, o.SecretKey, o.SessionToken = s.Username, s.Password, s.SessionToken
+			return o, err
+		}, s3blob.Init, s3blob.New)
+	case "git+file", "git+ssh", "git+https":
+		return start(ctx, u, create, func(u *url.URL) (gitblob.Options, error) {
+			o, err := gitblob.FromURL(u)
+			o.Create = o.Create || create
+			if s.Password != "" {
+				o.Password = s.Password
+			}
+			if s.Username != "" {
+				o.Username = s.Username
+			}
+			return o, err
+		}, nil, gitblob.New)
+	}
+	return nil, firn.NewError(firn.Unsupported, fmt.Sprintf("no scheme %q: firn knows %s", u.Scheme, strings.Join(Schemes(), ", ")))
+}
+
+// start reads the options, makes the place where that is asked for, and opens it.
+func start[O any](
+	ctx context.Context, u *url.URL, create bool, options func(*url.URL) (O, error),
+	initialise func(context.Context, O) error, open func(context.Context, O) (driver.Driver, error),
+) (driver.Driver, error) {
+	o, err := options(u)
+	if err != nil {
+		return nil, err
+	}
+	if create && initialise != nil {
+		if err := initialise(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	return open(ctx, o)
+}
+
+// Schemes are all schemes, as they are written before the colon.
+func Schemes() []string {
+	return []string{"file", "s3", "git+file", "git+ssh", "git+https", "mem", "place"}
+}
+
+// local reports whether a place is on this machine, where trying again does not help.
+func local(u *url.URL) bool {
+	return slices.Contains([]string{"file", "mem", "sqlite", "git+file"}, u.Scheme)
+}
+
+// wrap puts the wrappers in front of d.
+func (p Place) wrap(ctx context.Context, d driver.Driver, u *url.URL, below string, create bool) (_ driver.Driver, err error) {
+	if p.Upload > 0 || p.Download > 0 {
+		l, err := limit.NewLimiter(limit.Rates{Up: p.Upload, Down: p.Download})
+		if err != nil {
+			return nil, err
+		}
+		d = limit.New(d, l)
+	}
+	if !p.NoRetry && !local(u) {
+		if d, err = retry.New(d, retry.Options{}); err != nil {
+			return nil, err
+		}
+	}
+	if p.Encrypt {
+		if p.Secrets.EncryptionPassword == "" {
+			return nil, firn.NewError(firn.Invalid, "the place is to be encrypted and its credentials file has no encryption_password")
+		}
+		o := encrypt.Options{Secret: encrypt.Secret{Password: []byte(p.Secrets.EncryptionPassword)}, Init: create}
+		if d, err = encrypt.Open(ctx, d, o); err != nil {
+			return nil, err
+		}
+	}
+	if below != "" {
+		return prefix.New(d, below)
+	}
+	return d, nil
+}
