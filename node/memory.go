@@ -10,7 +10,7 @@ import (
 // Memory is how a memory limit is shared out, in bytes.
 type Memory struct {
 	Go       int64 // soft limit of the Go runtime
-	Cache    int64 // block cache of the metadata store
+	Cache    int64 // block cache of the metadata store, which also uses what memtables leave
 	MemTable int64 // one memtable of the metadata store, of which up to four may exist
 	Queue    int64 // contents of transactions of the metadata store on their way, which take up to four times as much
 }
@@ -22,10 +22,11 @@ func PlanMemory(limit int64, offHeap bool) Memory {
 	m := Memory{
 		// The runtime counts neither the pages of the binary nor what the kernel holds for sockets.
 		Go:       limit - max(limit/10, 16*mib),
-		Cache:    min(max(limit/4, 8*mib), 4<<30),
-		MemTable: min(max(limit/16, 4*mib), 64*mib),
+		MemTable: min(max(limit/20, 4*mib), 64*mib),
 		Queue:    min(max(limit/32, 4*mib), 64*mib),
 	}
+	// A quarter goes to the metadata store.
+	m.Cache = max(min(limit/4, 4<<30)-4*m.MemTable, 8*mib)
 	if offHeap {
 		m.Go -= m.Cache + 4*m.MemTable
 	}

@@ -119,14 +119,16 @@ func (d *DB) Metrics() Metrics {
 	return m
 }
 
+// memTables ride out a slow flush; more would only delay the stall.
+const memTables = 4
+
 // pebbleOptions returns Pebble's settings.
 func (d *DB) pebbleOptions(fsys *guardFS) *pebble.Options {
 	o := &pebble.Options{
 		FS:           fsys,
 		Cache:        d.cache,
 		MemTableSize: uint64(d.o.MemTableBytes),
-		// Four memtables ride out a slow flush; more would only delay the stall.
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: memTables,
 		// Values are mostly separated, so tables in level 0 are small and cheap to merge. Stopping writes late keeps
 		// bursts level.
 		L0CompactionThreshold: 4,

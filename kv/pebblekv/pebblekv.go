@@ -34,7 +34,8 @@ import (
 
 // Options are the settings of a DB. The zero value is usable and small.
 type Options struct {
-	// CacheBytes is the size of the block cache. 0 means 8 MiB.
+	// CacheBytes is the size of the block cache while all memtables are full. What they do not need holds blocks, too.
+	// 0 means 8 MiB.
 	CacheBytes int64
 	// MemTableBytes is the size of one memtable; up to four may exist while writes outrun flushes. 0 means 16 MiB.
 	MemTableBytes int64
@@ -160,11 +161,13 @@ func Open(fsys vfs.FS, dir string, o Options) (*DB, error) {
 	if err := vfs.MkdirAllSync(fsys, dir, 0o700); err != nil {
 		return nil, firn.E("open metadata store", dir, err)
 	}
-	d.cache = pebble.NewCache(o.CacheBytes)
+	// Pebble takes the memory of memtables out of its cache: one of CacheBytes would shrink to nothing under writes, and
+	// each of them would read index and filters from the disk again.
+	d.cache = pebble.NewCache(o.CacheBytes + memTables*o.MemTableBytes)
 	if err := d.start(func() error { return d.openPebble(fsys, dir) }); err != nil {
 		if vfs.IsNoSpace(err) {
 			err = &firn.Error{Kind: firn.NoSpace, Err: fmt.Errorf(
-				"the disk is full: free some space on it (%d MiB will do) and start again: %w", 4*o.MemTableBytes>>20, err)}
+				"the disk is full: free some space on it (%d MiB will do) and start again: %w", memTables*o.MemTableBytes>>20, err)}
 		}
 		return nil, firn.E("open metadata store", dir, mapError(err))
 	}
