@@ -55,7 +55,34 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// Measurements.
 	Metrics Metrics `yaml:"metrics"`
+
+	// Places by name, for commands and sections that take the URL of a place: place:NAME, or place:NAME/PREFIX for
+	// what is below a prefix in it. docs/places.md tells the URLs. In the file only, one section a name.
+	Places map[string]Place `yaml:"places"`
 }
+
+// Place is one place that keeps blobs.
+type Place struct {
+	// URL of the place, without password. docs/places.md lists the schemes.
+	URL string `yaml:"url"`
+	// File with the place's credentials: lines NAME = VALUE with username and password (or access_key and
+	// secret_key), session_token and encryption_password. A relative path starts at the working directory.
+	// Without it they come from the environment and the files that are usual for the scheme.
+	Credentials string `yaml:"credentials"`
+	// Whether what fails for now (connection lost, time-out, throttling) is tried again for some minutes. Places
+	// on this machine are never tried again.
+	Retry bool `yaml:"retry"`
+	// Bytes a second of content that are written at most. 0 sets no bound.
+	UploadRate Rate `yaml:"upload_rate"`
+	// Bytes a second of content that are read at most. 0 sets no bound.
+	DownloadRate Rate `yaml:"download_rate"`
+	// Whether contents are encrypted with the credentials' encryption_password before they leave. Keys stay
+	// readable. A repository encrypts by itself and does not need it.
+	Encrypt bool `yaml:"encrypt"`
+}
+
+// DefaultPlace returns the settings of a place of which only the URL is given.
+func DefaultPlace() Place { return Place{Retry: true} }
 
 // Journal configures the journal.
 type Journal struct {

@@ -59,6 +59,15 @@ In variables and flags, items of a list are separated by commas.
 			fmt.Fprintf(&b, "\n### %s\n\n`--%s` · `%s` · %s · default %s\n\n%s\n", k.Name, k.Flag, k.Env, k.Type, def, k.Doc)
 		}
 	}
+	fmt.Fprintf(&b, "\n## places\n\n%s\n\n```yaml\nplaces:\n  nas:\n    url: file:/mnt/nas/backups\n"+
+		"  cloud:\n    url: s3://backups/site-1\n    credentials: /etc/firn/cloud.credentials\n    upload_rate: 20MiB/s\n```\n", PlacesDoc())
+	for _, k := range PlaceKeys() {
+		def := "none"
+		if k.Default != "" {
+			def = "`" + k.Default + "`"
+		}
+		fmt.Fprintf(&b, "\n### places.NAME.%s\n\n%s · default %s\n\n%s\n", k.Name, k.Type, def, k.Doc)
+	}
 	return b.String()
 }
 

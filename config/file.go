@@ -64,19 +64,7 @@ func (w *walker) bad(n ast.Node, key, what string) {
 
 // mapping applies the entries of n, a section or the whole file.
 func (w *walker) mapping(n ast.Node, section string) {
-	var entries []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		entries = n.Values
-	case *ast.MappingValueNode:
-		entries = []*ast.MappingValueNode{n}
-	case *ast.NullNode, *ast.CommentGroupNode:
-		return
-	default:
-		w.bad(n, section, "want lines of the form key: value")
-		return
-	}
-	for _, m := range entries {
+	for _, m := range w.entries(n, section) {
 		name, ok := text(m.Key)
 		if !ok {
 			w.bad(m.Key, section, "want a plain key")
@@ -92,6 +80,8 @@ func (w *walker) mapping(n ast.Node, section string) {
 		}
 		w.seen[full] = true
 		switch k, known := w.keys[full]; {
+		case full == placesSection:
+			w.places(m.Value)
 		case known && !strings.Contains(name, "."):
 			w.value(k, m)
 		case section == "" && w.sections[full]:
@@ -100,6 +90,20 @@ func (w *walker) mapping(n ast.Node, section string) {
 			w.bad(m.Key, "", w.unknown(full, known))
 		}
 	}
+}
+
+// entries are the lines of n, a section or the whole file.
+func (w *walker) entries(n ast.Node, section string) []*ast.MappingValueNode {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		return n.Values
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}
+	case *ast.NullNode, *ast.CommentGroupNode:
+	default:
+		w.bad(n, section, "want lines of the form key: value")
+	}
+	return nil
 }
 
 // unknown words the complaint about a key that does not exist.
@@ -115,6 +119,7 @@ func (w *walker) unknown(name string, dotted bool) string {
 	for s := range w.sections {
 		names = append(names, s)
 	}
+	names = append(names, placesSection)
 	msg := fmt.Sprintf("unknown key %q", name)
 	if near := nearest(name, names); near != "" {
 		return msg + fmt.Sprintf(": did you mean %q?", near)
@@ -124,6 +129,11 @@ func (w *walker) unknown(name string, dotted bool) string {
 
 func (w *walker) value(k Key, m *ast.MappingValueNode) {
 	w.e.From[k.Name] = w.where(m.Value)
+	w.scalar(k, m, func(s string) error { return k.Set(&w.e.Config, s) })
+}
+
+// scalar reads the value of m for a key and sets it.
+func (w *walker) scalar(k Key, m *ast.MappingValueNode, set func(string) error) {
 	var value string
 	switch n := m.Value.(type) {
 	case *ast.SequenceNode:
@@ -152,7 +162,7 @@ func (w *walker) value(k Key, m *ast.MappingValueNode) {
 		}
 		value = s
 	}
-	if err := k.Set(&w.e.Config, value); err != nil {
+	if err := set(value); err != nil {
 		w.bad(m.Value, k.Name, err.Error()+quoteValue(k, value))
 	}
 }

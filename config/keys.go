@@ -55,6 +55,9 @@ func Sections() []Section {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		name := f.Tag.Get("yaml")
+		if f.Type.Kind() == reflect.Map {
+			continue // see PlaceKeys
+		}
 		if f.Type.Kind() != reflect.Struct {
 			top.Keys = append(top.Keys, newKey(v, name, docs["Config."+f.Name], []int{i}))
 			continue
@@ -68,6 +71,23 @@ func Sections() []Section {
 	}
 	return append([]Section{top}, rest...)
 }
+
+// PlaceKeys returns the keys of one place, as they are written below places and its name. Their defaults and manuals
+// are set; flags and variables they have none.
+func PlaceKeys() []Key {
+	docs := fieldDocs()
+	def := reflect.ValueOf(DefaultPlace())
+	keys := make([]Key, def.NumField())
+	for i := range keys {
+		f := def.Type().Field(i)
+		keys[i] = newKey(def, f.Tag.Get("yaml"), docs["Place."+f.Name], []int{i})
+		keys[i].Flag, keys[i].Env = "", ""
+	}
+	return keys
+}
+
+// PlacesDoc is the manual of the section places.
+func PlacesDoc() string { return fieldDocs()["Config.Places"] }
 
 func newKey(def reflect.Value, name, doc string, index []int) Key {
 	f := def.FieldByIndex(index)
@@ -115,10 +135,12 @@ func format(f reflect.Value) string {
 }
 
 // Set sets the key in c from text. A list is separated by commas. The error does not repeat the value.
-func (k Key) Set(c *Config, s string) error {
-	p := reflect.ValueOf(c).Elem().FieldByIndex(k.index).Addr().Interface()
+func (k Key) Set(c *Config, s string) error { return k.set(reflect.ValueOf(c).Elem(), s) }
+
+// set sets the key in a Config or a Place.
+func (k Key) set(v reflect.Value, s string) error {
 	var err error
-	switch p := p.(type) {
+	switch p := v.FieldByIndex(k.index).Addr().Interface().(type) {
 	case *string:
 		*p = s
 	case *Secret:
