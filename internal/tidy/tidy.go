@@ -81,6 +81,12 @@ func Edges() []Edge {
 		{"repo", "chunk", "gives its users cut points under its own key"},
 		{"repo", "seal", "encrypts all it stores"},
 
+		{"archive", "archive/scan", "finds files, and what is excluded"},
+		{"archive", "archive/tree", "describes files in the repository"},
+		{"archive", "repo", "keeps content and trees as chunks, and snapshots"},
+		{"archive/scan", "archive/tree", "walks in its order, knows its types"},
+		{"archive/tree", "repo", "makes and reads tree chunks"},
+
 		{"adminapi", "auth", "manages users"},
 
 		{"node", "adminapi", "serves the admin endpoint"},
