@@ -15,7 +15,7 @@ FUZZTIME ?= 5s
 # The binary needs no C library: one file that runs on any Linux of its architecture.
 export CGO_ENABLED = 0
 
-.PHONY: run build test check fmt lint vuln unit clients fuzz bench clean
+.PHONY: run build test check fmt lint vuln unit setup servers clients fuzz bench clean
 
 run: build
 	exec ./firn serve
@@ -25,7 +25,7 @@ build:
 
 check: lint unit
 
-test: lint vuln unit clients
+test: lint vuln unit setup servers clients
 	@echo "make test: all passed"
 
 fmt:
@@ -46,12 +46,22 @@ vuln:
 unit:
 	@echo "== unit tests"; go test -timeout 10m $$(go list ./... | grep -v '^firn/test/')
 
-# As root: some tests mount file systems. Root's own caches are used, so that no file of yours becomes root's.
-clients:
+# Installs what the tests below need, as root.
+setup:
 	go mod download
-	@echo "== test clients"; $(SUDO) env "PATH=$$PATH" test/setup.sh
-	@echo "== the real binary"; $(SUDO) env "PATH=$$PATH" "GOMODCACHE=$$(go env GOMODCACHE)" \
-	  go test -p 1 -timeout 50m ./test/...
+	@echo "== servers and clients to test with"; $(SUDO) env "PATH=$$PATH" test/setup.sh
+
+# As root: some tests mount file systems or start servers that change their user. Root's own caches are used, so that no
+# file of yours becomes root's.
+AS_ROOT = $(SUDO) env "PATH=$$PATH" "GOMODCACHE=$$(go env GOMODCACHE)"
+
+# Every driver against the real server of its kind.
+servers:
+	@echo "== drivers and their servers"; $(AS_ROOT) go test -p 1 -timeout 30m -tags servers ./blob/... ./archive/...
+	@echo "== RADOS"; $(AS_ROOT) CGO_ENABLED=1 go test -timeout 10m -tags 'servers rados' ./blob/radosblob
+
+clients:
+	@echo "== the real binary"; $(AS_ROOT) go test -p 1 -timeout 50m ./test/...
 
 # Each fuzz target for FUZZTIME.
 fuzz:
