@@ -46,6 +46,8 @@ func Edges() []Edge {
 
 		{"blob/s3blob", "blob", "reads sources exactly"},
 		{"blob/s3blob", "blob/driver", "implements it"},
+		{"blob/pgblob", "blob", "reads sources exactly"},
+		{"blob/pgblob", "blob/driver", "implements it"},
 		{"blob/redisblob", "blob", "reads sources exactly"},
 		{"blob/redisblob", "blob/driver", "implements it"},
 		{"blob/layout", "blob", "checks keys"},
@@ -102,6 +104,9 @@ func Edges() []Edge {
 
 		{"cli", "adminapi", "speaks its documents"},
 		{"cli", "auth", "reads and shows grants"},
+		{"cli", "blob", "runs the commands for places"},
+		{"cli", "blob/driver", "shows what a place can do"},
+		{"cli", "blob/places", "opens the places of commands"},
 		{"cli", "config", "loads the configuration"},
 		{"cli", "loadgen", "runs the benchmark"},
 		{"cli", "node", "runs a site, finds the one that runs, checks one offline"},
