@@ -40,6 +40,7 @@ It prints its address and keys at the first start.`,
 	root.AddGroup(
 		&cobra.Group{ID: "site", Title: "The site:"},
 		&cobra.Group{ID: "client", Title: "Objects on any S3 endpoint:"},
+		&cobra.Group{ID: "backup", Title: "Backups:"},
 		&cobra.Group{ID: "tools", Title: "Tools:"},
 	)
 	site := []*cobra.Command{
@@ -51,7 +52,8 @@ It prints its address and keys at the first start.`,
 	}
 	root.AddCommand(site...)
 	root.AddCommand(clientCommands(env)...)
-	tools := []*cobra.Command{benchCommand(env), versionCommand(env)}
+	root.AddCommand(backupCommands(env)...)
+	tools := []*cobra.Command{blobCommand(env), benchCommand(env), versionCommand(env)}
 	for _, c := range tools {
 		c.GroupID = "tools"
 	}
