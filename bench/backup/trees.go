@@ -35,7 +35,9 @@ func writeTree(dir string, random, text int64) error {
 	return nil
 }
 
-func newRandom(seed uint64) io.Reader { return rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 1}) }
+func newRandom(seed uint64) io.Reader {
+	return rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 1})
+}
 
 // text gives lines of words, the common ones often, as logs and prose do.
 type text struct {
