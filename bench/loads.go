@@ -85,11 +85,10 @@ const (
 
 // measureServer runs every row once against a fresh server.
 func measureServer(ctx context.Context, s server, o options, round int) (all []sample, err error) {
-	dir, err := os.MkdirTemp(o.dir, "firn-bench-"+s.name+"-")
+	dir, err := os.MkdirTemp(o.dir, s.name+"-")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return nil, err

@@ -59,7 +59,7 @@ func parseOptions(args []string) (options, error) {
 	}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	servers := f.String("servers", "firn,minio,versitygw", "servers to measure, in order; a peer that is not found is left out")
-	f.StringVar(&o.dir, "dir", os.TempDir(), "directory on the disk to measure; a fresh one is made and removed inside it for each server")
+	f.StringVar(&o.dir, "dir", os.TempDir(), "directory on the disk to measure; a fresh one is made inside it, and removed at the end")
 	f.StringVar(&o.cache, "cache", filepath.Join(cache, "firn-bench"), "directory for built servers")
 	f.StringVar(&o.firn, "firn", "", "firn binary to measure (default: built from this tree)")
 	f.BoolVar(&o.install, "install", true, "build peers with go install where none is found on PATH, in BENCH_PEERS or the cache")
@@ -120,6 +120,12 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
+	// All is removed at the end, not between the servers: ext4 without a journal makes files up to ten times as slowly
+	// where many were deleted in the minute before, and the next server would pay for it.
+	if o.dir, err = os.MkdirTemp(o.dir, "firn-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
 	fmt.Println(machine)
 
 	var all []sample
