@@ -138,6 +138,7 @@ func Formats() []Format {
 		{"node", "data-directory.md"},
 		{"blob/wrap/encrypt", "blob-encrypt.md"},
 		{"blob/wrap/compress", "blob-compress.md"},
+		{"blob/wrap/mirror", "blob-mirror.md"},
 	}
 }
 
