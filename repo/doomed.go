@@ -7,17 +7,19 @@ import (
 	"firn/blob/driver"
 )
 
-// doomed is what a prune will delete: a box under doomed/, whose context is its key.
+// doomed is what a prune will delete, or has deleted: a box under doomed/, whose context is its key. Nobody relies on
+// what it names.
 type doomed struct {
 	id      ID
 	Version int  `json:"version"`
-	Packs   []ID `json:"packs"`
+	Packs   []ID `json:"packs,omitempty"`
 	// Listed says that Sessions are those that were there after the file was first published. Until then nothing may
 	// be deleted.
 	Listed   bool `json:"listed"`
 	Sessions []ID `json:"sessions,omitempty"`
-	// Snapshots are those whose chunks the prune saw: they refer to none of Packs.
-	Snapshots []ID `json:"snapshots,omitempty"`
+	// Buried are packs that were deleted while no index file named them. Whoever stored them was dead, or taken for dead
+	// and may yet put an index file that names them; so the note stays until such a file was seen.
+	Buried []ID `json:"buried,omitempty"`
 }
 
 const (

@@ -143,6 +143,11 @@ var errReload = errors.New("the index changed")
 // The doomed files come first: a pack that is doomed after that waits for the sessions alive then, ours among them; one
 // doomed before and deleted since is in no index file that is listed after.
 func (r *Repo) refresh(ctx context.Context) error {
+	return r.refreshWith(ctx, func(ID, error) bool { return false })
+}
+
+// refreshWith is refresh, but leaves out the index files that cannot be read and for which skip returns true.
+func (r *Repo) refreshWith(ctx context.Context, skip func(id ID, err error) bool) error {
 	select {
 	case r.loading <- struct{}{}:
 		defer func() { <-r.loading }()
@@ -150,7 +155,7 @@ func (r *Repo) refresh(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	for range 10 {
-		err := r.refreshOnce(ctx)
+		err := r.refreshOnce(ctx, skip)
 		if errors.Is(err, errReload) {
 			continue
 		}
@@ -162,7 +167,7 @@ func (r *Repo) refresh(ctx context.Context) error {
 	return &firn.Error{Kind: firn.Unavailable, Op: "load index", Subject: r.store.Name(), Err: errors.New("it changes faster than it can be read")}
 }
 
-func (r *Repo) refreshOnce(ctx context.Context) error {
+func (r *Repo) refreshOnce(ctx context.Context, skip func(ID, error) bool) error {
 	doomed, err := r.readDoomed(ctx)
 	if err != nil {
 		return err
@@ -170,6 +175,9 @@ func (r *Repo) refreshOnce(ctx context.Context) error {
 	set := map[ID]bool{}
 	for _, d := range doomed {
 		for _, id := range d.Packs {
+			set[id] = true
+		}
+		for _, id := range d.Buried {
 			set[id] = true
 		}
 	}
@@ -194,7 +202,7 @@ func (r *Repo) refreshOnce(ctx context.Context) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(loaders)
-	begun := map[uint32]bool{}
+	begun, skipped := map[uint32]bool{}, make(chan ID, len(listed))
 	for id, size := range listed {
 		if _, ok := r.files[id]; ok {
 			continue
@@ -204,7 +212,14 @@ func (r *Repo) refreshOnce(ctx context.Context) error {
 		r.fileCount++
 		r.files[id] = n
 		begun[n] = true
-		g.Go(func() error { return r.loadIndex(gctx, id, size, n) })
+		g.Go(func() error {
+			err := r.loadIndex(gctx, id, size, n)
+			if err != nil && firn.KindOf(err) != firn.NotFound && skip(id, err) {
+				skipped <- id
+				return nil
+			}
+			return err
+		})
 	}
 	if err := g.Wait(); err != nil {
 		maps.DeleteFunc(r.files, func(_ ID, n uint32) bool { return begun[n] })
@@ -213,6 +228,10 @@ func (r *Repo) refreshOnce(ctx context.Context) error {
 			return errReload
 		}
 		return err
+	}
+	close(skipped)
+	for id := range skipped {
+		delete(r.files, id) // tried again the next time
 	}
 	return nil
 }

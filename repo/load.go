@@ -50,17 +50,17 @@ func (r *Repo) snapshotIDs(ctx context.Context, prefix string) ([]ID, error) {
 	return ids, err
 }
 
-// aead returns the cipher of a pack by number.
-func (r *Repo) aead(n uint32, salt [seal.SaltSize]byte) cipher.AEAD {
+// aead returns the cipher of the pack with the salt.
+func (r *Repo) aead(salt [seal.SaltSize]byte) cipher.AEAD {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	a, ok := r.mu.aeads[n]
+	a, ok := r.mu.aeads[salt]
 	if !ok {
 		if len(r.mu.aeads) >= 256 {
 			clear(r.mu.aeads)
 		}
 		a = r.packAEAD(salt)
-		r.mu.aeads[n] = a
+		r.mu.aeads[salt] = a
 	}
 	return a
 }
@@ -117,7 +117,7 @@ func (r *Repo) LoadMany(ctx context.Context, ids []ID, fn func(i int, data []byt
 		todo[i] = i
 	}
 	for first := true; ; first = false {
-		missing, err := r.loadMany(ctx, ids, todo, fn)
+		missing, err := r.loadMany(ctx, r.idx, ids, todo, fn)
 		if err != nil || len(missing.todo) == 0 {
 			return err
 		}
@@ -132,6 +132,16 @@ func (r *Repo) LoadMany(ctx context.Context, ids []ID, fn func(i int, data []byt
 	}
 }
 
+// loadFrom is LoadMany with another index than the one in memory, which is not loaded for it.
+func (r *Repo) loadFrom(ctx context.Context, x *index, ids []ID, fn func(i int, data []byte) error) error {
+	todo := make([]int, len(ids))
+	for i := range todo {
+		todo[i] = i
+	}
+	m, err := r.loadMany(ctx, x, ids, todo, fn)
+	return firstError(err, m.err)
+}
+
 // missing is what a pass over packs did not find.
 type missing struct {
 	todo []int
@@ -140,11 +150,11 @@ type missing struct {
 
 func chunkError(id ID, err error) error { return firn.E("load chunk", id.String(), err) }
 
-func (r *Repo) loadMany(ctx context.Context, ids []ID, todo []int, fn func(i int, data []byte) error) (missing, error) {
+func (r *Repo) loadMany(ctx context.Context, x *index, ids []ID, todo []int, fn func(i int, data []byte) error) (missing, error) {
 	var m missing
 	reqs := make([]request, 0, len(todo))
 	for _, i := range todo {
-		l, _, ok := r.idx.get(ids[i])
+		l, _, ok := x.get(ids[i])
 		if !ok {
 			m.todo = append(m.todo, i)
 			m.err = chunkError(ids[i], firn.NewError(firn.NotFound, "no pack has it: run 'firn repo check'"))
@@ -166,7 +176,7 @@ func (r *Repo) loadMany(ctx context.Context, ids []ID, todo []int, fn func(i int
 	}
 	lost := make([]error, len(runs)) // packs that are gone
 	if err := each(ctx, readers, len(runs), func(ctx context.Context, i int) error {
-		err := r.loadRun(ctx, runs[i], fn)
+		err := r.loadRun(ctx, x.pack(runs[i][0].at.pack), runs[i], fn)
 		var gone *goneError
 		if errors.As(err, &gone) {
 			lost[i] = gone.error
@@ -192,20 +202,18 @@ func (r *Repo) loadMany(ctx context.Context, ids []ID, todo []int, fn func(i int
 type goneError struct{ error }
 
 // loadRun reads chunks that lie side by side.
-func (r *Repo) loadRun(ctx context.Context, run []request, fn func(i int, data []byte) error) error {
+func (r *Repo) loadRun(ctx context.Context, info packInfo, run []request, fn func(i int, data []byte) error) error {
 	from, to := run[0].at.off, run[len(run)-1].end
 	b := r.buffers.get()
 	defer r.buffers.put(b)
 	b.read = slices.Grow(b.read[:0], int(to-from))[:to-from]
-	n := run[0].at.pack
-	info := r.idx.pack(n)
 	if err := r.readPack(ctx, info, b.read, int64(from)); err != nil {
 		if firn.KindOf(err) == firn.NotFound {
 			return &goneError{err}
 		}
 		return err
 	}
-	aead := r.aead(n, info.salt)
+	aead := r.aead(info.salt)
 	for i := 0; i < len(run); {
 		q := run[i]
 		j := i + 1

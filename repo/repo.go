@@ -85,7 +85,7 @@ func (k Kind) String() string {
 	return "unknown kind"
 }
 
-// MaxChunk is the largest chunk that can be saved, in bytes.
+// MaxChunk is the largest chunk that can be saved, in bytes. Where packs are smaller it is 64 KiB less than those.
 const MaxChunk = 8 << 20
 
 // Names of blobs.
@@ -129,8 +129,8 @@ type Options struct {
 type InitOptions struct {
 	// Sizes bound chunks; zero is chunk.DefaultSizes.
 	Sizes chunk.Sizes
-	// PackSize is how large packs become at most, in bytes; 0 is 16 MiB. 17 MiB to 256 MiB also work: larger ones are
-	// fewer requests, and more memory for each writer.
+	// PackSize is how large packs become at most, in bytes, up to 256 MiB; 0 is 16 MiB. Larger ones are fewer requests,
+	// and more memory for each writer.
 	PackSize int
 	// AppendOnly refuses to forget, prune and remove keys, to whoever uses this program. Against whoever does not, the
 	// place's own permissions must refuse deletes and overwrites.
@@ -167,6 +167,7 @@ const (
 	configLimit   = 64 << 10
 
 	defaultPackSize = 16 << 20
+	packSlack       = 64 << 10 // that a pack has beyond its chunks, at least
 	maxPackSize     = 256 << 20
 	defaultReserve  = 4 << 20
 	maxReserve      = 1 << 30
@@ -175,9 +176,9 @@ const (
 // check refuses what cannot be, so that a damaged or hostile config does not make sizes that hurt.
 func (c *config) check() error {
 	err := (chunk.Sizes{Min: c.Min, Normal: c.Normal, Max: c.Max}).Check()
-	if err == nil && (c.Max > MaxChunk || c.PackSize < defaultPackSize || c.PackSize > maxPackSize || c.ID.IsZero() ||
+	if err == nil && (c.Max > MaxChunk || c.PackSize < c.Max+packSlack || c.PackSize > maxPackSize || c.ID.IsZero() ||
 		c.Secret.IsZero() || c.Reserve < 0 || c.Reserve > maxReserve) {
-		err = firn.NewError(firn.Invalid, "chunks up to 8 MiB, packs of 16 to 256 MiB, up to 1 GiB of reserve")
+		err = firn.NewError(firn.Invalid, "chunks up to 8 MiB, packs up to 256 MiB and larger than chunks by 64 KiB, up to 1 GiB of reserve")
 	}
 	return err
 }
@@ -205,7 +206,7 @@ type Repo struct {
 	mu  struct {
 		sync.Mutex
 		session *Session
-		aeads   map[uint32]cipher.AEAD
+		aeads   map[[seal.SaltSize]byte]cipher.AEAD
 	}
 	loading   chan struct{} // held while the index is loaded
 	loaded    bool          // guarded by loading
@@ -347,7 +348,7 @@ func newRepo(store *blob.Store, cfg config, master seal.Key, opt Options) (*Repo
 	for range n {
 		r.workers <- nil // made when first needed
 	}
-	r.mu.aeads = map[uint32]cipher.AEAD{}
+	r.mu.aeads = map[[seal.SaltSize]byte]cipher.AEAD{}
 	if r.cache, err = newCache(opt.CacheDir, cfg.ID, opt.CacheSize); err != nil {
 		return nil, err
 	}

@@ -60,12 +60,14 @@ type sessionFile struct {
 // Session is one writer. Save may be called by any number of goroutines at once; the other methods by one. A Repo has
 // at most one session at a time.
 type Session struct {
-	r      *Repo
-	id     ID
-	ctx    context.Context // of what runs beside the callers; ends with the first failure
-	cancel context.CancelCauseFunc
-	group  errgroup.Group // of uploads
-	renews sync.WaitGroup
+	r       *Repo
+	id      ID
+	loaded  bool // the index was loaded for it
+	purpose string
+	ctx     context.Context // of what runs beside the callers; ends with the first failure
+	cancel  context.CancelCauseFunc
+	group   errgroup.Group // of uploads
+	renews  sync.WaitGroup
 
 	claims  uint32      // number of a pack that stands for chunks that have no place yet
 	buffers chan []byte // those of packs; nil is one not made yet
@@ -88,7 +90,12 @@ type lane struct {
 }
 
 // NewSession begins to write. It fails with firn.Conflict while the Repo has another session.
-func (r *Repo) NewSession(ctx context.Context, opt SessionOptions) (_ *Session, err error) {
+func (r *Repo) NewSession(ctx context.Context, opt SessionOptions) (*Session, error) {
+	return r.beginSession(ctx, opt, true)
+}
+
+// beginSession is NewSession; without the index where nothing is to be found in it.
+func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) (_ *Session, err error) {
 	const op = "begin session"
 	if err := r.writable(op); err != nil {
 		return nil, err
@@ -99,7 +106,7 @@ func (r *Repo) NewSession(ctx context.Context, opt SessionOptions) (_ *Session, 
 	if opt.Host == "" {
 		opt.Host, _ = os.Hostname() // only shown
 	}
-	s := &Session{r: r, id: newID()}
+	s := &Session{r: r, id: newID(), loaded: load, purpose: opt.Purpose}
 	r.mu.Lock()
 	busy := r.mu.session != nil
 	if !busy {
@@ -124,7 +131,10 @@ func (r *Repo) NewSession(ctx context.Context, opt SessionOptions) (_ *Session, 
 	if err := r.store.PutBytes(ctx, key, r.boxes.Box(nil, key, p)); err != nil {
 		return nil, err
 	}
-	if err := r.refresh(ctx); err != nil {
+	if load {
+		err = r.refresh(ctx)
+	}
+	if err != nil {
 		_ = r.store.Delete(context.WithoutCancel(ctx), key) // what is left of it only makes a prune wait
 		return nil, err
 	}
@@ -211,8 +221,8 @@ func (w *worker) sum(kind Kind, p []byte) ID {
 // caller's goroutine and in its time; plain is the caller's again on return. Storing goes on behind: a failure there
 // fails later calls, and Commit. It fails with firn.Invalid for more than MaxChunk bytes.
 func (s *Session) Save(ctx context.Context, kind Kind, plain []byte) (ID, int, error) {
-	if kind >= kinds || len(plain) > MaxChunk {
-		return ID{}, 0, firn.E("save chunk", "", firn.NewError(firn.Invalid, fmt.Sprintf("%d bytes of kind %d: 8 MiB are the most", len(plain), kind)))
+	if limit := min(MaxChunk, s.r.cfg.PackSize-packSlack); kind >= kinds || len(plain) > limit {
+		return ID{}, 0, firn.E("save chunk", "", firn.NewError(firn.Invalid, fmt.Sprintf("%d bytes of kind %d: %d are the most", len(plain), kind, limit)))
 	}
 	if err := s.ctx.Err(); err != nil {
 		return ID{}, 0, context.Cause(s.ctx)
@@ -226,6 +236,16 @@ func (s *Session) Save(ctx context.Context, kind Kind, plain []byte) (ID, int, e
 	if !s.r.idx.claim(id, s.claims) {
 		return id, 0, nil
 	}
+	n, err := s.store(ctx, w, kind, id, plain)
+	if err != nil {
+		s.fail(err) // others may have been told that the chunk is known
+		return ID{}, 0, err
+	}
+	return id, n, nil
+}
+
+// store compresses and seals a chunk into a pack, and returns how many bytes that adds.
+func (s *Session) store(ctx context.Context, w *worker, kind Kind, id ID, plain []byte) (int, error) {
 	body, codec := plain, uint32(codecRaw)
 	if cap(w.zip) < len(plain) {
 		w.zip = make([]byte, 0, len(plain)+len(plain)/8+64)
@@ -238,12 +258,11 @@ func (s *Session) Save(ctx context.Context, kind Kind, plain []byte) (ID, int, e
 	n := len(body) + seal.Overhead
 	p, off, err := s.reserve(ctx, kind, entry{id, uint32(n), uint32(len(plain)) | codec<<24})
 	if err != nil {
-		s.fail(err) // others may have been told that the chunk is known
-		return ID{}, 0, err
+		return 0, err
 	}
 	p.aead.Seal(p.buf[off:off:off+n], seal.Nonce(&w.nonce, uint64(off)), body, chunkAAD(&w.aad, kind, id))
 	s.sealed(p)
-	return id, n + entrySize, nil
+	return n + entrySize, nil
 }
 
 func (s *Session) fail(err error) { s.cancel(err) }
@@ -361,20 +380,24 @@ func (s *Session) writeIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.r.indexed(ctx, id, packs)
+	return s.indexed(ctx, id, packs)
 }
 
 // indexed notes that an index file of our own names the packs.
-func (r *Repo) indexed(ctx context.Context, id ID, packs []uint32) error {
+func (s *Session) indexed(ctx context.Context, id ID, packs []uint32) error {
+	r := s.r
 	select {
 	case r.loading <- struct{}{}:
 		defer func() { <-r.loading }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	n := r.fileCount
-	r.fileCount++
-	r.files[id] = n
+	n := noFile
+	if s.loaded { // else the index in memory does not have its chunks, and the file is loaded when they are asked for
+		n = r.fileCount
+		r.fileCount++
+		r.files[id] = n
+	}
 	for _, p := range packs {
 		r.idx.change(p, func(i *packInfo) { i.file, i.state = n, i.state&^packOurs })
 	}
@@ -439,28 +462,39 @@ func (s *Session) publish(ctx context.Context, snap Snapshot) error {
 	if err != nil {
 		return firn.E("commit snapshot", "", err)
 	}
+	// Looked for first as well: should this process be killed after it put the snapshot, it is whole all but certainly.
+	if err := s.stands(ctx, snap.Root); err != nil {
+		return err
+	}
 	key := snapshotPrefix + snap.ID.String()
 	if err := s.r.store.PutBytes(ctx, key, p); err != nil {
 		return err
 	}
-	alive, err := s.r.store.Exists(ctx, sessionPrefix+s.id.String())
-	if err == nil && alive {
-		return nil
-	}
-	if err == nil {
-		if err = s.r.refresh(ctx); err == nil {
-			err = s.r.complete(ctx, snap.Root)
-		}
-	}
-	if err == nil {
+	if err = s.stands(ctx, snap.Root); err == nil {
 		return nil
 	}
 	if e := s.r.store.Delete(context.WithoutCancel(ctx), key); e != nil {
 		err = fmt.Errorf("%w; and the snapshot %s could not be taken back: %w", err, snap.ID.Short(), e)
 	}
+	return err
+}
+
+// stands makes sure that what was stored and relied on stays: no prune deletes it while the session's file is there.
+// Without it, each chunk is looked for.
+func (s *Session) stands(ctx context.Context, root ID) error {
+	alive, err := s.r.store.Exists(ctx, sessionPrefix+s.id.String())
+	if err != nil || alive {
+		return err
+	}
+	if err = s.r.refresh(ctx); err == nil {
+		err = s.r.complete(ctx, root)
+	}
+	if k := firn.KindOf(err); err == nil || k != firn.NotFound && k != firn.Corrupt {
+		return err
+	}
 	return &firn.Error{
 		Kind: firn.Conflict, Op: "commit snapshot", Subject: s.r.store.Name(),
-		Err: fmt.Errorf("a prune took this session for dead, and what it relied on is not certain to stay; run it again: %w", err),
+		Err: fmt.Errorf("a prune took this session for dead and removed some of what it needs: run it again: %w", err),
 	}
 }
 

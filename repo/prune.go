@@ -1,0 +1,630 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"firn"
+	"firn/blob/driver"
+	"firn/seal"
+)
+
+// PruneOptions are settings of Prune. The zero value is good.
+type PruneOptions struct {
+	// Memory bounds, in bytes, the part of the index that is looked at at once; 0 is 64 MiB. Beside it are 120 bytes a
+	// pack, 64 bytes a tree, and the buffers of Options.Memory.
+	Memory int64
+	// Scratch is a directory for temporary files of 112 bytes a chunk; "" is the system's. They hold ids, no content.
+	Scratch string
+	// MaxUnused is the part of the repository that may stay though nobody refers to it, since getting it back means
+	// writing what is around it anew; 0 is 0.05. Less than 0 is nothing.
+	MaxUnused float64
+	// SessionTimeout is how long a session must show no sign of life, watched by this prune, to be taken for dead; 0 is
+	// ten times RenewEvery.
+	SessionTimeout time.Duration
+	// DryRun reports what would be done.
+	DryRun bool
+}
+
+// PruneReport says what a prune did. Sizes are in bytes.
+type PruneReport struct {
+	Snapshots                       int
+	Packs                           int   // before
+	Size                            int64 // of packs, before
+	Used                            int64 // of chunks that snapshots refer to
+	RemovePacks, RepackPacks        int   // what it set out to do
+	RemoveSize, RepackSize, Written int64
+	FreedPacks                      int // that were deleted, those of earlier prunes among them
+	Freed                           int64
+	Rescued                         int // packs that were to be deleted and are needed again
+	// Pending packs wait for Waiting, sessions that live and began before they were doomed. A later prune deletes them.
+	Pending     int
+	PendingSize int64
+	Waiting     []SessionInfo
+	Dead        int   // sessions that were taken for dead
+	NoSpace     bool  // the place is too full to repack: only whole packs were removed
+	NoReserve   error // why there is no reserve now; nil where there is
+}
+
+// Prune removes what no snapshot refers to. Writers and readers may run meanwhile, on this machine and others, and it
+// may be stopped at any point: the next one goes on. It fails with firn.Corrupt, removing nothing, where a snapshot
+// refers to what is lost.
+//
+// It first writes down what it will delete, waits for the sessions that might rely on it, looks again at what snapshots
+// refer to, and deletes last. It writes only small files where nothing is to be repacked, and drops the reserve for them.
+func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (rep PruneReport, err error) {
+	const op = "prune"
+	if opt.DryRun {
+		err = r.writable(op)
+	} else {
+		err = r.deletable(op)
+	}
+	if err != nil {
+		return rep, err
+	}
+	if opt.Memory <= 0 {
+		opt.Memory = 64 << 20
+	}
+	if opt.SessionTimeout <= 0 {
+		opt.SessionTimeout = 10 * RenewEvery
+	}
+	switch {
+	case opt.MaxUnused == 0:
+		opt.MaxUnused = 0.05
+	case opt.MaxUnused < 0:
+		opt.MaxUnused = 0
+	}
+	dir, err := os.MkdirTemp(opt.Scratch, "firn-prune-")
+	if err != nil {
+		return rep, firn.E(op, r.store.Name(), err)
+	}
+	defer func() { err = firstError(err, os.RemoveAll(dir)) }()
+	s, err := r.newSurvey(ctx, dir, opt.Memory)
+	if err != nil {
+		return rep, err
+	}
+	p := &pruner{r: r, opt: opt, rep: &rep, survey: s, watch: newWatch(r)}
+	if opt.DryRun {
+		if err := s.run(ctx); err != nil {
+			return rep, firn.E(op, r.store.Name(), err)
+		}
+		p.plan()
+		return rep, nil
+	}
+	if err := r.store.Delete(ctx, reserveKey); err != nil {
+		return rep, err
+	}
+	defer func() { rep.NoReserve = r.putReserve(context.WithoutCancel(ctx)) }()
+	return rep, p.run(ctx)
+}
+
+// pruner is one run of Prune.
+type pruner struct {
+	r       *Repo
+	opt     PruneOptions
+	rep     *PruneReport
+	survey  *survey
+	watch   *watch
+	session *Session
+}
+
+func (p *pruner) run(ctx context.Context) (err error) {
+	// Our own session keeps another prune from taking the packs we write for leftovers.
+	if p.session, err = p.r.beginSession(ctx, SessionOptions{Purpose: "prune"}, false); err != nil {
+		return err
+	}
+	p.survey.self = p.session.id
+	defer func() {
+		err = firstError(err, p.session.end(context.WithoutCancel(ctx), err))
+	}()
+	if err := p.alone(ctx); err != nil {
+		return err
+	}
+	if err := p.survey.run(ctx); err != nil {
+		return firn.E("prune", p.r.store.Name(), err)
+	}
+	earlier, err := p.r.readDoomed(ctx)
+	if err != nil {
+		return err
+	}
+	plan := p.plan()
+	repacked, err := p.repack(ctx, plan.repack)
+	if firn.KindOf(err) == firn.NoSpace {
+		p.rep.NoSpace, err = true, nil
+	}
+	if err != nil {
+		return err
+	}
+	d := doomed{id: newID(), Version: doomedVersion}
+	for _, n := range append(plan.remove, repacked...) {
+		d.Packs = append(d.Packs, p.survey.packs[n].id)
+	}
+	all, work := earlier, false
+	if len(d.Packs) > 0 {
+		if err := p.r.putDoomed(ctx, d); err != nil {
+			return err
+		}
+		all = append(all, d)
+	}
+	for _, d := range all {
+		work = work || len(d.Packs) > 0 || p.survey.dangling(d.Buried)
+	}
+	if !work {
+		return nil
+	}
+	return p.finish(ctx, all)
+}
+
+// alone fails with firn.Conflict while another prune runs. Two would do each other's work over again; that one of them
+// was taken for dead wrongly does no harm: see ours and compare.
+func (p *pruner) alone(ctx context.Context) error {
+	if err := p.watch.look(ctx); err != nil {
+		return err
+	}
+	sessions, err := p.r.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	var others []ID
+	for _, s := range sessions {
+		if s.Purpose == p.session.purpose && s.ID != p.session.id {
+			others = append(others, s.ID)
+		}
+	}
+	alive, err := p.watch.wait(ctx, others, p.opt.SessionTimeout)
+	if err != nil || len(alive) == 0 {
+		return err
+	}
+	i := slices.IndexFunc(sessions, func(s SessionInfo) bool { return s.ID == alive[0] })
+	return &firn.Error{
+		Kind: firn.Conflict, Op: "prune", Subject: p.r.store.Name(),
+		Err: fmt.Errorf("another one runs on %s, process %d: let it finish", sessions[i].Host, sessions[i].PID),
+	}
+}
+
+// ours fails with firn.Conflict if another prune took this one for dead. It is asked before something is deleted.
+func (p *pruner) ours(ctx context.Context) error {
+	ok, err := p.r.store.Exists(ctx, sessionPrefix+p.session.id.String())
+	if err == nil && !ok {
+		err = &firn.Error{
+			Kind: firn.Conflict, Op: "prune", Subject: p.r.store.Name(),
+			Err: errors.New("another prune took this one for dead and goes on with it"),
+		}
+	}
+	return err
+}
+
+func (p *pruner) plan() plan {
+	rep := p.rep
+	for i := range p.survey.packs {
+		if k := &p.survey.packs[i]; k.listed {
+			rep.Packs++
+			rep.Size += k.size
+			rep.Used += k.bytes
+		}
+	}
+	rep.Snapshots = p.survey.snapshots
+	plan := makePlan(p.survey.packs, int64(p.r.cfg.PackSize), p.opt.MaxUnused)
+	for _, n := range plan.remove {
+		rep.RemovePacks++
+		rep.RemoveSize += p.survey.packs[n].size
+	}
+	for _, n := range plan.repack {
+		rep.RepackPacks++
+		rep.RepackSize += p.survey.packs[n].size
+	}
+	return plan
+}
+
+func (r *Repo) putDoomed(ctx context.Context, d doomed) error {
+	plain, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	key := doomedPrefix + d.id.String()
+	return r.store.PutBytes(ctx, key, r.boxes.Box(nil, key, plain))
+}
+
+// repack copies what is referred to in the packs to new ones, and returns the packs that need not stay.
+func (p *pruner) repack(ctx context.Context, packs []uint32) ([]uint32, error) {
+	if len(packs) == 0 {
+		return nil, nil
+	}
+	want := make(map[uint32]bool, len(packs))
+	for _, n := range packs {
+		want[n] = true
+	}
+	var done []uint32
+	if err := p.survey.kept(func(n uint32) bool { return want[n] }, func(n uint32, ids map[ID]bool) error {
+		if err := p.moveChunks(ctx, &p.survey.packs[n], ids); err != nil {
+			return err
+		}
+		done = append(done, n)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	return done, p.session.flush(ctx)
+}
+
+// moveChunks writes chunks of one pack into those the session fills. They are not decompressed: the seal says that they
+// are what was stored.
+func (p *pruner) moveChunks(ctx context.Context, k *surveyed, ids map[ID]bool) error {
+	head, list, err := p.r.readTrailer(ctx, k.id, k.size)
+	if err != nil {
+		return err
+	}
+	aead := p.r.packAEAD(head.salt)
+	b := p.r.buffers.get()
+	defer p.r.buffers.put(b)
+	w := &worker{}
+	for i, off := 0, int64(packHeader); i < len(list); {
+		if !ids[list[i].id] {
+			off += int64(list[i].stored)
+			i++
+			continue
+		}
+		j, end := i, off
+		for ; j < len(list) && ids[list[j].id] && (j == i || end+int64(list[j].stored)-off <= maxRun); j++ {
+			end += int64(list[j].stored)
+		}
+		b.read = slices.Grow(b.read[:0], int(end-off))[:end-off]
+		if err := p.r.readAt(ctx, packKey(k.id), b.read, off); err != nil {
+			return err
+		}
+		for rest := b.read; i < j; i++ {
+			e := list[i]
+			sealed := rest[:e.stored:e.stored]
+			rest = rest[e.stored:]
+			body, err := aead.Open(sealed[:0], seal.Nonce(&w.nonce, uint64(off)), sealed, chunkAAD(&w.aad, head.kind, e.id))
+			if err != nil {
+				return firn.E("read", packKey(k.id), chunkError(e.id, firn.NewError(firn.Corrupt, "damaged: run 'firn repo check --read-data'")))
+			}
+			off += int64(e.stored)
+			q, at, err := p.session.reserve(ctx, head.kind, e)
+			if err != nil {
+				return err
+			}
+			q.aead.Seal(q.buf[at:at:at+int(e.stored)], seal.Nonce(&w.nonce, uint64(at)), body, chunkAAD(&w.aad, head.kind, e.id))
+			p.session.sealed(q)
+			p.rep.Written += int64(e.stored)
+			delete(ids, e.id) // one copy is enough
+		}
+	}
+	if len(ids) > 0 {
+		return &firn.Error{
+			Kind: firn.Corrupt, Op: "prune", Subject: packKey(k.id),
+			Err: errors.New("the index says that it has chunks it does not list: run 'firn repo repair'"),
+		}
+	}
+	return nil
+}
+
+// finish deletes what is doomed, once nobody can rely on it.
+func (p *pruner) finish(ctx context.Context, all []doomed) error {
+	for i := range all {
+		if d := &all[i]; !d.Listed {
+			// Sessions that begin after the file was published see it.
+			ids, err := p.r.sessionIDs(ctx)
+			if err != nil {
+				return err
+			}
+			d.Sessions, d.Listed = slices.DeleteFunc(ids, func(id ID) bool { return id == p.session.id }), true
+			if err := p.r.putDoomed(ctx, *d); err != nil {
+				return err
+			}
+		}
+	}
+	var ready, waiting []doomed
+	blocking := map[ID]bool{}
+	for _, d := range all {
+		alive, err := p.watch.wait(ctx, d.Sessions, p.opt.SessionTimeout)
+		if err != nil {
+			return err
+		}
+		if len(alive) == 0 {
+			ready = append(ready, d)
+			continue
+		}
+		waiting = append(waiting, d)
+		for _, id := range alive {
+			blocking[id] = true
+		}
+	}
+	p.rep.Dead = p.watch.dead
+	if len(waiting) > 0 {
+		if err := p.pending(ctx, waiting, blocking); err != nil {
+			return err
+		}
+	}
+	if len(ready) == 0 {
+		return nil
+	}
+	// Whatever a session that has ended relied on is in its snapshot, which is seen now, or it is told.
+	if err := p.survey.run(ctx); err != nil {
+		return firn.E("prune", p.r.store.Name(), err)
+	}
+	for i := range ready {
+		if err := p.rescue(ctx, &ready[i]); err != nil {
+			return err
+		}
+	}
+	return p.remove(ctx, ready)
+}
+
+func (p *pruner) pending(ctx context.Context, waiting []doomed, blocking map[ID]bool) error {
+	for _, d := range waiting {
+		for _, id := range d.Packs {
+			if n, ok := p.survey.numbers[id]; ok && p.survey.packs[n].listed {
+				p.rep.Pending++
+				p.rep.PendingSize += p.survey.packs[n].size
+			}
+		}
+	}
+	sessions, err := p.r.Sessions(ctx)
+	for _, s := range sessions {
+		if blocking[s.ID] {
+			p.rep.Waiting = append(p.rep.Waiting, s)
+		}
+	}
+	return err
+}
+
+// rescue takes the packs out that snapshots refer to after all.
+func (p *pruner) rescue(ctx context.Context, d *doomed) error {
+	n := len(d.Packs)
+	d.Packs = slices.DeleteFunc(d.Packs, func(id ID) bool {
+		n, ok := p.survey.numbers[id]
+		return ok && p.survey.packs[n].live > 0
+	})
+	if len(d.Packs) == n {
+		return nil
+	}
+	p.rep.Rescued += n - len(d.Packs)
+	return p.r.putDoomed(ctx, *d)
+}
+
+// remove deletes packs, then what the index says of them, then the note that they are doomed. While that is there,
+// nobody relies on them.
+func (p *pruner) remove(ctx context.Context, ready []doomed) error {
+	gone := map[ID]bool{}
+	buried := doomed{id: newID(), Version: doomedVersion, Listed: true}
+	bury := func(id ID) {
+		if n, ok := p.survey.numbers[id]; !ok || !p.survey.packs[n].indexed {
+			buried.Buried = append(buried.Buried, id)
+		}
+	}
+	var keys []string
+	for _, d := range ready {
+		for _, id := range d.Buried {
+			if !gone[id] {
+				gone[id] = true
+				bury(id)
+			}
+		}
+		for _, id := range d.Packs {
+			if gone[id] {
+				continue
+			}
+			gone[id] = true
+			bury(id)
+			if n, ok := p.survey.numbers[id]; ok && p.survey.packs[n].listed {
+				keys = append(keys, packKey(id))
+				p.rep.FreedPacks++
+				p.rep.Freed += p.survey.packs[n].size
+			}
+		}
+	}
+	for batch := range slices.Chunk(keys, 1000) {
+		if err := p.ours(ctx); err != nil {
+			return err
+		}
+		if err := p.r.store.Delete(ctx, batch...); err != nil {
+			return err
+		}
+	}
+	if err := p.rewriteIndex(ctx, gone); err != nil {
+		return err
+	}
+	if len(buried.Buried) > 0 {
+		if err := p.r.putDoomed(ctx, buried); err != nil {
+			return err
+		}
+	}
+	var notes []string
+	for _, d := range ready {
+		notes = append(notes, doomedPrefix+d.id.String())
+	}
+	return p.r.store.Delete(ctx, notes...)
+}
+
+// smallIndex is how many index files may be much smaller than they could be before they are put together.
+const smallIndex = 16
+
+// rewriteIndex replaces the index files that name a pack of gone, and small ones where there are many.
+func (p *pruner) rewriteIndex(ctx context.Context, gone map[ID]bool) error {
+	r, files := p.r, p.survey.index
+	var small int
+	for _, size := range files {
+		if size < indexEntries*entrySize/4 {
+			small++
+		}
+	}
+	var old []string
+	var content []byte
+	kept := map[ID]bool{}
+	flush := func() error {
+		if len(content) == 0 {
+			return nil
+		}
+		if err := p.ours(ctx); err != nil {
+			return err
+		}
+		id, err := r.putIndex(ctx, content)
+		content = content[:0]
+		if err != nil {
+			return err
+		}
+		// Had another prune gone on with this one in between, the file could name what is deleted.
+		if err := p.ours(ctx); err != nil {
+			return errors.Join(err, r.store.Delete(ctx, indexPrefix+id.String()))
+		}
+		return nil
+	}
+	names := slices.SortedFunc(maps.Keys(files), func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	for _, id := range names {
+		size := files[id]
+		file, err := r.readIndex(ctx, id, size)
+		if firn.KindOf(err) == firn.NotFound {
+			continue // by another prune
+		}
+		if err != nil {
+			return err
+		}
+		rewrite := small > smallIndex && size < indexEntries*entrySize/4
+		if err := parseIndex(file, func(k indexPack) error {
+			rewrite = rewrite || gone[k.id]
+			return nil
+		}); err != nil {
+			return firn.E("read", indexPrefix+id.String(), err)
+		}
+		if !rewrite {
+			continue
+		}
+		if err := parseIndex(file, func(k indexPack) error {
+			if gone[k.id] || kept[k.id] {
+				return nil
+			}
+			kept[k.id] = true
+			content = appendIndexPack(content, k.id, k.head, k.size, k.list)
+			if len(content) >= indexEntries*entrySize {
+				return flush()
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		old = append(old, indexPrefix+id.String())
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(old, 1000) {
+		if err := p.ours(ctx); err != nil {
+			return err
+		}
+		if err := r.store.Delete(ctx, batch...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Repo) sessionIDs(ctx context.Context) ([]ID, error) {
+	var ids []ID
+	err := r.listIDs(ctx, sessionPrefix, func(id ID, _ driver.Info) error {
+		ids = append(ids, id)
+		return nil
+	})
+	return ids, err
+}
+
+// watch follows sessions by this process's own clock, which only goes forward.
+type watch struct {
+	r    *Repo
+	seen map[ID]*sign
+	dead int
+}
+
+// sign is what a session showed.
+type sign struct {
+	token string
+	since time.Time // when this process first saw the token
+	moved bool      // the token changed while this process looked
+}
+
+func newWatch(r *Repo) *watch { return &watch{r: r, seen: map[ID]*sign{}} }
+
+// look takes note of the sessions there are.
+func (w *watch) look(ctx context.Context) error {
+	ids, err := w.r.sessionIDs(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[ID]bool{}
+	for _, id := range ids {
+		there[id] = true
+		p, err := w.r.store.ReadAll(ctx, sessionPrefix+id.String()+aliveSuffix, sessionLimit)
+		if err != nil && firn.KindOf(err) != firn.NotFound {
+			return err
+		}
+		s := w.seen[id]
+		if s == nil {
+			w.seen[id] = &sign{string(p), time.Now(), false}
+		} else if s.token != string(p) {
+			s.token, s.since, s.moved = string(p), time.Now(), true
+		}
+	}
+	for id := range w.seen {
+		if !there[id] {
+			delete(w.seen, id)
+		}
+	}
+	return nil
+}
+
+// wait returns those of the sessions that are alive. It waits until each of the others has ended, or has shown no sign
+// of life for the timeout; then it deletes the file.
+func (w *watch) wait(ctx context.Context, ids []ID, timeout time.Duration) ([]ID, error) {
+	for {
+		if err := w.look(ctx); err != nil {
+			return nil, err
+		}
+		var alive []ID
+		unknown := false
+		for _, id := range ids {
+			s := w.seen[id]
+			switch {
+			case s == nil:
+			case time.Since(s.since) >= timeout:
+				// The session's file first: with it the session is over.
+				key := sessionPrefix + id.String()
+				if err := w.r.store.Delete(ctx, key); err != nil {
+					return nil, err
+				}
+				if err := w.r.store.Delete(ctx, key+aliveSuffix); err != nil {
+					return nil, err
+				}
+				delete(w.seen, id)
+				w.dead++
+			case s.moved:
+				alive = append(alive, id)
+			default:
+				unknown = true
+			}
+		}
+		if len(alive) > 0 || !unknown {
+			return alive, nil
+		}
+		t := time.NewTimer(max(timeout/20, 10*time.Millisecond))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil, context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
+
+// describe says what a report means, in one line.
+func (p PruneReport) String() string {
+	return fmt.Sprintf("%d snapshots, %d packs of %d bytes, %d used; %d packs and %d bytes freed, %d pending, %d rescued",
+		p.Snapshots, p.Packs, p.Size, p.Used, p.FreedPacks, p.Freed, p.Pending, p.Rescued)
+}

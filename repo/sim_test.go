@@ -1,0 +1,337 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"firn"
+	"firn/blob"
+	"firn/blob/driver"
+	"firn/blob/memblob"
+	"firn/chunk"
+)
+
+// machine is one client's way to a shared place: it delays calls, and after it was killed nothing gets through.
+type machine struct {
+	driver.Driver
+	delay  func() time.Duration
+	killed atomic.Bool
+	after  atomic.Int64 // calls until it is killed; negative: never
+	half   atomic.Bool  // the call it is killed in is carried out
+}
+
+var errKilled = errors.New("killed")
+
+func newMachine(d driver.Driver) *machine {
+	m := &machine{Driver: d, delay: func() time.Duration { return 0 }}
+	m.after.Store(-1)
+	return m
+}
+
+// call counts a call and says whether it is carried out.
+func (m *machine) call(fn func() error) error {
+	if d := m.delay(); d > 0 {
+		time.Sleep(d)
+	}
+	if m.killed.Load() {
+		return errKilled
+	}
+	if m.after.Load() >= 0 && m.after.Add(-1) < 0 {
+		m.killed.Store(true)
+		if m.half.Load() {
+			_ = fn()
+		}
+		return errKilled
+	}
+	return fn()
+}
+
+func (m *machine) Put(ctx context.Context, key string, src driver.Source) error {
+	return m.call(func() error { return m.Driver.Put(ctx, key, src) })
+}
+
+func (m *machine) Delete(ctx context.Context, key string) error {
+	return m.call(func() error { return m.Driver.Delete(ctx, key) })
+}
+
+func (m *machine) Get(ctx context.Context, key string, offset, length int64) (r io.ReadCloser, err error) {
+	err = m.call(func() error { r, err = m.Driver.Get(ctx, key, offset, length); return err })
+	return r, err
+}
+
+func (m *machine) Stat(ctx context.Context, key string) (i driver.Info, err error) {
+	err = m.call(func() error { i, err = m.Driver.Stat(ctx, key); return err })
+	return i, err
+}
+
+// List shows a state that may be old by the time the caller acts on it.
+func (m *machine) List(ctx context.Context, prefix string, fn func(driver.Info) error) error {
+	var all []driver.Info
+	if err := m.call(func() error {
+		return m.Driver.List(ctx, prefix, func(i driver.Info) error { all = append(all, i); return nil })
+	}); err != nil {
+		return err
+	}
+	for _, i := range all {
+		if err := fn(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// small makes packs of a few chunks, so that little data has many.
+func small() InitOptions {
+	return InitOptions{Sizes: chunk.Sizes{Min: 1 << 10, Normal: 4 << 10, Max: 16 << 10}, PackSize: 96 << 10, Reserve: 1 << 10}
+}
+
+// content returns one of a universe of chunks that writers share.
+func content(n int) []byte {
+	rng := rand.New(rand.NewPCG(uint64(n), 77))
+	p := make([]byte, 2000+rng.IntN(12000))
+	for i := range len(p) / 8 {
+		binary.LittleEndian.PutUint64(p[8*i:], rng.Uint64())
+	}
+	return p
+}
+
+// saveTree saves a snapshot's chunks: two levels of trees over the chunks of the universe.
+func saveTree(ctx context.Context, s *Session, chunks []int) (ID, error) {
+	var top TreeChunk
+	for part := range slices.Chunk(chunks, 5) {
+		var t TreeChunk
+		for _, n := range part {
+			id, _, err := s.Save(ctx, Data, content(n))
+			if err != nil {
+				return ID{}, err
+			}
+			t.Data = append(t.Data, id)
+			t.Payload = fmt.Appendf(t.Payload, "%d ", n)
+		}
+		id, _, err := s.Save(ctx, Tree, EncodeTree(nil, t))
+		if err != nil {
+			return ID{}, err
+		}
+		top.Trees = append(top.Trees, id)
+	}
+	id, _, err := s.Save(ctx, Tree, EncodeTree(nil, top))
+	return id, err
+}
+
+func backup(ctx context.Context, r *Repo, chunks []int) (Snapshot, error) {
+	s, err := r.NewSession(ctx, SessionOptions{})
+	if err != nil {
+		return Snapshot{}, err
+	}
+	root, err := saveTree(ctx, s, chunks)
+	if err != nil {
+		return Snapshot{}, errors.Join(err, s.Abort(ctx))
+	}
+	return s.Commit(ctx, Snapshot{Root: root})
+}
+
+// restore reads all that a snapshot refers to and compares it.
+func restore(ctx context.Context, r *Repo, id ID, chunks []int) error {
+	snap, err := r.Snapshot(ctx, id.String())
+	if err != nil {
+		return err
+	}
+	load := func(id ID) (TreeChunk, error) {
+		p, err := r.Load(ctx, id, nil)
+		if err != nil {
+			return TreeChunk{}, err
+		}
+		return ParseTree(p)
+	}
+	top, err := load(snap.Root)
+	if err != nil {
+		return err
+	}
+	var got []ID
+	for _, id := range top.Trees {
+		t, err := load(id)
+		if err != nil {
+			return err
+		}
+		got = append(got, t.Data...)
+	}
+	if len(got) != len(chunks) {
+		return fmt.Errorf("%d chunks instead of %d", len(got), len(chunks))
+	}
+	return r.LoadMany(ctx, got, func(i int, p []byte) error {
+		if !bytes.Equal(p, content(chunks[i])) {
+			return fmt.Errorf("chunk %d has other content", i)
+		}
+		return nil
+	})
+}
+
+// ledger knows which snapshots must be there.
+type ledger struct {
+	sync.Mutex
+	snapshots map[ID][]int
+}
+
+// TestWritersAndPrune lets writers, a forgetter and two pruners loose on one place, slow and killed at random, some of
+// them taken for dead while they live. Every snapshot whose commit returned must be whole, always.
+func TestWritersAndPrune(t *testing.T) {
+	seeds := []uint64{1, 2, 3}
+	for _, seed := range seeds {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
+		})
+	}
+}
+
+func simulate(t *testing.T, seed uint64) {
+	ctx := t.Context()
+	place := memblob.New(memblob.Options{})
+	initRepo(t, blob.New(place, "mem:sim"), small())
+	all := &ledger{snapshots: map[ID][]int{}}
+	end := time.Now().Add(3 * time.Hour)
+	var wg sync.WaitGroup
+	var commits, lostCommits, kills, freed, rescued, pruneErrors atomic.Int64
+	client := func(slow int) (*Repo, *machine) {
+		m := newMachine(place)
+		m.delay = func() time.Duration {
+			if slow == 0 {
+				return 0
+			}
+			return time.Duration(rand.Int64N(int64(slow))) * time.Millisecond
+		}
+		r, err := Open(ctx, blob.New(m, "mem:sim"), testPassword, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, m
+	}
+	for w := range 4 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(seed, uint64(w)))
+			for time.Now().Before(end) {
+				// Every other run is so slow that a prune takes its session for dead.
+				r, m := client([]int{200, 90_000}[rng.IntN(2)])
+				if rng.IntN(4) == 0 {
+					m.half.Store(rng.IntN(2) == 0)
+					m.after.Store(rng.Int64N(40))
+				}
+				var chunks []int
+				for range 5 + rng.IntN(30) {
+					chunks = append(chunks, rng.IntN(150))
+				}
+				snap, err := backup(ctx, r, chunks)
+				switch {
+				case err == nil:
+					commits.Add(1)
+					all.Lock()
+					all.snapshots[snap.ID] = chunks
+					all.Unlock()
+				case m.killed.Load():
+					kills.Add(1)
+				case firn.KindOf(err) == firn.Conflict:
+					lostCommits.Add(1)
+				default:
+					t.Errorf("backup: %v", err)
+				}
+				_ = r.Close()
+				time.Sleep(time.Duration(rng.IntN(600)) * time.Second)
+			}
+		})
+	}
+	for p := range 2 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(seed, uint64(100+p)))
+			for time.Now().Before(end) {
+				r, m := client([]int{200, 3000}[rng.IntN(2)])
+				if rng.IntN(3) == 0 {
+					m.half.Store(rng.IntN(2) == 0)
+					m.after.Store(rng.Int64N(120))
+				}
+				rep, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1, Memory: 4096, SessionTimeout: 2 * RenewEvery})
+				if err != nil && !m.killed.Load() {
+					pruneErrors.Add(1)
+					// Corrupt is the answer while a snapshot is there that its writer is about to take back.
+					if k := firn.KindOf(err); k != firn.Conflict && k != firn.Unavailable && k != firn.Corrupt {
+						t.Errorf("prune: %v", err)
+					}
+				}
+				freed.Add(int64(rep.FreedPacks))
+				rescued.Add(int64(rep.Rescued))
+				_ = r.Close()
+				time.Sleep(time.Duration(rng.IntN(900)) * time.Second)
+			}
+		})
+	}
+	wg.Go(func() {
+		rng := rand.New(rand.NewPCG(seed, 200))
+		for time.Now().Before(end) {
+			time.Sleep(time.Duration(rng.IntN(400)) * time.Second)
+			all.Lock()
+			var id ID
+			for id = range all.snapshots {
+				break
+			}
+			if len(all.snapshots) < 6 {
+				id = ID{}
+			}
+			delete(all.snapshots, id)
+			all.Unlock()
+			if id.IsZero() {
+				continue
+			}
+			r, _ := client(200)
+			if err := r.Forget(ctx, id); err != nil {
+				t.Error(err)
+			}
+			_ = r.Close()
+		}
+	})
+	wg.Go(func() {
+		for time.Now().Before(end) {
+			time.Sleep(20 * time.Minute)
+			all.Lock() // nothing is committed as far as we know, or forgotten, meanwhile
+			r, _ := client(0)
+			for id, chunks := range all.snapshots {
+				if err := restore(ctx, r, id, chunks); err != nil {
+					t.Errorf("snapshot %s: %v", id.Short(), err)
+				}
+			}
+			_ = r.Close()
+			all.Unlock()
+		}
+	})
+	wg.Wait()
+	// Once all is quiet, a prune leaves what is needed and nothing else.
+	r := openRepo(t, blob.New(place, "mem:sim"))
+	for range 3 {
+		if _, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rep, err := r.Check(ctx, CheckOptions{ReadData: 1}, func(p Problem) { t.Errorf("check: %v", p) })
+	if err != nil || rep.Snapshots < len(all.snapshots) {
+		t.Errorf("check: %+v, %v", rep, err)
+	}
+	r = openRepo(t, blob.New(place, "mem:sim"))
+	for id, chunks := range all.snapshots {
+		if err := restore(ctx, r, id, chunks); err != nil {
+			t.Errorf("at the end, snapshot %s: %v", id.Short(), err)
+		}
+	}
+	t.Logf("seed %d: %d commits, %d taken back, %d killed; %d packs freed, %d rescued, %d prunes stopped; %d snapshots at the end",
+		seed, commits.Load(), lostCommits.Load(), kills.Load(), freed.Load(), rescued.Load(), pruneErrors.Load(), len(all.snapshots))
+	if commits.Load() == 0 || freed.Load() == 0 {
+		t.Error("the simulation did nothing")
+	}
+}
