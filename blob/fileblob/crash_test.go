@@ -490,33 +490,3 @@ func TestMarker(t *testing.T) {
 		}
 	}
 }
-
-func FuzzNames(f *testing.F) {
-	for _, s := range []string{"a", "%", ".nfs1", "a/b", strings.Repeat("é", 200), strings.Repeat("k", 80), "%25%"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		// Any name decodes to one key or none.
-		if piece, goesOn, ok := decodeName(s); ok && !strings.Contains(s, "/") && !goesOn && s != noRest && encodeKey(piece) != s {
-			t.Errorf("%q is decoded to %q, which is encoded as %q", s, piece, encodeKey(piece))
-		}
-		if blob.CheckKey(s) != nil {
-			return
-		}
-		// Any key comes back from its path, piece by piece, and every name fits.
-		var b strings.Builder
-		for name := range strings.SplitSeq(encodeKey(s), "/") {
-			piece, goesOn, ok := decodeName(name)
-			if !ok || len(name) > 255 || strings.HasPrefix(name, ".nfs") || strings.HasPrefix(name, ".firn-") {
-				t.Fatalf("%q has the name %q", s, name)
-			}
-			b.WriteString(piece)
-			if !goesOn {
-				b.WriteByte('/')
-			}
-		}
-		if got := strings.TrimSuffix(b.String(), "/"); got != s {
-			t.Errorf("%q comes back as %q", s, got)
-		}
-	})
-}

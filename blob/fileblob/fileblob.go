@@ -23,14 +23,14 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/driver"
+	"firn/blob/layout"
 	"firn/vfs"
 )
 
 const (
-	markerName = ".firn-place"
-	tempName   = ".firn-tmp"
-	// marker is the content of the marker file: the version of the layout.
-	marker       = "firn place 1\n"
+	markerName   = layout.Marker
+	tempName     = layout.Temp
+	marker       = layout.Version
 	markerPrefix = "firn place "
 	// maxDirs is how many directories are remembered as durable.
 	maxDirs = 8192
@@ -193,7 +193,7 @@ func (d *Driver) path(rel string) string {
 	return strings.TrimRight(d.root, "/") + "/" + rel
 }
 
-func (d *Driver) file(key string) string { return d.path(encodeKey(key)) }
+func (d *Driver) file(key string) string { return d.path(layout.EncodeKey(key)) }
 
 // start is the beginning of each call.
 func (d *Driver) start(ctx context.Context) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -14,6 +13,7 @@ import (
 
 	"firn"
 	"firn/blob/driver"
+	"firn/blob/layout"
 	"firn/vfs"
 )
 
@@ -137,48 +137,15 @@ func (d *Driver) List(ctx context.Context, prefix string, fn func(driver.Info) e
 	if err := d.there(); err != nil {
 		return err
 	}
-	dir, base, ok := walkStart(prefix)
-	if !ok {
-		return nil
-	}
-	if err := d.walk(ctx, d.path(dir), base, prefix, fn); err != nil {
+	if err := layout.Walk(ctx, prefix, d.readDir, fn); err != nil {
 		return err
 	}
 	return d.there()
 }
 
-// entry is one name in a directory.
-type entry struct {
-	key  string // what the keys of the entry are or begin with
-	path string
-	dir  bool
-	info driver.Info
-}
-
-// walk shows the blobs in dir, whose keys begin with base.
-func (d *Driver) walk(ctx context.Context, dir, base, prefix string, fn func(driver.Info) error) error {
-	entries, err := d.entries(ctx, dir, base, prefix)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if e.dir {
-			err = d.walk(ctx, e.path, e.key, prefix, fn)
-		} else {
-			err = fn(e.info)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// entries reads a directory: what leads to keys that begin with prefix, in the order of the keys.
-func (d *Driver) entries(ctx context.Context, dir, base, prefix string) ([]entry, error) {
+// readDir implements layout.ReadDir.
+func (d *Driver) readDir(ctx context.Context, rel string) ([]layout.Entry, error) {
+	dir := d.path(rel)
 	var names []string
 	err := again(func() (err error) {
 		names, err = d.fs.List(dir)
@@ -190,64 +157,31 @@ func (d *Driver) entries(ctx context.Context, dir, base, prefix string) ([]entry
 	if err != nil {
 		return nil, wrap(err)
 	}
-	all := make([]entry, 0, len(names))
-	goesOn := make([]bool, 0, len(names))
-	for _, name := range names {
-		if strings.HasPrefix(name, ".firn-") || strings.HasPrefix(name, ".nfs") {
-			continue
-		}
-		piece, more, ok := decodeName(name)
-		key := base + piece
-		if !ok || !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key) {
-			continue
-		}
-		all = append(all, entry{key: key, path: dir + "/" + name})
-		goesOn = append(goesOn, more)
-	}
-	keep := make([]bool, len(all))
+	names = slices.DeleteFunc(names, func(name string) bool {
+		_, _, ok := layout.DecodeName(name)
+		return !ok
+	})
+	entries := make([]layout.Entry, len(names))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(statters)
-	for i := range all {
-		g.Go(func() (err error) {
+	for i, name := range names {
+		g.Go(func() error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			keep[i], err = d.describe(&all[i], goesOn[i], prefix)
-			return err
+			fi, err := stat(d.fs, dir+"/"+name)
+			switch {
+			case isNotThere(err): // deleted meanwhile, or a link to nowhere
+			case err != nil:
+				return wrap(err)
+			case fi.IsDir() || fi.Mode().IsRegular():
+				entries[i] = layout.Entry{Name: name, Dir: fi.IsDir(), Size: fi.Size(), Modified: fi.ModTime()}
+			}
+			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	n := 0
-	for i := range all {
-		if keep[i] {
-			all[n] = all[i]
-			n++
-		}
-	}
-	all = all[:n]
-	slices.SortFunc(all, func(a, b entry) int { return strings.Compare(a.key, b.key) })
-	return all, nil
-}
-
-// describe completes an entry and reports whether it is to be shown.
-func (d *Driver) describe(e *entry, goesOn bool, prefix string) (bool, error) {
-	fi, err := stat(d.fs, e.path)
-	switch {
-	case isNotThere(err):
-		return false, nil // deleted meanwhile, or a link to nowhere
-	case err != nil:
-		return false, wrap(err)
-	case fi.IsDir():
-		e.dir = true
-		if !goesOn {
-			e.key += "/"
-		}
-		return strings.HasPrefix(e.key, prefix) || strings.HasPrefix(prefix, e.key), nil
-	case goesOn || !fi.Mode().IsRegular():
-		return false, nil
-	}
-	e.info = driver.Info{Key: e.key, Size: fi.Size(), Modified: fi.ModTime()}
-	return strings.HasPrefix(e.key, prefix), nil
+	return slices.DeleteFunc(entries, func(e layout.Entry) bool { return e.Name == "" }), nil
 }
