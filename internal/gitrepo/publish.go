@@ -1,10 +1,13 @@
 package gitrepo
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -250,5 +253,70 @@ func (r *Repo) Collect(ctx context.Context, grace time.Duration) error {
 // remote has.
 func (r *Repo) Pack(ctx context.Context) error {
 	_, err := r.run(ctx, nil, "repack", "-q", "-A", "-d", "-b")
+	return err
+}
+
+// Resolve returns the commit that rev names: a full or abbreviated name, or one relative to the branch such as main~2.
+func (r *Repo) Resolve(ctx context.Context, rev string) (ID, error) {
+	if rev == "" || strings.HasPrefix(rev, "-") || strings.HasPrefix(rev, ":") {
+		return "", kind(firn.Invalid, "%q names no commit", rev)
+	}
+	if r.Remote() {
+		if rest, ok := strings.CutPrefix(rev, r.opt.Branch); ok && (rest == "" || rest[0] == '~' || rest[0] == '^') {
+			rev = r.tracking + rest
+		}
+	}
+	out, err := r.run(ctx, nil, "rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}")
+	id := strings.TrimSpace(strings.TrimPrefix(string(out), "--end-of-options\n"))
+	if err != nil && ctx.Err() == nil && firn.KindOf(err) == firn.Internal {
+		return "", kind(firn.NotFound, "there is no commit %q", rev)
+	}
+	return ID(id), err
+}
+
+// SameTree tells whether two commits hold the same.
+func (r *Repo) SameTree(ctx context.Context, a, b ID) (bool, error) {
+	out, err := r.run(ctx, nil, "rev-parse", string(a)+"^{tree}", string(b)+"^{tree}")
+	f := strings.Fields(string(out))
+	return len(f) == 2 && f[0] == f[1], err
+}
+
+// Diff calls fn for every file that differs: A for one that only b has, D for one that only a has, M or T otherwise.
+func (r *Repo) Diff(ctx context.Context, a, b ID, fn func(status byte, path string) error) error {
+	out, err := r.Output(ctx, "diff-tree", "-r", "-z", "--no-renames", "--name-status", string(a), string(b))
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	in := bufio.NewReaderSize(out, 64<<10)
+	for {
+		status, err := in.ReadString(0)
+		if err == io.EOF && status == "" {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name, err := in.ReadString(0)
+		if err != nil {
+			return err
+		}
+		if err := fn(status[0], name[:len(name)-1]); err != nil {
+			return err
+		}
+	}
+}
+
+// Log calls fn for at most n commits, the newest first.
+func (r *Repo) Log(ctx context.Context, head ID, n int, fn func(id ID, at time.Time, message string)) error {
+	out, err := r.run(ctx, nil, "log", "-z", "--format=%H %ct %B", "-n", strconv.Itoa(n), "--end-of-options", string(head))
+	for entry := range strings.SplitSeq(string(out), "\x00") {
+		f := strings.SplitN(entry, " ", 3)
+		if len(f) != 3 {
+			continue
+		}
+		seconds, _ := strconv.ParseInt(f[1], 10, 64)
+		fn(ID(f[0]), time.Unix(seconds, 0), f[2])
+	}
 	return err
 }

@@ -1,0 +1,268 @@
+//go:build servers && rados
+
+package radosblob
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"firn"
+	"firn/blob"
+	"firn/blob/driver"
+	"firn/blob/drivertest"
+	"firn/test/backends"
+)
+
+func options(c *backends.Cluster, prefix string) Options {
+	return Options{Pool: "data", ConfigFile: c.Conf, Prefix: prefix, PieceSize: 1 << 20, Timeout: 5 * time.Second}
+}
+
+func open(t *testing.T, opt Options) *pool {
+	t.Helper()
+	d, err := New(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.(*pool)
+}
+
+func TestCeph(t *testing.T) {
+	c := backends.Ceph(t)
+	c.Command(t, "osd", "pool", "create", "data", "4")
+	n := 0
+	t.Run("suite", func(t *testing.T) {
+		drivertest.Run(t, func(t *testing.T) driver.Driver {
+			n++
+			opt := options(c, fmt.Sprintf("place/%d", n))
+			opt.Namespace = "firn"
+			return open(t, opt)
+		},
+			drivertest.Expect(drivertest.Creator|drivertest.Measurer), drivertest.Large(10<<20+7),
+			drivertest.Second(func(t *testing.T, d driver.Driver) driver.Driver { return open(t, d.(*pool).opt) }))
+	})
+	t.Run("pieces go", func(t *testing.T) { testPiecesGo(t, c) })
+	t.Run("killed put", func(t *testing.T) { testKilledPut(t, c) })
+	t.Run("slow put", func(t *testing.T) { testSlowPut(t, c) })
+	t.Run("wrong key", func(t *testing.T) { testWrongKey(t, c) })
+	t.Run("no pool", func(t *testing.T) { testNoPool(t, c) })
+	t.Run("away", func(t *testing.T) { testAway(t, c) })
+	t.Run("full", func(t *testing.T) { testFull(t, c) })
+}
+
+// objects are the names of the objects of a place.
+func objects(t *testing.T, p *pool) []string {
+	t.Helper()
+	names, err := p.names(t.Context(), strings.TrimSuffix(p.heads, "k/"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+func mustPut(t *testing.T, d driver.Driver, key string, size int) {
+	t.Helper()
+	if err := d.Put(t.Context(), key, blob.Bytes(bytes.Repeat([]byte{7}, size))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testPiecesGo(t *testing.T, c *backends.Cluster) {
+	p := open(t, options(c, "pieces"))
+	defer p.Close()
+	mustPut(t, p, "a", 3<<20)
+	mustPut(t, p, "a", 5<<20)
+	if got := len(objects(t, p)); got != 1+1+5 {
+		t.Errorf("a replaced blob of five pieces has %d objects: %q", got, objects(t, p))
+	}
+	mustPut(t, p, "a", 10)
+	if got := len(objects(t, p)); got != 1+1 {
+		t.Errorf("a replaced blob without pieces has %d objects: %q", got, objects(t, p))
+	}
+	if err := p.Delete(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(objects(t, p)); got != 1 {
+		t.Errorf("a deleted blob has %d objects: %q", got, objects(t, p))
+	}
+}
+
+// abandon does what a put does before its head is switched, and stops there, as one that was killed.
+func abandon(t *testing.T, p *pool, key string, size int) head {
+	t.Helper()
+	h := head{size: int64(size), piece: p.opt.PieceSize, modified: time.Now(), gen: generation{9, byte(len(key))}}
+	if err := p.note(t.Context(), h, key); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.putPieces(t.Context(), h, bytes.NewReader(make([]byte, size))); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func testKilledPut(t *testing.T, c *backends.Cluster) {
+	p := open(t, options(c, "killed"))
+	defer p.Close()
+	mustPut(t, p, "kept", 3<<20)
+	abandon(t, p, "kept", 4<<20)
+	abandon(t, p, "never", 2<<20)
+	if err := p.sweep(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(objects(t, p)); got != 1+1+3 {
+		t.Errorf("after the sweep there are %d objects: %q", got, objects(t, p))
+	}
+	r, err := p.Get(t.Context(), "kept", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if b, err := io.ReadAll(r); err != nil || len(b) != 3<<20 || b[0] != 7 || b[len(b)-1] != 7 {
+		t.Errorf("the blob that stayed reads %d bytes, %v", len(b), err)
+	}
+}
+
+// A put that is only slow is told when a sweep took its pieces, whichever side of the head's switch the sweep was on.
+func testSlowPut(t *testing.T, c *backends.Cluster) {
+	p := open(t, options(c, "slow"))
+	defer p.Close()
+	h := abandon(t, p, "a", 2<<20)
+	if err := p.sweep(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.switchHead(t.Context(), "a", h, h.encode(), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.settle(t.Context(), h, "a"); firn.KindOf(err) != firn.Unavailable {
+		t.Errorf("settling a put whose pieces were swept: %v, want unavailable", err)
+	}
+	h = abandon(t, p, "bb", 2<<20)
+	if err := p.switchHead(t.Context(), "bb", h, h.encode(), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.sweep(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.Get(t.Context(), "bb", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if b, err := io.ReadAll(r); err != nil || len(b) != 2<<20 {
+		t.Errorf("a sweep after the switch left %d bytes, %v", len(b), err)
+	}
+}
+
+func testWrongKey(t *testing.T, c *backends.Cluster) {
+	conf, err := os.ReadFile(c.Conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	keyring, other := filepath.Join(dir, "keyring"), filepath.Join(dir, "ceph.conf")
+	key := "[client.admin]\n\tkey = AQBSdFhlAAAAABAAbGtvZmFrZWZha2VmYWtlZg==\n"
+	if err := os.WriteFile(keyring, []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(conf), filepath.Join(filepath.Dir(c.Conf), "keyring"), keyring, 1)
+	if err := os.WriteFile(other, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opt := options(c, "x")
+	opt.ConfigFile = other
+	if _, err := New(t.Context(), opt); firn.KindOf(err) != firn.Denied || strings.Contains(err.Error(), "AQBS") {
+		t.Errorf("a wrong key: %v, want denied", err)
+	}
+	opt = options(c, "x")
+	opt.User = "client.nobody"
+	if _, err := New(t.Context(), opt); firn.KindOf(err) != firn.Denied {
+		t.Errorf("a client without key: %v, want denied", err)
+	}
+}
+
+func testFull(t *testing.T, c *backends.Cluster) {
+	c.Command(t, "osd", "pool", "create", "small", "4")
+	opt := options(c, "x")
+	opt.Pool = "small"
+	p := open(t, opt)
+	defer p.Close()
+	mustPut(t, p, "large", 3<<20)
+	mustPut(t, p, "tiny", 10)
+	c.Command(t, "tell", "osd.0", "injectfull", "full")
+	defer c.Command(t, "tell", "osd.0", "injectfull", "none")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	// The monitors hear of it a moment later.
+	err := p.Put(ctx, "more", blob.Bytes(make([]byte, 100<<10)))
+	for err == nil {
+		err = p.Put(ctx, "more", blob.Bytes(make([]byte, 100<<10)))
+	}
+	if firn.KindOf(err) != firn.NoSpace {
+		t.Errorf("a put into a full pool: %v, want no space", err)
+	}
+	if err := p.Put(ctx, "pieces", blob.Bytes(make([]byte, 3<<20))); firn.KindOf(err) != firn.NoSpace {
+		t.Errorf("a put of pieces into a full pool: %v, want no space", err)
+	}
+	for _, key := range []string{"large", "tiny", "more"} {
+		if err := p.Delete(t.Context(), key); err != nil {
+			t.Errorf("delete %s in a full pool: %v", key, err)
+		}
+	}
+}
+
+func testNoPool(t *testing.T, c *backends.Cluster) {
+	opt := options(c, "x")
+	opt.Pool = "missing"
+	if _, err := New(t.Context(), opt); firn.KindOf(err) != firn.Unavailable {
+		t.Errorf("a pool that is not there: %v, want unavailable", err)
+	}
+	c.Command(t, "osd", "pool", "create", "going", "4")
+	opt.Pool = "going"
+	p := open(t, opt)
+	defer p.Close()
+	mustPut(t, p, "a", 10)
+	c.Command(t, "osd", "pool", "delete", "going", "going", "--yes-i-really-really-mean-it")
+	if _, err := p.Stat(t.Context(), "a"); err == nil || firn.KindOf(err) == firn.NotFound {
+		t.Errorf("stat in a pool that has gone: %v", err)
+	}
+	if err := p.List(t.Context(), "", func(driver.Info) error { return nil }); err == nil {
+		t.Error("a pool that has gone lists as empty")
+	}
+}
+
+// The store hangs: calls end when the context does, or with the time-out, and go on once it is back.
+func testAway(t *testing.T, c *backends.Cluster) {
+	opt := options(c, "away")
+	opt.Timeout = 2 * time.Second
+	p := open(t, opt)
+	defer p.Close()
+	mustPut(t, p, "a", 10)
+	c.OSD.Signal(t, syscall.SIGSTOP)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.Stat(ctx, "a"); err == nil || ctx.Err() == nil {
+		t.Errorf("stat with a store that hangs: %v", err)
+	}
+	if _, err := p.Stat(t.Context(), "a"); firn.KindOf(err) != firn.Unavailable {
+		t.Errorf("stat with a store that hangs: %v, want unavailable", err)
+	}
+	c.OSD.Signal(t, syscall.SIGCONT)
+	deadline, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		_, err := p.Stat(deadline, "a")
+		if err == nil {
+			return
+		}
+		if firn.KindOf(err) != firn.Unavailable {
+			t.Fatalf("after the store came back: %v", err)
+		}
+	}
+}
