@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -19,6 +18,7 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/driver"
+	"firn/blob/httpbody"
 )
 
 const (
@@ -131,17 +131,17 @@ func (b *bucket) putOne(ctx context.Context, key string, src driver.Source, opt 
 	if err != nil {
 		return err
 	}
-	body := &body{r: r}
+	body := httpbody.New(r, src.Size())
 	err = b.send(body, src.Size(), func(sum string) error {
 		opt.DisableContentSha256 = sum != ""
 		_, err := b.core.PutObject(ctx, b.name, b.key(key), body, src.Size(), "", sum, opt)
 		return err
 	})
-	return errors.Join(err, body.end())
+	return errors.Join(err, body.End())
 }
 
 // send runs request, which sends body. An empty one is read here, to find that it is: the library sends none.
-func (b *bucket) send(body *body, size int64, request func(sum string) error) error {
+func (b *bucket) send(body *httpbody.Body, size int64, request func(sum string) error) error {
 	sum := ""
 	if size == 0 {
 		if _, err := io.Copy(io.Discard, body); err != nil {
@@ -152,7 +152,7 @@ func (b *bucket) send(body *body, size int64, request func(sum string) error) er
 	}
 	if err := request(sum); err != nil {
 		// What the source failed with says more than what the connection made of it.
-		if e := body.failed(); e != nil {
+		if e := body.Err(); e != nil {
 			return e
 		}
 		return err
@@ -184,14 +184,14 @@ func (b *bucket) putParts(ctx context.Context, key string, src driver.Source) (e
 
 	parts := make([]minio.CompletePart, (size+part-1)/part)
 	upload := func(ctx context.Context, i int, r io.Reader) error {
-		body := &body{r: io.NopCloser(r)}
 		length := min(part, size-int64(i)*part)
+		body := httpbody.New(io.NopCloser(r), length)
 		err := b.send(body, length, func(string) error {
 			p, err := b.core.PutObjectPart(ctx, b.name, name, id, i+1, body, length, minio.PutObjectPartOptions{})
 			parts[i] = minio.CompletePart{PartNumber: i + 1, ETag: p.ETag}
 			return err
 		})
-		return errors.Join(err, body.end())
+		return errors.Join(err, body.End())
 	}
 	if err := eachPart(ctx, src, part, len(parts), upload); err != nil {
 		return err
@@ -265,41 +265,4 @@ func partSize(size, least int64) int64 {
 	need := (size + maxParts - 1) / maxParts
 	need = (need + 1<<20 - 1) >> 20 << 20
 	return max(least, need)
-}
-
-// body lets the transport read a source until the request is over and not a moment longer: it may still be reading when
-// its round trip has returned, and the source is the caller's again then.
-type body struct {
-	mu  sync.Mutex // held while r is read: it does not outlive a read of the source
-	r   io.ReadCloser
-	err error // the source's
-	off bool
-}
-
-var errOver = errors.New("the request is over")
-
-func (b *body) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.off {
-		return 0, errOver
-	}
-	n, err := b.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.err = err
-	}
-	return n, err
-}
-
-func (b *body) failed() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err
-}
-
-func (b *body) end() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.off = true
-	return b.r.Close()
 }
