@@ -69,6 +69,7 @@ func (o *opener) places(url string) (*places.Opener, error) {
 	for name, c := range e.Places {
 		p := places.Place{
 			URL: c.URL, NoRetry: !c.Retry, Upload: int64(c.UploadRate), Download: int64(c.DownloadRate), Encrypt: c.Encrypt,
+			Compress: c.Compress,
 		}
 		// Only the credentials of the place that is wanted need be there.
 		if c.Credentials != "" && strings.HasPrefix(url+"/", "place:"+name+"/") {

@@ -79,6 +79,8 @@ type Place struct {
 	// Whether contents are encrypted with the credentials' encryption_password before they leave. Keys stay
 	// readable. A repository encrypts by itself and does not need it.
 	Encrypt bool `yaml:"encrypt"`
+	// Whether contents are compressed with zstd. A repository compresses by itself and does not need it.
+	Compress bool `yaml:"compress"`
 }
 
 // DefaultPlace returns the settings of a place of which only the URL is given.

@@ -1,9 +1,9 @@
 // Package places opens a place by its URL.
 //
 // It owns the list of schemes, one explicit function, and the order in which a place's wrappers stand: prefix, then
-// encryption, then retry, then rate limits, then the driver. It promises that a URL with a password is refused, that
-// neither names nor errors show one, and that Open makes nothing: Init does. It must never import config; a place that
-// a configuration names comes as a Place.
+// compression, then encryption, then retry, then rate limits, then the driver. It promises that a URL with a password is
+// refused, that neither names nor errors show one, and that Open makes nothing: Init does. It must never import config;
+// a place that a configuration names comes as a Place.
 package places
 
 import (
@@ -19,7 +19,11 @@ import (
 	"firn/blob/fileblob"
 	"firn/blob/gitblob"
 	"firn/blob/memblob"
+	"firn/blob/pgblob"
+	"firn/blob/redisblob"
 	"firn/blob/s3blob"
+	"firn/blob/sftpblob"
+	"firn/blob/wrap/compress"
 	"firn/blob/wrap/encrypt"
 	"firn/blob/wrap/limit"
 	"firn/blob/wrap/prefix"
@@ -37,6 +41,8 @@ type Place struct {
 	Upload, Download int64
 	// Encrypt keeps contents encrypted with Secrets.EncryptionPassword. Keys stay readable.
 	Encrypt bool
+	// Compress keeps contents compressed with zstd.
+	Compress bool
 }
 
 // Opener opens places by URL, and by name those it knows.
@@ -166,16 +172,39 @@ func openDriver(ctx context.Context, u *url.URL, s Secrets, create bool) (driver
 		return start(ctx, u, create, func(u *url.URL) (gitblob.Options, error) {
 			o, err := gitblob.FromURL(u)
 			o.Create = o.Create || create
-			if s.Password != "" {
-				o.Password = s.Password
-			}
-			if s.Username != "" {
-				o.Username = s.Username
-			}
+			set(&o.Username, s.Username)
+			set(&o.Password, s.Password)
 			return o, err
 		}, nil, gitblob.New)
+	case "sftp":
+		return start(ctx, u, create, func(u *url.URL) (sftpblob.Options, error) {
+			o, err := sftpblob.FromURL(u)
+			set(&o.User, s.Username)
+			set(&o.Password, s.Password)
+			return o, err
+		}, sftpblob.Init, sftpblob.New)
+	case "redis", "rediss", "redis+cluster", "rediss+cluster":
+		return start(ctx, u, create, func(u *url.URL) (redisblob.Options, error) {
+			o, err := redisblob.FromURL(u)
+			set(&o.Username, s.Username)
+			set(&o.Password, s.Password)
+			return o, err
+		}, redisblob.Init, redisblob.New)
+	case "postgres", "postgresql":
+		return start(ctx, u, create, func(u *url.URL) (pgblob.Options, error) {
+			o, err := pgblob.FromURL(u)
+			set(&o.Password, s.Password)
+			return o, err
+		}, pgblob.Init, pgblob.New)
 	}
 	return nil, firn.NewError(firn.Unsupported, fmt.Sprintf("no scheme %q: firn knows %s", u.Scheme, strings.Join(Schemes(), ", ")))
+}
+
+// set lets what a credentials file says go before what a URL does.
+func set(field *string, secret string) {
+	if secret != "" {
+		*field = secret
+	}
 }
 
 // start reads the options, makes the place where that is asked for, and opens it.
@@ -197,7 +226,10 @@ func start[O any](
 
 // Schemes are all schemes, as they are written before the colon.
 func Schemes() []string {
-	return []string{"file", "s3", "git+file", "git+ssh", "git+https", "mem", "place"}
+	return []string{
+		"file", "s3", "sftp", "redis", "rediss", "redis+cluster", "rediss+cluster", "postgres", "postgresql",
+		"git+file", "git+ssh", "git+https", "mem", "place",
+	}
 }
 
 // local reports whether a place is on this machine, where trying again does not help.
@@ -225,6 +257,11 @@ func (p Place) wrap(ctx context.Context, d driver.Driver, u *url.URL, below stri
 		}
 		o := encrypt.Options{Secret: encrypt.Secret{Password: []byte(p.Secrets.EncryptionPassword)}, Init: create}
 		if d, err = encrypt.Open(ctx, d, o); err != nil {
+			return nil, err
+		}
+	}
+	if p.Compress {
+		if d, err = compress.New(d, compress.Options{}); err != nil {
 			return nil, err
 		}
 	}

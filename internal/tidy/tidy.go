@@ -51,6 +51,8 @@ func Edges() []Edge {
 
 		{"blob/s3blob", "blob", "reads sources exactly"},
 		{"blob/s3blob", "blob/driver", "implements it"},
+		{"blob/sqliteblob", "blob", "reads sources exactly"},
+		{"blob/sqliteblob", "blob/driver", "implements it"},
 		{"blob/pgblob", "blob", "reads sources exactly"},
 		{"blob/pgblob", "blob/driver", "implements it"},
 		{"blob/redisblob", "blob", "reads sources exactly"},
@@ -67,6 +69,7 @@ func Edges() []Edge {
 		{"blob/sftpblob", "blob/layout", "lays files as the file driver does"},
 		{"blob/wrap/...", "blob", "finds abilities through wrappers, reads sources exactly"},
 		{"blob/wrap/...", "blob/driver", "implements it in front of another"},
+		{"blob/wrap/readcache", "vfs", "locks its directory"},
 		{"blob/wrap/...", "blob/wrap", "shows the abilities of the driver behind"},
 
 		{"auth", "kv", "keeps users beside the namespace"},
@@ -143,7 +146,9 @@ func Formats() []Format {
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
 		{"blob/fileblob", "blob-file.md"},
+		{"blob/pgblob", "blob-sql.md"},
 		{"blob/redisblob", "blob-redis.md"},
+		{"blob/sqliteblob", "blob-sql.md"},
 		{"object", "namespace.md"},
 		{"auth", "users.md"},
 		{"s3api/s3doc", "bucket-documents.md"},
@@ -151,6 +156,7 @@ func Formats() []Format {
 		{"blob/wrap/encrypt", "blob-encrypt.md"},
 		{"blob/wrap/compress", "blob-compress.md"},
 		{"blob/wrap/mirror", "blob-mirror.md"},
+		{"blob/wrap/readcache", "blob-readcache.md"},
 	}
 }
 
