@@ -15,11 +15,13 @@ import (
 
 	"firn"
 	"firn/blob"
+	"firn/blob/davblob"
 	"firn/blob/driver"
 	"firn/blob/fileblob"
 	"firn/blob/gitblob"
 	"firn/blob/memblob"
 	"firn/blob/pgblob"
+	"firn/blob/radosblob"
 	"firn/blob/redisblob"
 	"firn/blob/s3blob"
 	"firn/blob/sftpblob"
@@ -183,6 +185,15 @@ func openDriver(ctx context.Context, u *url.URL, s Secrets, create bool) (driver
 			set(&o.Password, s.Password)
 			return o, err
 		}, sftpblob.Init, sftpblob.New)
+	case "webdav", "webdavs":
+		return start(ctx, u, create, func(u *url.URL) (davblob.Options, error) {
+			o, err := davblob.FromURL(u)
+			set(&o.User, s.Username)
+			set(&o.Password, s.Password)
+			return o, err
+		}, davblob.Init, davblob.New)
+	case "rados":
+		return start(ctx, u, create, radosblob.FromURL, nil, radosblob.New)
 	case "redis", "rediss", "redis+cluster", "rediss+cluster":
 		return start(ctx, u, create, func(u *url.URL) (redisblob.Options, error) {
 			o, err := redisblob.FromURL(u)
@@ -227,7 +238,7 @@ func start[O any](
 // Schemes are all schemes, as they are written before the colon.
 func Schemes() []string {
 	return []string{
-		"file", "s3", "sftp", "redis", "rediss", "redis+cluster", "rediss+cluster", "postgres", "postgresql",
+		"file", "s3", "sftp", "webdav", "webdavs", "rados", "redis", "rediss", "redis+cluster", "rediss+cluster", "postgres", "postgresql",
 		"git+file", "git+ssh", "git+https", "mem", "place",
 	}
 }

@@ -1,6 +1,7 @@
 package places
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -78,6 +79,26 @@ func TestWhatIsRefused(t *testing.T) {
 		_, err := Open(t.Context(), raw, Secrets{})
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%q: %v, want %q", raw, err, want)
+		}
+	}
+}
+
+// TestEverySchemeIsKnown opens each scheme with what its driver must refuse or fail to reach, never as unknown.
+func TestEverySchemeIsKnown(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, scheme := range Schemes() {
+		if scheme == "place" || scheme == "mem" {
+			continue
+		}
+		for _, rest := range []string{"", "//127.0.0.1:1,127.0.0.1:2/x?no=such"} {
+			s, err := Open(ctx, scheme+":"+rest, Secrets{})
+			if err == nil {
+				s.Close()
+			}
+			if err == nil || strings.Contains(err.Error(), "no scheme") || strings.Contains(err.Error(), "this is no URL") {
+				t.Errorf("%s:%s: %v", scheme, rest, err)
+			}
 		}
 	}
 }
