@@ -120,6 +120,8 @@ func Edges() []Edge {
 		{"node", "vfs", "the one concrete file system; locks the data directory"},
 
 		{"cli", "adminapi", "speaks its documents"},
+		{"cli", "archive", "backs up, restores, and looks into snapshots"},
+		{"cli", "archive/scan", "reads files of exclude patterns"},
 		{"cli", "auth", "reads and shows grants"},
 		{"cli", "blob", "runs the commands for places"},
 		{"cli", "blob/driver", "shows what a place can do"},
@@ -127,6 +129,7 @@ func Edges() []Edge {
 		{"cli", "config", "loads the configuration"},
 		{"cli", "loadgen", "runs the benchmark"},
 		{"cli", "node", "runs a site, finds the one that runs, checks one offline"},
+		{"cli", "repo", "opens and tends repositories"},
 		{"cli", "telemetry", "makes the log"},
 		{"cli", "transfer", "runs the client verbs"},
 		{"cmd/firn", "cli", "is its main"},

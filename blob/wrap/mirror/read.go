@@ -189,11 +189,15 @@ func (m *Mirror) list(ctx context.Context, prefix string, fn func(driver.Info) e
 		all = append(all, &listing{b: b, next: next})
 	}
 	var errs error
+	kind := firn.Unavailable // unless a member failed with what will not pass
 	// drop leaves out a member that failed. Who is left must be trusted to know what is not there.
 	drop := func(l *listing, err error) {
 		m.failed(ctx, l.b, err)
 		m.opt.Observer.Failover(l.b.Name, prefix, err)
 		errs = errors.Join(errs, firn.E("mirror", l.b.Name, err))
+		if k := firn.KindOf(err); k != firn.Unavailable {
+			kind = k
+		}
 		l.b = nil
 	}
 	for _, l := range all {
@@ -218,7 +222,7 @@ func (m *Mirror) list(ctx context.Context, prefix string, fn func(driver.Info) e
 			if errs == nil {
 				errs = errors.New("no member of the mirror is there" + m.whoIsAway())
 			}
-			return &firn.Error{Kind: firn.Unavailable, Err: errs}
+			return &firn.Error{Kind: kind, Err: errs}
 		}
 		var first *listing
 		for _, l := range all {
