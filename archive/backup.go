@@ -64,6 +64,7 @@ type Summary struct {
 	Unchanged   int64 `json:"unchanged"`
 	Unreadable  int64 `json:"unreadable"` // nodes that say why they have no content
 	Changed     int64 `json:"changed"`    // while they were read
+	Problems    int64 `json:"problems"`   // unreadable ones, paths that are not there, databases that are damaged
 	Excluded    int64 `json:"excluded"`
 	StoredBytes int64 `json:"stored_bytes"` // what the repository grew by, before its indexes
 	ReadBytes   int64 `json:"read_bytes"`
@@ -74,7 +75,7 @@ type Summary struct {
 func (s *Summary) Map() map[string]int64 {
 	return map[string]int64{
 		"files": s.Files, "dirs": s.Dirs, "others": s.Others, "bytes": s.Bytes, "new": s.New, "modified": s.Modified,
-		"unchanged": s.Unchanged, "unreadable": s.Unreadable, "changed": s.Changed, "excluded": s.Excluded,
+		"unchanged": s.Unchanged, "unreadable": s.Unreadable, "changed": s.Changed, "problems": s.Problems, "excluded": s.Excluded,
 		"stored_bytes": s.StoredBytes, "read_bytes": s.ReadBytes, "millis": s.Millis,
 	}
 }
@@ -127,6 +128,7 @@ type backup struct {
 	read     atomic.Int64
 	stored   atomic.Int64
 	excluded atomic.Int64
+	problems atomic.Int64
 	buffers  chan []byte   // chunks of large files on their way
 	large    chan struct{} // bounds the files that are cut at once
 	lost     []error       // paths that are not there; of the walk
@@ -204,6 +206,7 @@ func (b *backup) snapshot(fill func(*backup) error) (repo.Snapshot, error) {
 		return snap, err
 	}
 	b.sum.StoredBytes, b.sum.ReadBytes, b.sum.Excluded = b.stored.Load()+w.Stored, b.read.Load(), b.excluded.Load()
+	b.sum.Problems = b.problems.Load()
 	b.sum.Millis = time.Since(begin).Milliseconds()
 	snap.Summary = b.sum.Map()
 	return b.s.Commit(b.ctx, snap)
@@ -317,6 +320,7 @@ func (b *backup) tree(begin time.Time) error {
 }
 
 func (b *backup) problem(path string, err error) {
+	b.problems.Add(1)
 	b.o.Progress.Errors.Add(1)
 	b.o.Report(Event{EventUnreadable, path, err})
 }
