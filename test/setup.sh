@@ -22,6 +22,11 @@ ceph-mon /usr/bin/ceph-mon
 ceph-osd /usr/bin/ceph-osd
 ceph-common /usr/bin/ceph
 radosgw /usr/bin/radosgw
+librados-dev /usr/include/rados/librados.h
+gcc /usr/bin/gcc
+libc6-dev /usr/include/stdlib.h
+git /usr/bin/git
+fcgiwrap /usr/sbin/fcgiwrap
 openssh-client /usr/bin/ssh-keygen
 openssh-server /usr/sbin/sshd
 nginx-light /usr/sbin/nginx

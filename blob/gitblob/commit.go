@@ -310,5 +310,14 @@ func (p *place) squash(cat *catalogue) error {
 	p.mu.Lock()
 	p.mu.cat = squashed
 	p.mu.Unlock()
-	return p.repo.Collect(p.ctx, p.opt.Grace)
+	// What a put of ours has written and not committed yet stays, however long it takes.
+	before := time.Now().Add(-p.opt.Grace)
+	p.mu.Lock()
+	for _, begun := range p.mu.puts {
+		if begun.Before(before) {
+			before = begun
+		}
+	}
+	p.mu.Unlock()
+	return p.repo.Collect(p.ctx, before.Add(-2*time.Second))
 }

@@ -149,6 +149,8 @@ func (o *Options) complete() error {
 	switch {
 	case o.History != "keep" && o.History != "squash":
 		return invalid("history is keep or squash")
+	case o.Password != "" && strings.HasPrefix(o.Remote, "http:"):
+		return invalid("a password is sent over https only")
 	case o.MaxAge < 0 || o.Grace < 0 || o.SquashAfter < 1:
 		return invalid("max-age, grace and the number of commits must not be negative")
 	case o.PieceSize < 1<<10 || o.PieceSize > 64<<20:
@@ -184,8 +186,9 @@ type place struct {
 
 	mu struct {
 		sync.Mutex
-		cat    *catalogue // nil before the branch was first asked for
-		asked  time.Time  // when that began which cat is known to be as new as
+		cat    *catalogue             // nil before the branch was first asked for
+		asked  time.Time              // when that began which cat is known to be as new as
+		puts   map[*request]time.Time // begun and not answered
 		closed bool
 	}
 }
@@ -207,6 +210,7 @@ func New(ctx context.Context, opt Options) (driver.Driver, error) {
 		opt: opt, repo: repo, done: make(chan struct{}), queue: make(chan *request, 256),
 		hash: make(chan struct{}, hashers), ask: make(chan struct{}, 1),
 	}
+	p.mu.puts = map[*request]time.Time{}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	go p.commits()
 	return p, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -60,16 +61,22 @@ func (p *place) Apply(ctx context.Context, changes []driver.Change) error {
 }
 
 func (p *place) apply(ctx context.Context, changes []driver.Change, create bool) error {
+	req := &request{ctx: ctx, changes: make([]change, len(changes)), done: make(chan error, 1)}
 	p.mu.Lock()
 	closed := p.mu.closed
+	p.mu.puts[req] = time.Now()
 	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.mu.puts, req)
+		p.mu.Unlock()
+	}()
 	if closed {
 		return errClosed
 	}
 	if len(changes) == 0 {
 		return ctx.Err()
 	}
-	req := &request{ctx: ctx, changes: make([]change, len(changes)), done: make(chan error, 1)}
 	work, workCtx := errgroup.WithContext(ctx)
 	work.SetLimit(hashers)
 	for i, c := range changes {

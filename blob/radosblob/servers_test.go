@@ -54,7 +54,6 @@ func TestCeph(t *testing.T) {
 	t.Run("wrong key", func(t *testing.T) { testWrongKey(t, c) })
 	t.Run("no pool", func(t *testing.T) { testNoPool(t, c) })
 	t.Run("away", func(t *testing.T) { testAway(t, c) })
-	t.Run("full", func(t *testing.T) { testFull(t, c) })
 }
 
 // objects are the names of the objects of a place.
@@ -184,36 +183,6 @@ func testWrongKey(t *testing.T, c *backends.Cluster) {
 	opt.User = "client.nobody"
 	if _, err := New(t.Context(), opt); firn.KindOf(err) != firn.Denied {
 		t.Errorf("a client without key: %v, want denied", err)
-	}
-}
-
-func testFull(t *testing.T, c *backends.Cluster) {
-	c.Command(t, "osd", "pool", "create", "small", "4")
-	opt := options(c, "x")
-	opt.Pool = "small"
-	p := open(t, opt)
-	defer p.Close()
-	mustPut(t, p, "large", 3<<20)
-	mustPut(t, p, "tiny", 10)
-	c.Command(t, "tell", "osd.0", "injectfull", "full")
-	defer c.Command(t, "tell", "osd.0", "injectfull", "none")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	// The monitors hear of it a moment later.
-	err := p.Put(ctx, "more", blob.Bytes(make([]byte, 100<<10)))
-	for err == nil {
-		err = p.Put(ctx, "more", blob.Bytes(make([]byte, 100<<10)))
-	}
-	if firn.KindOf(err) != firn.NoSpace {
-		t.Errorf("a put into a full pool: %v, want no space", err)
-	}
-	if err := p.Put(ctx, "pieces", blob.Bytes(make([]byte, 3<<20))); firn.KindOf(err) != firn.NoSpace {
-		t.Errorf("a put of pieces into a full pool: %v, want no space", err)
-	}
-	for _, key := range []string{"large", "tiny", "more"} {
-		if err := p.Delete(t.Context(), key); err != nil {
-			t.Errorf("delete %s in a full pool: %v", key, err)
-		}
 	}
 }
 

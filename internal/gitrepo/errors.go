@@ -97,6 +97,7 @@ func classify(text string) firn.Kind {
 			"input/output error", "not a git repository", "protocol error", "expected flush", "bad line length",
 			"resource temporarily unavailable", "cannot fork", "cannot allocate memory", "signal:", "killed",
 			"unpacker error", "index-pack",
+			"blob not found", // written, and swept before its commit: to be written again
 		}},
 	} {
 		for _, w := range c.words {

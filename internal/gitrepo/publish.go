@@ -236,12 +236,9 @@ func (r *Repo) Maintain(ctx context.Context) error {
 	return err
 }
 
-// Collect frees the space of objects that nothing refers to and that were written before the grace time.
-func (r *Repo) Collect(ctx context.Context, grace time.Duration) error {
-	expire := time.Now().Add(-grace).Format(time.RFC3339)
-	if grace == 0 {
-		expire = "now"
-	}
+// Collect frees the space of objects that nothing refers to and that were written before the given time.
+func (r *Repo) Collect(ctx context.Context, before time.Time) error {
+	expire := before.Format(time.RFC3339)
 	if _, err := r.run(ctx, nil, "repack", "-q", "-A", "-d", "-b", "--unpack-unreachable="+expire); err != nil {
 		return err
 	}

@@ -34,7 +34,6 @@ func (g *Git) Repository(t testing.TB, name string) string {
 	return g.URL + name
 }
 
-
 // GitSSH starts an sshd that runs git's server programs for the user who runs the test.
 func GitSSH(t testing.TB) *Git {
 	t.Helper()
