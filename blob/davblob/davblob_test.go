@@ -1,12 +1,93 @@
 package davblob
 
 import (
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/icholy/digest"
+	"golang.org/x/net/webdav"
+
 	"firn"
+	"firn/blob"
+	"firn/blob/driver"
 )
+
+// TestDigestOverTLS is against a stub in front of Go's WebDAV package, as no server at hand asks for a digest. Each of its
+// nonces is good for five requests.
+func TestDigestOverTLS(t *testing.T) {
+	const password = "the-right-password"
+	var served atomic.Int64
+	files := &webdav.Handler{FileSystem: webdav.NewMemFS(), LockSystem: webdav.NewMemLS()}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := &digest.Challenge{Realm: "firn", Nonce: fmt.Sprint("n", served.Load()/5), Algorithm: "SHA-256", QOP: []string{"auth"}}
+		sent, err := digest.ParseCredentials(r.Header.Get("Authorization"))
+		if err == nil && sent.Nonce == c.Nonce {
+			want, err := digest.Digest(c, digest.Options{
+				Method: r.Method, URI: r.URL.RequestURI(), Count: sent.Nc, Username: "me", Password: password, Cnonce: sent.Cnonce,
+			})
+			if err == nil && want.Response == sent.Response && sent.URI == r.URL.RequestURI() {
+				served.Add(1)
+				files.ServeHTTP(w, r)
+				return
+			}
+		}
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("WWW-Authenticate", c.String())
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	opt := Options{URL: s.URL + "/place", User: "me", Password: password}
+	if err := Init(t.Context(), opt); firn.KindOf(err) != firn.Denied {
+		t.Errorf("a server with a certificate of nobody we know: %v (%v), want firn.Denied", err, firn.KindOf(err))
+	}
+	opt.CAFile = filepath.Join(t.TempDir(), "ca.pem")
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	if err := os.WriteFile(opt.CAFile, ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Init(t.Context(), opt); err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for i := range 10 {
+		key, content := fmt.Sprint("dir/", i), strings.Repeat("x", i*100_000)
+		if err := d.Put(t.Context(), key, blob.Bytes([]byte(content))); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := blob.New(d, "").ReadAll(t.Context(), key, 1<<30); err != nil || string(got) != content {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+	}
+	n := 0
+	if err := d.List(t.Context(), "dir/", func(driver.Info) error { n++; return nil }); err != nil || n != 10 {
+		t.Errorf("listed %d, %v", n, err)
+	}
+	opt.Password = "another-password"
+	wrong, err := New(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wrong.Close()
+	if _, err := wrong.Stat(t.Context(), "dir/1"); firn.KindOf(err) != firn.Denied || strings.Contains(err.Error(), opt.Password) {
+		t.Errorf("with a wrong password: %v (%v), want firn.Denied", err, firn.KindOf(err))
+	}
+}
 
 func TestFromURL(t *testing.T) {
 	for text, want := range map[string]Options{

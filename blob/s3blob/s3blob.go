@@ -7,7 +7,7 @@
 //
 // where all but the bucket may be left out: endpoint is AWS by default (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL),
 // region AWS_REGION, AWS_DEFAULT_REGION or us-east-1, style is path or host (the server's usual one by default), ca a
-// PEM file of further authorities to trust. Credentials never stand in the URL: they come from AWS_ACCESS_KEY_ID,
+// PEM file of further authorities to trust (or AWS_CA_BUNDLE). Credentials never stand in the URL: they come from AWS_ACCESS_KEY_ID,
 // AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, from AWS's shared files with AWS_PROFILE, from the role of a container
 // (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_*), or from Options.
 //
@@ -99,6 +99,9 @@ func FromURL(u *url.URL) (Options, error) {
 	}
 	if opt.Region == "" {
 		opt.Region = firstEnv("AWS_REGION", "AWS_DEFAULT_REGION")
+	}
+	if opt.CAFile == "" && !strings.HasPrefix(opt.Endpoint, "http:") {
+		opt.CAFile = firstEnv("AWS_CA_BUNDLE")
 	}
 	return opt, nil
 }

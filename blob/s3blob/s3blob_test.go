@@ -3,6 +3,8 @@ package s3blob
 import (
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,9 +13,12 @@ import (
 
 func TestFromURL(t *testing.T) {
 	t.Setenv("AWS_ENDPOINT_URL", "https://env:1")
+	t.Setenv("AWS_ENDPOINT_URL_S3", "")
 	t.Setenv("AWS_REGION", "there")
+	t.Setenv("AWS_CA_BUNDLE", "/bundle")
 	for text, want := range map[string]Options{
-		"s3://b": {Bucket: "b", Endpoint: "https://env:1", Region: "there"},
+		"s3://b":                   {Bucket: "b", Endpoint: "https://env:1", Region: "there", CAFile: "/bundle"},
+		"s3://b?endpoint=http://h": {Bucket: "b", Endpoint: "http://h", Region: "there"},
 		"s3://b/p/q/?endpoint=http://h:9000&region=x&style=path&ca=/ca": {
 			Bucket: "b", Prefix: "p/q", Endpoint: "http://h:9000", Region: "x", Style: "path", CAFile: "/ca",
 		},
@@ -69,6 +74,22 @@ func TestOptions(t *testing.T) {
 	opt.AccessKey = ""
 	if _, err := New(t.Context(), opt); firn.KindOf(err) != firn.Denied {
 		t.Errorf("without credentials: %v, want firn.Denied", err)
+	}
+	file := filepath.Join(t.TempDir(), "credentials")
+	content := "[other]\naws_access_key_id = k\naws_secret_access_key = s\n"
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
+	for profile, want := range map[string]bool{"other": true, "none": false} {
+		t.Setenv("AWS_PROFILE", profile)
+		d, err := New(t.Context(), opt)
+		if (err == nil) != want {
+			t.Errorf("with the profile %q: %v", profile, err)
+		}
+		if err == nil {
+			d.Close()
+		}
 	}
 	t.Setenv("AWS_ACCESS_KEY_ID", "a")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "s")

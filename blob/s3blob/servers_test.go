@@ -6,8 +6,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"io"
+	"log"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -336,5 +341,46 @@ func TestParts(t *testing.T) {
 	}
 	if _, err := b.Stat(t.Context(), "wrong"); firn.KindOf(err) != firn.NotFound {
 		t.Errorf("after failed puts: %v, want nothing there", err)
+	}
+}
+
+// TestTLS: the server's certificate is checked, against an authority of our own too.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	s := backends.MinIO(t)
+	target, err := url.Parse(s.Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The Host is signed and stays as the client sent it.
+	front := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host
+	}})
+	defer front.Close()
+	front.Config.ErrorLog = log.New(io.Discard, "", 0)
+	opt := options(s, "tls")
+	opt.Endpoint = front.URL
+	if err := Init(t.Context(), opt); firn.KindOf(err) != firn.Denied {
+		t.Errorf("a server with a certificate of nobody we know: %v (%v), want firn.Denied", err, firn.KindOf(err))
+	}
+	opt.CAFile = filepath.Join(t.TempDir(), "ca.pem")
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
+	if err := os.WriteFile(opt.CAFile, ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := fresh(t, opt)
+	content := make([]byte, 12<<20) // in parts
+	rand.Read(content)              // never fails
+	for _, n := range []int{0, 1000, len(content)} {
+		if err := b.Put(t.Context(), "blob", blob.Bytes(content[:n])); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := blob.New(b, "").ReadAll(t.Context(), "blob", 1<<30); err != nil || !bytes.Equal(got, content[:n]) {
+			t.Errorf("%d bytes: got %d, %v", n, len(got), err)
+		}
+	}
+	if err := b.DeleteAll(t.Context(), []string{"blob", "none"}); err != nil {
+		t.Error(err)
 	}
 }
