@@ -25,6 +25,7 @@ import (
 	"firn/blob/redisblob"
 	"firn/blob/s3blob"
 	"firn/blob/sftpblob"
+	"firn/blob/sqliteblob"
 	"firn/blob/wrap/compress"
 	"firn/blob/wrap/encrypt"
 	"firn/blob/wrap/limit"
@@ -192,6 +193,8 @@ func openDriver(ctx context.Context, u *url.URL, s Secrets, create bool) (driver
 			set(&o.Password, s.Password)
 			return o, err
 		}, davblob.Init, davblob.New)
+	case "sqlite":
+		return start(ctx, u, create, sqliteblob.FromURL, sqliteblob.Init, sqliteblob.New)
 	case "rados":
 		return start(ctx, u, create, radosblob.FromURL, nil, radosblob.New)
 	case "redis", "rediss", "redis+cluster", "rediss+cluster":
@@ -239,7 +242,7 @@ func start[O any](
 func Schemes() []string {
 	return []string{
 		"file", "s3", "sftp", "webdav", "webdavs", "rados", "redis", "rediss", "redis+cluster", "rediss+cluster", "postgres", "postgresql",
-		"git+file", "git+ssh", "git+https", "mem", "place",
+		"sqlite", "git+file", "git+ssh", "git+https", "mem", "place",
 	}
 }
 

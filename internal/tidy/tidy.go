@@ -43,6 +43,7 @@ func Edges() []Edge {
 		{"blob/places", "blob/redisblob", "is the list of all drivers"},
 		{"blob/places", "blob/s3blob", "is the list of all drivers"},
 		{"blob/places", "blob/sftpblob", "is the list of all drivers"},
+		{"blob/places", "blob/sqliteblob", "is the list of all drivers"},
 		{"blob/places", "blob/wrap/compress", "switched on by a place's settings"},
 		{"blob/places", "blob/wrap/encrypt", "switched on by a place's settings"},
 		{"blob/places", "blob/wrap/limit", "switched on by a place's settings"},
