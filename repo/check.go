@@ -93,7 +93,7 @@ func damage(err error) bool {
 
 func (c *checker) run(ctx context.Context) error {
 	r := c.r
-	snapshots, err := r.snapshotIDs(ctx, "")
+	snapshots, err := r.snapshotIDs(ctx, snapshotPrefix)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ type index struct {
 	mu     sync.RWMutex
 	packs  []packInfo
 	byID   map[ID]uint32
-	doomed map[ID]bool
+	doomed map[ID]packState // packDoomed, or packGone for what was deleted and may yet be named
 
 	shards [shards]shard
 }
@@ -65,7 +65,7 @@ const (
 
 const noFile = ^uint32(0)
 
-func newIndex() *index { return &index{byID: map[ID]uint32{}, doomed: map[ID]bool{}} }
+func newIndex() *index { return &index{byID: map[ID]uint32{}, doomed: map[ID]packState{}} }
 
 func (x *index) shard(id ID) *shard { return &x.shards[id[0]%shards] }
 
@@ -198,9 +198,7 @@ func (x *index) get(id ID) (located, packInfo, bool) {
 func (x *index) addPack(p packInfo) uint32 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.doomed[p.id] {
-		p.state |= packDoomed
-	}
+	p.state |= x.doomed[p.id]
 	if n, ok := x.byID[p.id]; ok && !p.id.IsZero() {
 		old := &x.packs[n]
 		if old.state&packOurs == 0 {
@@ -224,23 +222,18 @@ func (x *index) change(n uint32, fn func(*packInfo)) {
 	fn(p)
 	if !p.id.IsZero() {
 		x.byID[p.id] = n
-		if x.doomed[p.id] {
-			p.state |= packDoomed
-		}
+		p.state |= x.doomed[p.id]
 	}
 }
 
 // setDoomed replaces the set of packs that will be deleted.
-func (x *index) setDoomed(ids map[ID]bool) {
+func (x *index) setDoomed(ids map[ID]packState) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.doomed = ids
 	for i := range x.packs {
 		p := &x.packs[i]
-		p.state &^= packDoomed
-		if ids[p.id] {
-			p.state |= packDoomed
-		}
+		p.state = p.state&^packDoomed | ids[p.id]
 	}
 }
 

@@ -172,13 +172,13 @@ func (r *Repo) refreshOnce(ctx context.Context, skip func(ID, error) bool) error
 	if err != nil {
 		return err
 	}
-	set := map[ID]bool{}
+	set := map[ID]packState{}
 	for _, d := range doomed {
 		for _, id := range d.Packs {
-			set[id] = true
+			set[id] |= packDoomed
 		}
 		for _, id := range d.Buried {
-			set[id] = true
+			set[id] |= packGone
 		}
 	}
 	r.idx.setDoomed(set)

@@ -43,7 +43,7 @@ func each(ctx context.Context, limit, n int, fn func(ctx context.Context, i int)
 
 func (r *Repo) snapshotIDs(ctx context.Context, prefix string) ([]ID, error) {
 	var ids []ID
-	err := r.listIDs(ctx, snapshotPrefix+prefix, func(id ID, _ driver.Info) error {
+	err := r.listIDs(ctx, prefix, func(id ID, _ driver.Info) error {
 		ids = append(ids, id)
 		return nil
 	})
@@ -207,7 +207,8 @@ func (r *Repo) loadRun(ctx context.Context, info packInfo, run []request, fn fun
 	b := r.buffers.get()
 	defer r.buffers.put(b)
 	b.read = slices.Grow(b.read[:0], int(to-from))[:to-from]
-	if err := r.readPack(ctx, info, b.read, int64(from)); err != nil {
+	cached, err := r.readPack(ctx, info, b.read, int64(from))
+	if err != nil {
 		if firn.KindOf(err) == firn.NotFound {
 			return &goneError{err}
 		}
@@ -225,6 +226,15 @@ func (r *Repo) loadRun(ctx context.Context, info packInfo, run []request, fn fun
 		}
 		data, err := r.open(w, aead, info.kind, q.at, b.read[q.at.off-from:q.end-from:q.end-from], b.plain)
 		r.workers <- w
+		if err != nil && cached {
+			// The copy on this machine is damaged: the place is asked.
+			r.cache.drop(cachePack, info.id)
+			cached = false
+			if err := r.readAt(ctx, packKey(info.id), b.read, int64(from)); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return chunkError(q.at.id, firn.E("read", packKey(info.id), err))
 		}
@@ -240,22 +250,22 @@ func (r *Repo) loadRun(ctx context.Context, info packInfo, run []request, fn fun
 	return nil
 }
 
-// readPack reads part of a pack: trees from the cache, which keeps whole packs of them.
-func (r *Repo) readPack(ctx context.Context, info packInfo, p []byte, offset int64) error {
+// readPack reads part of a pack: of trees from the cache, which keeps whole packs of them. It reports whether it did.
+func (r *Repo) readPack(ctx context.Context, info packInfo, p []byte, offset int64) (cached bool, err error) {
 	key := packKey(info.id)
 	if info.kind != Tree || !r.cache.enabled() {
-		return r.readAt(ctx, key, p, offset)
+		return false, r.readAt(ctx, key, p, offset)
 	}
 	if r.cache.readAt(info.id, p, offset) {
-		return nil
+		return true, nil
 	}
 	whole := make([]byte, info.size)
 	if err := r.readAt(ctx, key, whole, 0); err != nil {
-		return err
+		return false, err
 	}
 	if sum(whole) == info.id { // else the chunks that are wanted may still be good
 		r.cache.put(cachePack, info.id, whole)
 	}
 	copy(p, whole[offset:])
-	return nil
+	return false, nil
 }

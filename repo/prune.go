@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"firn"
@@ -57,7 +58,8 @@ type PruneReport struct {
 // may be stopped at any point: the next one goes on. It fails with firn.Corrupt, removing nothing, where a snapshot
 // refers to what is lost.
 //
-// It first writes down what it will delete, waits for the sessions that might rely on it, looks again at what snapshots
+// It first finds out which sessions are alive, which takes up to RenewEvery where there are some, and SessionTimeout where
+// one is dead. It then writes down what it will delete, waits for the sessions that might rely on it, looks again at what snapshots
 // refer to, and deletes last. It writes only small files where nothing is to be repacked, and drops the reserve for them.
 func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (rep PruneReport, err error) {
 	const op = "prune"
@@ -127,6 +129,9 @@ func (p *pruner) run(ctx context.Context) (err error) {
 	if err := p.alone(ctx); err != nil {
 		return err
 	}
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
 	if err := p.survey.run(ctx); err != nil {
 		return firn.E("prune", p.r.store.Name(), err)
 	}
@@ -162,31 +167,92 @@ func (p *pruner) run(ctx context.Context) (err error) {
 	return p.finish(ctx, all)
 }
 
-// alone fails with firn.Conflict while another prune runs. Two would do each other's work over again; that one of them
-// was taken for dead wrongly does no harm: see ours and compare.
+// alone finds out which sessions are alive, and fails with firn.Conflict where one is another prune. Two would do each
+// other's work over again; that one of them was taken for dead wrongly does no harm: see ours and compare.
 func (p *pruner) alone(ctx context.Context) error {
-	if err := p.watch.look(ctx); err != nil {
-		return err
-	}
 	sessions, err := p.r.Sessions(ctx)
 	if err != nil {
 		return err
 	}
+	byID := map[ID]SessionInfo{}
 	var others []ID
 	for _, s := range sessions {
-		if s.Purpose == p.session.purpose && s.ID != p.session.id {
+		if s.ID != p.session.id {
 			others = append(others, s.ID)
+			byID[s.ID] = s
 		}
 	}
 	alive, err := p.watch.wait(ctx, others, p.opt.SessionTimeout)
-	if err != nil || len(alive) == 0 {
+	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(sessions, func(s SessionInfo) bool { return s.ID == alive[0] })
-	return &firn.Error{
-		Kind: firn.Conflict, Op: "prune", Subject: p.r.store.Name(),
-		Err: fmt.Errorf("another one runs on %s, process %d: let it finish", sessions[i].Host, sessions[i].PID),
+	for _, id := range alive {
+		if s := byID[id]; s.Purpose == p.session.purpose {
+			return &firn.Error{
+				Kind: firn.Conflict, Op: "prune", Subject: p.r.store.Name(),
+				Err: fmt.Errorf("another one runs on %s, process %d: let it finish", s.Host, s.PID),
+			}
+		}
 	}
+	return nil
+}
+
+// settle decides what becomes of snapshots whose session is gone before they were more than pending. One that is whole,
+// doomed packs counted since they can be rescued, becomes a snapshot: its writer may have found its session there and
+// be about to say so. Another is removed: its writer is dead, or will find out.
+func (p *pruner) settle(ctx context.Context) error {
+	r := p.r
+	pending, err := r.snapshotIDs(ctx, pendingPrefix)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	there := map[uint32]bool{} // doomed packs that were looked for
+	has := func(id ID) bool {
+		l, k, ok := r.idx.get(id)
+		if !ok || k.state&packDoomed == 0 {
+			return ok
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		ok, known := there[l.pack]
+		if !known {
+			var err error
+			ok, err = r.store.Exists(ctx, packKey(k.id))
+			ok = ok || err != nil && !damage(err) // the next prune decides
+			there[l.pack] = ok
+		}
+		return ok
+	}
+	for _, id := range pending {
+		f, err := r.readSnapshotFile(ctx, pendingPrefix, id)
+		if firn.KindOf(err) == firn.NotFound {
+			continue
+		}
+		if err != nil && !damage(err) {
+			return err
+		}
+		if err == nil {
+			if alive, err := r.store.Exists(ctx, sessionPrefix+f.Session.String()); err != nil {
+				return err
+			} else if alive {
+				continue
+			}
+			if err = r.refresh(ctx); err == nil {
+				err = r.complete(ctx, f.Root, has)
+			}
+			if err == nil {
+				err = r.putSnapshot(ctx, snapshotPrefix, f.Snapshot, ID{})
+			}
+			if err != nil && !damage(err) {
+				return err
+			}
+		}
+		if err := r.store.Delete(ctx, pendingPrefix+id.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ours fails with firn.Conflict if another prune took this one for dead. It is asked before something is deleted.
@@ -348,6 +414,9 @@ func (p *pruner) finish(ctx context.Context, all []doomed) error {
 		return nil
 	}
 	// Whatever a session that has ended relied on is in its snapshot, which is seen now, or it is told.
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
 	if err := p.survey.run(ctx); err != nil {
 		return firn.E("prune", p.r.store.Name(), err)
 	}
@@ -610,7 +679,7 @@ func (w *watch) wait(ctx context.Context, ids []ID, timeout time.Duration) ([]ID
 				unknown = true
 			}
 		}
-		if len(alive) > 0 || !unknown {
+		if !unknown {
 			return alive, nil
 		}
 		t := time.NewTimer(max(timeout/20, 10*time.Millisecond))

@@ -96,6 +96,7 @@ const (
 	packsPrefix    = "packs/"
 	indexPrefix    = "index/"
 	snapshotPrefix = "snapshots/"
+	pendingPrefix  = "pending/"
 	sessionPrefix  = "sessions/"
 	doomedPrefix   = "doomed/"
 )

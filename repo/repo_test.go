@@ -50,6 +50,18 @@ func openRepo(t testing.TB, store *blob.Store) *Repo {
 	return r
 }
 
+// again opens the repository that r is, without a password, through another store.
+func again(t testing.TB, r *Repo, store *blob.Store, opt Options) *Repo {
+	t.Helper()
+	n, err := newRepo(store, r.cfg, r.master, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.key = r.key
+	t.Cleanup(func() { _ = n.Close() })
+	return n
+}
+
 // noise returns n bytes that do not compress.
 func noise(rng *rand.Rand, n int) []byte {
 	p := make([]byte, n)

@@ -25,9 +25,9 @@ import (
 // A writer puts sessions/<id> before it loads the index it finds known chunks in. A prune publishes what it will delete
 // (doomed/<id>), then lists the sessions, and deletes only when all of them have ended; whoever comes later sees the
 // doomed packs and does not rely on them. A session whose sign of life stands still may be dead: the prune deletes its
-// file, lists the snapshots after that, and keeps what they need. A writer puts its snapshot and looks for its session
-// file after that. If it is there, the prune's listing comes later and sees the snapshot. If it is gone, the writer
-// checks each chunk, and takes the snapshot back if one is missing.
+// file, lists the snapshots after that, pending ones too, and keeps what they need. A writer puts its snapshot as
+// pending and looks for its session file after that. If it is there, the prune's listing comes later and sees the
+// snapshot. If it is gone, the writer checks each chunk itself. Only then it puts the snapshot.
 //
 // So a clock that is wrong, a machine that slept, or a wrong guess about who is dead costs a backup that must run again,
 // and never a chunk.
@@ -456,27 +456,20 @@ func (s *Session) commit(ctx context.Context, snap Snapshot) error {
 	return s.publish(ctx, snap)
 }
 
-// publish puts a snapshot whose chunks are stored, and makes sure that no prune takes them away.
+// publish puts a snapshot whose chunks are stored, and makes sure that no prune takes them away. It is pending until
+// that is certain: what a killed process leaves there is never taken for a whole snapshot.
 func (s *Session) publish(ctx context.Context, snap Snapshot) error {
-	p, err := s.r.encodeSnapshot(snap)
-	if err != nil {
-		return firn.E("commit snapshot", "", err)
+	if err := s.r.putSnapshot(ctx, pendingPrefix, snap, s.id); err != nil {
+		return err
 	}
-	// Looked for first as well: should this process be killed after it put the snapshot, it is whole all but certainly.
+	pending := pendingPrefix + snap.ID.String()
 	if err := s.stands(ctx, snap.Root); err != nil {
+		return errors.Join(err, s.r.store.Delete(context.WithoutCancel(ctx), pending))
+	}
+	if err := s.r.putSnapshot(ctx, snapshotPrefix, snap, ID{}); err != nil {
 		return err
 	}
-	key := snapshotPrefix + snap.ID.String()
-	if err := s.r.store.PutBytes(ctx, key, p); err != nil {
-		return err
-	}
-	if err = s.stands(ctx, snap.Root); err == nil {
-		return nil
-	}
-	if e := s.r.store.Delete(context.WithoutCancel(ctx), key); e != nil {
-		err = fmt.Errorf("%w; and the snapshot %s could not be taken back: %w", err, snap.ID.Short(), e)
-	}
-	return err
+	return s.r.store.Delete(ctx, pending)
 }
 
 // stands makes sure that what was stored and relied on stays: no prune deletes it while the session's file is there.
@@ -487,7 +480,7 @@ func (s *Session) stands(ctx context.Context, root ID) error {
 		return err
 	}
 	if err = s.r.refresh(ctx); err == nil {
-		err = s.r.complete(ctx, root)
+		err = s.r.complete(ctx, root, s.r.idx.has)
 	}
 	if k := firn.KindOf(err); err == nil || k != firn.NotFound && k != firn.Corrupt {
 		return err

@@ -197,7 +197,7 @@ func TestWritersAndPrune(t *testing.T) {
 func simulate(t *testing.T, seed uint64) {
 	ctx := t.Context()
 	place := memblob.New(memblob.Options{})
-	initRepo(t, blob.New(place, "mem:sim"), small())
+	base := initRepo(t, blob.New(place, "mem:sim"), small())
 	all := &ledger{snapshots: map[ID][]int{}}
 	end := time.Now().Add(3 * time.Hour)
 	var wg sync.WaitGroup
@@ -210,9 +210,9 @@ func simulate(t *testing.T, seed uint64) {
 			}
 			return time.Duration(rand.Int64N(int64(slow))) * time.Millisecond
 		}
-		r, err := Open(ctx, blob.New(m, "mem:sim"), testPassword, Options{})
+		r, err := newRepo(blob.New(m, "mem:sim"), base.cfg, base.master, Options{})
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 		return r, m
 	}
@@ -313,7 +313,7 @@ func simulate(t *testing.T, seed uint64) {
 	})
 	wg.Wait()
 	// Once all is quiet, a prune leaves what is needed and nothing else.
-	r := openRepo(t, blob.New(place, "mem:sim"))
+	r := again(t, base, base.store, Options{})
 	for range 3 {
 		if _, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1}); err != nil {
 			t.Fatal(err)
@@ -323,7 +323,7 @@ func simulate(t *testing.T, seed uint64) {
 	if err != nil || rep.Snapshots < len(all.snapshots) {
 		t.Errorf("check: %+v, %v", rep, err)
 	}
-	r = openRepo(t, blob.New(place, "mem:sim"))
+	r = again(t, base, base.store, Options{})
 	for id, chunks := range all.snapshots {
 		if err := restore(ctx, r, id, chunks); err != nil {
 			t.Errorf("at the end, snapshot %s: %v", id.Short(), err)

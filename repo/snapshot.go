@@ -28,7 +28,8 @@ type Snapshot struct {
 	Meta    map[string]string `json:"meta,omitempty"`
 }
 
-// A snapshot is a box whose context is its key; its id is random, and stays when it is tagged.
+// A snapshot is a box whose context is its key; its id is random, and stays when it is tagged. It is put under pending/
+// first, with the session it is of, and under snapshots/ once it is certain that its chunks stay.
 const (
 	snapshotVersion = 1
 	snapshotLimit   = 16 << 20
@@ -36,53 +37,61 @@ const (
 
 type snapshotFile struct {
 	Version int `json:"version"`
+	Session ID  `json:"session,omitzero"` // of one that is pending
 	Snapshot
 }
 
-func (r *Repo) encodeSnapshot(s Snapshot) ([]byte, error) {
-	p, err := json.Marshal(snapshotFile{snapshotVersion, s})
+// putSnapshot stores a snapshot, pending where a session is given.
+func (r *Repo) putSnapshot(ctx context.Context, prefix string, s Snapshot, session ID) error {
+	p, err := json.Marshal(snapshotFile{snapshotVersion, session, s})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	box := r.boxes.Box(nil, snapshotPrefix+s.ID.String(), p)
+	key := prefix + s.ID.String()
+	box := r.boxes.Box(nil, key, p)
 	if len(box) > snapshotLimit {
-		return nil, firn.NewError(firn.Invalid, "the snapshot's names, tags and notes are larger than 16 MiB")
+		return firn.E("put", key, firn.NewError(firn.Invalid, "the snapshot's names, tags and notes are larger than 16 MiB"))
 	}
-	return box, nil
+	return r.store.PutBytes(ctx, key, box)
 }
 
-func parseSnapshot(p []byte) (Snapshot, error) {
+func parseSnapshot(p []byte) (snapshotFile, error) {
 	var f snapshotFile
 	if err := parseJSON(p, &f); err != nil {
-		return Snapshot{}, err
+		return f, err
 	}
 	if f.Version != snapshotVersion {
-		return Snapshot{}, firn.NewError(firn.Unsupported, "a snapshot of a later version of firn: update this one")
+		return f, firn.NewError(firn.Unsupported, "a snapshot of a later version of firn: update this one")
 	}
 	if f.Root.IsZero() {
-		return Snapshot{}, firn.NewError(firn.Corrupt, "the snapshot has no root")
+		return f, firn.NewError(firn.Corrupt, "the snapshot has no root")
 	}
-	return f.Snapshot, nil
+	return f, nil
+}
+
+func (r *Repo) readSnapshotFile(ctx context.Context, prefix string, id ID) (snapshotFile, error) {
+	key := prefix + id.String()
+	p, err := r.store.ReadAll(ctx, key, snapshotLimit)
+	if err != nil {
+		return snapshotFile{}, err
+	}
+	var f snapshotFile
+	if p, err = r.boxes.Unbox(key, p); err == nil {
+		f, err = parseSnapshot(p)
+	}
+	f.ID = id
+	return f, firn.E("read", key, err)
 }
 
 func (r *Repo) readSnapshot(ctx context.Context, id ID) (Snapshot, error) {
-	key := snapshotPrefix + id.String()
-	p, err := r.store.ReadAll(ctx, key, snapshotLimit)
-	if err != nil {
-		return Snapshot{}, err
-	}
-	var s Snapshot
-	if p, err = r.boxes.Unbox(key, p); err == nil {
-		s, err = parseSnapshot(p)
-	}
-	s.ID = id
-	return s, firn.E("read", key, err)
+	f, err := r.readSnapshotFile(ctx, snapshotPrefix, id)
+	return f.Snapshot, err
 }
 
 // Snapshots lists all snapshots, the oldest first. It fails if one cannot be read: Check says which, and Forget
 // removes it.
 func (r *Repo) Snapshots(ctx context.Context) ([]Snapshot, error) {
-	ids, err := r.snapshotIDs(ctx, "")
+	ids, err := r.snapshotIDs(ctx, snapshotPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +125,7 @@ func (r *Repo) Snapshot(ctx context.Context, prefix string) (Snapshot, error) {
 	if prefix == "" || strings.Trim(prefix, "0123456789abcdef") != "" {
 		return Snapshot{}, &firn.Error{Kind: firn.Invalid, Op: op, Subject: prefix, Err: errors.New("an id, or the beginning of one, is hex digits")}
 	}
-	ids, err := r.snapshotIDs(ctx, prefix)
+	ids, err := r.snapshotIDs(ctx, snapshotPrefix+prefix)
 	if err != nil {
 		return Snapshot{}, err
 	}
@@ -146,7 +155,17 @@ func (r *Repo) Tag(ctx context.Context, id ID, fn func(*Snapshot)) (Snapshot, er
 	if snap.ID != id || snap.Root != root {
 		return Snapshot{}, firn.E("tag snapshot", id.Short(), firn.NewError(firn.Invalid, "its id and root cannot be changed"))
 	}
-	return snap, s.publish(ctx, snap)
+	// It is referred to already: it need not be pending, and must not, or it would be gone if this is cut off.
+	if err := s.r.putSnapshot(ctx, snapshotPrefix, snap, ID{}); err != nil {
+		return Snapshot{}, err
+	}
+	if err := s.stands(ctx, snap.Root); err != nil {
+		if firn.KindOf(err) == firn.Conflict { // it was forgotten and pruned meanwhile
+			err = errors.Join(err, r.store.Delete(context.WithoutCancel(ctx), snapshotPrefix+id.String()))
+		}
+		return Snapshot{}, err
+	}
+	return snap, nil
 }
 
 // Forget removes snapshots. It only deletes, so that it works where the place is full; their space comes back with
@@ -155,9 +174,10 @@ func (r *Repo) Forget(ctx context.Context, ids ...ID) error {
 	if err := r.deletable("forget snapshot"); err != nil {
 		return err
 	}
-	keys := make([]string, len(ids))
-	for i, id := range ids {
-		keys[i] = snapshotPrefix + id.String()
+	var keys []string
+	for _, id := range ids {
+		// What a run that was cut off left pending would come back.
+		keys = append(keys, pendingPrefix+id.String(), snapshotPrefix+id.String())
 	}
 	return r.store.Delete(ctx, keys...)
 }

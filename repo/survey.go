@@ -89,7 +89,12 @@ func (s *survey) run(ctx context.Context) error {
 func (s *survey) once(ctx context.Context) (err error) {
 	// What a snapshot that is listed refers to is in the index that is listed after it; what an index file that is listed
 	// names is among the packs that are listed after it, unless it was deleted.
-	snapshots, err := s.r.snapshotIDs(ctx, "")
+	// A snapshot that is pending is listed as that, or later as a snapshot.
+	pending, err := s.r.snapshotIDs(ctx, pendingPrefix)
+	if err != nil {
+		return err
+	}
+	snapshots, err := s.r.snapshotIDs(ctx, snapshotPrefix)
 	if err != nil {
 		return err
 	}
@@ -144,7 +149,7 @@ func (s *survey) once(ctx context.Context) (err error) {
 			return firn.E("read", indexPrefix+id.String(), err)
 		}
 	}
-	if err := s.walk(ctx, snapshots, trees); err != nil {
+	if err := s.walk(ctx, pending, snapshots, trees); err != nil {
 		return err
 	}
 	return s.compare(entries)
@@ -201,15 +206,19 @@ func (s *survey) use(ids []ID) error {
 }
 
 // walk follows the snapshots that were not walked before.
-func (s *survey) walk(ctx context.Context, snapshots []ID, trees *index) error {
+func (s *survey) walk(ctx context.Context, pending, snapshots []ID, trees *index) error {
 	var level []ID
-	for _, id := range snapshots {
+	for i, id := range slices.Concat(pending, snapshots) {
 		if s.roots[id] {
 			continue
 		}
-		snap, err := s.r.readSnapshot(ctx, id)
+		prefix := snapshotPrefix
+		if i < len(pending) {
+			prefix = pendingPrefix
+		}
+		snap, err := s.r.readSnapshotFile(ctx, prefix, id)
 		if firn.KindOf(err) == firn.NotFound {
-			continue // forgotten meanwhile
+			continue // forgotten, or not pending any more
 		}
 		if err != nil {
 			return err

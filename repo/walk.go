@@ -7,11 +7,11 @@ import (
 	"firn"
 )
 
-// complete fails with firn.NotFound unless every chunk below root is in a pack that stays.
-func (r *Repo) complete(ctx context.Context, root ID) error {
+// complete fails with firn.NotFound unless every chunk below root is there for sure: as has says.
+func (r *Repo) complete(ctx context.Context, root ID, has func(ID) bool) error {
 	seen := map[ID]bool{root: true}
 	check := func(id ID) error {
-		if !r.idx.has(id) {
+		if !has(id) {
 			return chunkError(id, firn.NewError(firn.NotFound, "it was removed"))
 		}
 		return nil
