@@ -2,6 +2,7 @@ package backends
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,7 @@ func VersityGW(t testing.TB) *S3 {
 	), "http://" + addr, AccessKey, SecretKey, data}
 }
 
-// Firn builds this module's binary and starts a site.
+// Firn starts a site of this module's binary, which it builds unless FIRN_TEST_BINARY names one.
 func Firn(t testing.TB) *S3 {
 	t.Helper()
 	binary, err := firn()
@@ -62,6 +63,9 @@ func Firn(t testing.TB) *S3 {
 
 // firn is memoised because linking takes seconds; the tests of other packages find the result up to date.
 var firn = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("FIRN_TEST_BINARY"); path != "" {
+		return path, nil
+	}
 	mod, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
