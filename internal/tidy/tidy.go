@@ -96,6 +96,8 @@ func Edges() []Edge {
 		{"archive/gittree", "internal/gitrepo", "drives git"},
 		{"blob/radosblob", "blob/driver", "implements it"},
 
+		{"archive/sqltree", "archive/scan", "reads extended attributes"},
+
 		{"repo", "blob", "keeps packs, index and snapshots in a place"},
 		{"repo", "blob/driver", "reads what listings say of blobs"},
 		{"repo", "chunk", "gives its users cut points under its own key"},
@@ -124,6 +126,7 @@ func Edges() []Edge {
 		{"cli", "adminapi", "speaks its documents"},
 		{"cli", "archive", "backs up, restores, and looks into snapshots"},
 		{"cli", "archive/scan", "reads files of exclude patterns"},
+		{"cli", "archive/tree", "shows files of snapshots"},
 		{"cli", "auth", "reads and shows grants"},
 		{"cli", "blob", "runs the commands for places"},
 		{"cli", "blob/driver", "shows what a place can do"},
@@ -156,6 +159,7 @@ func Formats() []Format {
 		{"blob/gitblob", "blob-git.md"},
 		{"blob/radosblob", "blob-rados.md"},
 		{"archive/gittree", "git-plain.md"},
+		{"archive/sqltree", "sql-plain.md"},
 		{"blob/pgblob", "blob-sql.md"},
 		{"blob/redisblob", "blob-redis.md"},
 		{"blob/sqliteblob", "blob-sql.md"},
@@ -163,6 +167,7 @@ func Formats() []Format {
 		{"auth", "users.md"},
 		{"s3api/s3doc", "bucket-documents.md"},
 		{"node", "data-directory.md"},
+		{"repo", "repository.md"},
 		{"archive/lease", "lease.md"},
 		{"blob/wrap/encrypt", "blob-encrypt.md"},
 		{"blob/wrap/compress", "blob-compress.md"},
