@@ -42,7 +42,7 @@ func benchmarkSave(b *testing.B, n int, fill func(*rand.Rand, int) []byte) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	const different = 64
+	const different = 8
 	base := fill(rand.New(rand.NewPCG(1, 1)), max(n, 1<<10)*different)
 	b.SetBytes(int64(n))
 	b.ReportAllocs()

@@ -248,18 +248,6 @@ func (x *index) forgetFiles(gone map[uint32]bool) {
 	}
 }
 
-// chunks counts entries, those of packs that are gone among them.
-func (x *index) chunks() int {
-	n := 0
-	for i := range x.shards {
-		s := &x.shards[i]
-		s.mu.RLock()
-		n += s.n
-		s.mu.RUnlock()
-	}
-	return n
-}
-
 // pack returns a pack's record.
 func (x *index) pack(n uint32) packInfo {
 	x.mu.RLock()

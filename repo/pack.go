@@ -182,15 +182,17 @@ func (r *Repo) readAt(ctx context.Context, key string, p []byte, offset int64) e
 // sum names content by its hash.
 func sum(p []byte) ID { return blake3.Sum256(p) }
 
+// packBuffer is the memory of a pack that is being filled: its bytes, and its list of entries.
+type packBuffer struct{ buf, list []byte }
+
 // packer is a pack that is being filled, in memory.
 type packer struct {
-	number  uint32 // in the index
-	head    packHead
-	aead    cipher.AEAD
-	buf     []byte
+	number uint32 // in the index
+	head   packHead
+	aead   cipher.AEAD
+	packBuffer
 	off     int
-	list    []byte // of entries
-	sealing int    // chunks that have a place and are not sealed yet, and one while the pack is open; guarded by Session.mu
+	sealing int // chunks that have a place and are not sealed yet, and one while the pack is open; guarded by Session.mu
 }
 
 // fits reports whether another chunk of n sealed bytes has room.

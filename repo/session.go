@@ -69,8 +69,8 @@ type Session struct {
 	group   errgroup.Group // of uploads
 	renews  sync.WaitGroup
 
-	claims  uint32      // number of a pack that stands for chunks that have no place yet
-	buffers chan []byte // those of packs; nil is one not made yet
+	claims  uint32          // number of a pack that stands for chunks that have no place yet
+	buffers chan packBuffer // those there are for packs; an empty one is made when it is needed
 	lanes   [kinds]lane
 
 	mu struct {
@@ -143,9 +143,9 @@ func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) 
 	s.mu.numbers = append(s.mu.numbers, s.claims)
 	s.mu.written = time.Now()
 	n := max(int(kinds), min(r.opt.Uploads+int(kinds), int(r.opt.Memory/int64(r.cfg.PackSize))-2))
-	s.buffers = make(chan []byte, n)
+	s.buffers = make(chan packBuffer, n)
 	for range n {
-		s.buffers <- nil
+		s.buffers <- packBuffer{}
 	}
 	for i := range s.lanes {
 		s.lanes[i].sem = make(chan struct{}, 1)
@@ -303,21 +303,22 @@ func (s *Session) reserve(ctx context.Context, kind Kind, e entry) (*packer, int
 
 // newPacker waits for a buffer: this is what holds writers back where storing is slower than they are.
 func (s *Session) newPacker(ctx context.Context, kind Kind) (*packer, error) {
-	var buf []byte
+	var b packBuffer
 	select {
-	case buf = <-s.buffers:
+	case b = <-s.buffers:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-s.ctx.Done():
 		return nil, context.Cause(s.ctx)
 	}
-	if buf == nil {
-		buf = make([]byte, s.r.cfg.PackSize)
+	if b.buf == nil {
+		b.buf = make([]byte, s.r.cfg.PackSize)
 	}
-	p := &packer{head: packHead{kind, seal.NewSalt()}, buf: buf, off: packHeader, sealing: 1}
+	p := &packer{head: packHead{kind, seal.NewSalt()}, packBuffer: b, off: packHeader, sealing: 1}
+	p.list = p.list[:0]
 	p.aead = s.r.packAEAD(p.head.salt)
 	h := p.head.encode()
-	copy(buf, h[:])
+	copy(p.buf, h[:])
 	p.number = s.r.idx.addPack(packInfo{salt: p.head.salt, kind: kind, state: packOurs, file: noFile})
 	s.mu.Lock()
 	s.mu.numbers = append(s.mu.numbers, p.number)
@@ -343,7 +344,7 @@ func (s *Session) sealed(p *packer) {
 }
 
 func (s *Session) upload(p *packer) error {
-	defer func() { s.buffers <- p.buf }()
+	defer func() { s.buffers <- p.packBuffer }()
 	if err := s.ctx.Err(); err != nil {
 		return context.Cause(s.ctx)
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -380,15 +379,7 @@ func (s *survey) dangling(packs []ID) bool {
 	})
 }
 
-// close removes the survey's files.
-func (s *survey) close() error {
-	err := s.used.clear()
-	if s.keep != nil {
-		err = firstError(err, s.keep.clear())
-	}
-	return firstError(err, os.RemoveAll(s.dir))
-}
-
+// firstError is for a clean-up whose failure matters only where nothing failed before.
 func firstError(a, b error) error {
 	if a != nil {
 		return a
