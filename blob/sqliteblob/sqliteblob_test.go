@@ -188,7 +188,7 @@ func other(path, key string) error {
 	if key != "" {
 		return d.Put(context.Background(), key, &pausing{size: 8 << 20, at: 6 << 20, pause: func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }})
 	}
-	for i := range 40 {
+	for i := range 15 {
 		if err := d.Put(context.Background(), fmt.Sprint("other/", i), blob.Bytes(make([]byte, 300<<10))); err != nil {
 			return err
 		}
@@ -211,7 +211,7 @@ func TestTwoProcesses(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 40 {
+	for i := range 15 {
 		if err := s.Put(t.Context(), fmt.Sprint("own/", i), blob.Bytes(make([]byte, 300<<10))); err != nil {
 			t.Errorf("put: %v", err)
 		}
@@ -223,11 +223,11 @@ func TestTwoProcesses(t *testing.T) {
 		t.Errorf("the other process: %v", err)
 	}
 	n := 0
-	if err := s.List(t.Context(), "", func(driver.Info) error { n++; return nil }); err != nil || n != 81 {
-		t.Errorf("%d blobs, %v, want 81", n, err)
+	if err := s.List(t.Context(), "", func(driver.Info) error { n++; return nil }); err != nil || n != 31 {
+		t.Errorf("%d blobs, %v, want 31", n, err)
 	}
-	if n := number(t, s, `select count(*) from pieces`); n != 2*40*2+12 {
-		t.Errorf("%d pieces, want %d", n, 2*40*2+12)
+	if n := number(t, s, `select count(*) from pieces`); n != 2*15*2+12 {
+		t.Errorf("%d pieces, want %d", n, 2*15*2+12)
 	}
 	if err := s.Check(t.Context()); err != nil {
 		t.Error(err)
