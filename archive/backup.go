@@ -94,10 +94,10 @@ const (
 // item is one node on its way into the tree.
 type item struct {
 	node tree.Node
-	dir  *scan.Directory // held
+	dir  *scan.Directory // held; nil for streams
 	// same: another name of that file came before, and its content is taken.
 	same *item
-	// was: in the parent snapshot, differing. nil where it is not.
+	// known: the parent snapshot has the path. unchanged: and nothing of it is different.
 	known, unchanged bool
 	wg               *sync.WaitGroup
 }
@@ -275,7 +275,9 @@ func (b *backup) pipe(w *tree.Writer, fill func(*backup) error) error {
 						cancel(err)
 					}
 				}
-				it.dir.Release()
+				if it.dir != nil {
+					it.dir.Release()
+				}
 			}
 		}
 	})
@@ -290,7 +292,9 @@ func (b *backup) drop() {
 	}
 	b.cur.wg.Wait()
 	for i := range b.cur.items {
-		b.cur.items[i].dir.Release()
+		if d := b.cur.items[i].dir; d != nil {
+			d.Release()
+		}
 	}
 	b.cur = nil
 }

@@ -44,6 +44,8 @@ type RestoreOptions struct {
 	Report   func(Event)
 	Verbose  bool
 	Progress *Progress
+
+	choose func(*tree.Node) bool // of a drill: which nodes; nil for all
 }
 
 // RestoreSummary counts what a restore did.
@@ -141,7 +143,7 @@ func (t *restore) run() error {
 			return firn.E("restore to", t.o.Target, err)
 		}
 	}
-	if b := t.snap.Summary["bytes"]; t.o.Path == "" && t.include == nil && t.exclude == nil {
+	if b := t.snap.Summary["bytes"]; t.o.Path == "" && t.include == nil && t.exclude == nil && t.o.choose == nil {
 		t.o.Progress.TotalBytes.Store(b)
 		t.o.Progress.TotalFiles.Store(t.snap.Summary["files"])
 	}
@@ -282,6 +284,9 @@ func (t *restore) each(fn func(wanted) error) error {
 			continue
 		}
 		included := t.include == nil || len(stack) > 0 && stack[len(stack)-1].included || t.include.Match(n.Path, n.Type == tree.Dir)
+		if t.o.choose != nil && !t.o.choose(n) {
+			included = false
+		}
 		if included {
 			for i := range stack {
 				if l := &stack[i]; !l.given {
@@ -296,7 +301,7 @@ func (t *restore) each(fn func(wanted) error) error {
 			}
 		}
 		if n.Type == tree.Dir {
-			stack = append(stack, level{n, included, included})
+			stack = append(stack, level{n, included, included && t.o.choose == nil})
 		}
 	}
 }

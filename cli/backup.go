@@ -3,10 +3,13 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +26,8 @@ import (
 // backupCommands are the commands for files and their snapshots.
 func backupCommands(env *Env) []*cobra.Command {
 	all := []*cobra.Command{
-		backupCommand(env), restoreCommand(env), snapshotsCommand(env), forgetCommand(env), repoCommand(env),
+		backupCommand(env), restoreCommand(env), snapshotsCommand(env), forgetCommand(env), drillCommand(env),
+		exportCommand(env), importCommand(env), repoCommand(env),
 	}
 	for _, c := range all {
 		c.GroupID = "backup"
@@ -145,10 +149,13 @@ func backupCommand(env *Env) *cobra.Command {
 		larger, ignore string
 		sqlite         string
 		noIgnore       bool
+		hooks          hooks
+		command, as    string
+		stdin          bool
 		quiet, verbose bool
 	)
 	c := &cobra.Command{
-		Use: "backup PATH...", Short: "Back up files and directories", Args: someArgs(1, "a file or directory"),
+		Use: "backup PATH...", Short: "Back up files and directories",
 		Long: `Make a snapshot of files and directories in a repository: content, owners, modes, times, extended attributes and
 access control lists, hard links, holes of sparse files, links and special files. What is stored already is not
 stored again, and files that look as in the last snapshot of the same host and paths are not read.
@@ -162,6 +169,16 @@ through SQLite and checked, so that they are whole though somebody writes to the
   firn backup --exclude '*.tmp' --exclude-file /etc/firn/excludes --one-file-system /`,
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		streams := 0
+		if command != "" {
+			streams++
+		}
+		if stdin {
+			streams++
+		}
+		if streams > 1 || streams == 1 && (len(args) > 0 || as == "") || streams == 0 && len(args) == 0 {
+			return usageError("give files and directories, or --command COMMAND --as NAME, or --stdin --as NAME")
+		}
 		for _, a := range args {
 			abs, err := filepath.Abs(a)
 			if err != nil {
@@ -204,7 +221,20 @@ through SQLite and checked, so that they are whole though somebody writes to the
 			rep := newReporter(cmd.Context(), cmd, env, quiet, o.Progress)
 			defer rep.stop()
 			o.Report, o.Verbose = rep.report, verbose
-			res, err := archive.Backup(cmd.Context(), re, o)
+			var res archive.BackupResult
+			err := hooks.around(cmd.Context(), env, func() (err error) {
+				name := strings.Trim(as, "/")
+				switch {
+				case command != "":
+					res, err = archive.BackupStream(cmd.Context(), re, o, archive.Command(name, command, env.Environ()))
+				case stdin:
+					open := func(context.Context) (io.ReadCloser, error) { return io.NopCloser(env.In), nil }
+					res, err = archive.BackupStream(cmd.Context(), re, o, archive.Stream{Name: name, Open: open})
+				default:
+					res, err = archive.Backup(cmd.Context(), re, o)
+				}
+				return err
+			})
 			rep.stop()
 			if err != nil {
 				return err
@@ -227,9 +257,36 @@ through SQLite and checked, so that they are whole though somebody writes to the
 	f.StringVar(&o.Parent, "parent", "", "snapshot whose unchanged files are not read (default: the last one of the same host and paths)")
 	f.BoolVar(&o.ReadAll, "read-all", false, "read all files, unchanged or not")
 	f.StringVar(&sqlite, "sqlite", "auto", "auto: copy SQLite databases through SQLite. off: as other files")
+	f.StringVar(&command, "command", "", "store the output of this shell command, under the name --as; if it fails there is no snapshot")
+	f.BoolVar(&stdin, "stdin", false, "store the standard input, under the name --as")
+	f.StringVar(&as, "as", "", "name in the snapshot for --command and --stdin, such as db.sql")
+	f.StringVar(&hooks.pre, "pre", "", "shell command to run first; if it fails nothing is backed up")
+	f.StringVar(&hooks.post, "post", "", "shell command to run afterwards, also after a failure: FIRN_RESULT is ok or failed")
 	f.BoolVarP(&verbose, "verbose", "v", false, "print every file")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print problems only")
 	return c
+}
+
+// hooks are commands around a backup.
+type hooks struct{ pre, post string }
+
+func (h hooks) around(ctx context.Context, env *Env, fn func() error) error {
+	if h.pre != "" {
+		if err := archive.RunHook(ctx, h.pre, env.Environ()); err != nil {
+			return err
+		}
+	}
+	err := fn()
+	if h.post != "" {
+		result := "ok"
+		if err != nil {
+			result = "failed"
+		}
+		// Whatever stopped the backup, what the first hook did is to be undone.
+		herr := archive.RunHook(context.WithoutCancel(ctx), h.post, append(env.Environ(), "FIRN_RESULT="+result))
+		err = errors.Join(err, herr)
+	}
+	return err
 }
 
 // backupSummary prints what a backup did and chooses the exit code.

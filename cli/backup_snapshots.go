@@ -64,6 +64,7 @@ func snapshotsCommand(env *Env) *cobra.Command {
 		})
 	}
 	r.register(c.Flags())
+	c.AddCommand(snapshotListCommand(env), snapshotFindCommand(env), snapshotDiffCommand(env), snapshotTagCommand(env))
 	return c
 }
 

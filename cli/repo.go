@@ -10,7 +10,8 @@ import (
 
 // repoCommand is `firn repo`.
 func repoCommand(env *Env) *cobra.Command {
-	c := group("repo", "Make, check and tend backup repositories", repoInitCommand(env))
+	c := group("repo", "Make, check and tend backup repositories", repoInitCommand(env), repoKeyCommand(env),
+		repoCheckCommand(env), repoPruneCommand(env), repoStatsCommand(env), repoCopyCommand(env), repoRepairCommand(env))
 	c.Long = `Make, check and tend backup repositories. A repository is in a place: a directory, a bucket, a server, named by
 --repo URL or FIRN_REPO (docs/places.md lists the URLs). Its password comes from FIRN_REPO_PASSWORD, from the file
 FIRN_REPO_PASSWORD_FILE, from what FIRN_REPO_PASSWORD_COMMAND prints, or is asked for on a terminal.`
