@@ -58,7 +58,12 @@ func (id *ID) UnmarshalText(p []byte) error {
 // ParseID reads 64 hex digits. It fails with firn.Invalid for anything else.
 func ParseID(s string) (ID, error) {
 	var id ID
-	if n, err := hex.Decode(id[:], []byte(s)); err != nil || n != len(id) || len(s) != 2*len(id) || s != strings.ToLower(s) {
+	bad := len(s) != hex.EncodedLen(len(id)) || s != strings.ToLower(s)
+	if !bad {
+		_, err := hex.Decode(id[:], []byte(s))
+		bad = err != nil
+	}
+	if bad {
 		return ID{}, firn.NewError(firn.Invalid, fmt.Sprintf("%q is no id: 64 hex digits", s))
 	}
 	return id, nil
