@@ -177,3 +177,42 @@ func BenchmarkIndexLoad1M(b *testing.B) {
 	}
 	b.ReportMetric(heap, "B/chunk")
 }
+
+// benchmarkLoad loads 64 MiB of chunks of n bytes at once.
+func benchmarkLoad(b *testing.B, n int, fill func(*rand.Rand, int) []byte) {
+	ctx := b.Context()
+	r := initRepo(b, newStore(b), InitOptions{})
+	s, err := r.NewSession(ctx, SessionOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	base := fill(rng, n)
+	var ids []ID
+	for i := range (64 << 20) / n {
+		binary.LittleEndian.PutUint64(base, uint64(i))
+		id, _, err := s.Save(ctx, Data, base)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	root, _, err := s.Save(ctx, Tree, EncodeTree(nil, TreeChunk{Data: ids}))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := s.Commit(ctx, Snapshot{Root: root}); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(64 << 20)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := r.LoadMany(ctx, ids, func(int, []byte) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkLoadRandom1M(b *testing.B) { benchmarkLoad(b, 1<<20, noise) }
+func BenchmarkLoadText1M(b *testing.B)   { benchmarkLoad(b, 1<<20, prose) }
+func BenchmarkLoadText4K(b *testing.B)   { benchmarkLoad(b, 4<<10, prose) }

@@ -37,7 +37,7 @@ func (z *zipper) close() {
 	z.dec.Close()
 }
 
-// minGain is how much compression must save to be worth undoing it on every read: a 32nd.
+// gains reports whether compression saves enough to be worth undoing it on every read: a 32nd, or anything of little.
 func gains(plain, packed int) bool { return packed+plain/32 < plain || plain < 1024 && packed < plain }
 
 // sampleFrom is the size from which on looking at a sample costs less than compressing in vain.
@@ -68,11 +68,15 @@ func (z *zipper) promising(scratch, p []byte) bool {
 	return len(z.enc.EncodeAll(mid, scratch[:0])) < len(mid)*31/32
 }
 
+// decodeSlack is how many bytes beyond what it returns the decoder may write.
+const decodeSlack = 64
+
 // decompress appends the plain form of p, which has size bytes, to dst.
 func (z *zipper) decompress(dst, p []byte, size int) ([]byte, error) {
 	n := len(dst)
-	if cap(dst)-n < size {
-		dst = append(make([]byte, 0, n+size), dst...)
+	// With room to write beyond the end the decoder takes its faster way.
+	if cap(dst)-n < size+decodeSlack {
+		dst = append(make([]byte, 0, n+size+decodeSlack), dst...)
 	}
 	out, err := z.dec.DecodeAll(p, dst)
 	if err != nil || len(out)-n != size {
