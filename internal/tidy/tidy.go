@@ -153,6 +153,7 @@ type Format struct{ Package, Page string }
 // Formats are all stored formats.
 func Formats() []Format {
 	return []Format{
+		{"archive/tree", "file-tree.md"},
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
 		{"blob/fileblob", "blob-file.md"},
