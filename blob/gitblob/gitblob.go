@@ -45,9 +45,9 @@ type Options struct {
 	// Grace is how old an object that nothing refers to must be before its space is freed: longer than any put takes. One
 	// hour where zero.
 	Grace time.Duration
-	// MaxAge is how old the knowledge of the remote branch may be that Get and Stat of a blob that is known are answered
-	// from; what this driver wrote is always seen. Zero asks each time. List, and Get and Stat of a blob that is not
-	// known, always ask.
+	// MaxAge is how old the knowledge of the remote branch may be that Get and Stat of a known blob are answered from; what
+	// this driver wrote is always seen. Zero asks each time; FromURL sets one second for a remote. List, and Get and Stat
+	// of a blob that is not known, always ask.
 	MaxAge time.Duration
 	// PieceSize is the size of the files that larger blobs are cut into; 24 MiB where zero, at most 64 MiB. A put needs
 	// about three times as much memory, of which at most three are under way at once.
