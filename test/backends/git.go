@@ -100,9 +100,13 @@ func GitHTTPS(t testing.TB) *Git {
 			t.Fatal(err)
 		}
 	}
-	start(t, "fcgiwrap", func() error { _, err := os.Stat(socket); return err },
-		[]string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
-		Program(t, "fcgiwrap"), "-c", "4", "-s", "unix:"+socket)
+	// Three of one process each: the children of one with several would outlive a test process that is killed.
+	for i := range 3 {
+		socket := socket + strconv.Itoa(i)
+		start(t, "fcgiwrap", func() error { _, err := os.Stat(socket); return err },
+			[]string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
+			Program(t, "fcgiwrap"), "-s", "unix:"+socket)
+	}
 	sum := sha1.Sum([]byte(davPassword))
 	write(t, filepath.Join(d, "users"), davUser+":{SHA}"+base64.StdEncoding.EncodeToString(sum[:])+"\n")
 	files := certificate(t, d)
@@ -125,6 +129,7 @@ http {
   client_body_temp_path $D/tmp;
   proxy_temp_path $D/tmp; fastcgi_temp_path $D/tmp; uwsgi_temp_path $D/tmp; scgi_temp_path $D/tmp;
   client_max_body_size 0;
+  upstream git { least_conn; server unix:$D/fcgi0; server unix:$D/fcgi1; server unix:$D/fcgi2; }
   server {
     listen $ADDR ssl;
     ssl_certificate $CERT;
@@ -132,7 +137,7 @@ http {
     auth_basic git;
     auth_basic_user_file $D/users;
     location / {
-      fastcgi_pass unix:$D/fcgi;
+      fastcgi_pass git;
       fastcgi_read_timeout 300;
       fastcgi_param SCRIPT_FILENAME /usr/lib/git-core/git-http-backend;
       fastcgi_param GIT_PROJECT_ROOT $D/repositories;
