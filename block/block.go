@@ -2,9 +2,10 @@
 // metadata engine.
 //
 // It promises that no byte leaves a Reader or OpenInline before the checksum of its block held, that a file
-// without a valid trailer is never taken for a part, and that a codec (compression, encryption) can be added
-// later without rewriting what is stored. It must never know what the bytes mean, nor import a package above
-// vfs. The format is described in docs/format/block.md.
+// without a valid trailer is never taken for a part, that sealed blocks open only under their key, in their place and in
+// a part of their length, and that a codec (compression) can be added later without rewriting what is stored. It must
+// never know what the bytes mean nor where a key comes from, nor import a package above vfs and seal. The format is
+// described in docs/format/block.md.
 package block
 
 import (
@@ -13,6 +14,7 @@ import (
 	"hash/crc32"
 
 	"firn"
+	"firn/seal"
 	"firn/vfs"
 )
 
@@ -24,7 +26,7 @@ const (
 	CodecRaw Codec = 0
 	// CodecZstd is reserved for blocks compressed with zstd.
 	CodecZstd Codec = 1
-	// CodecAESGCM is reserved for blocks sealed with AES-256-GCM.
+	// CodecAESGCM stores each block sealed with AES-256-GCM.
 	CodecAESGCM Codec = 2
 	// CodecZstdAESGCM is reserved for blocks compressed, then sealed.
 	CodecZstdAESGCM Codec = 3
@@ -49,11 +51,14 @@ var ErrNotPart = firn.NewError(firn.Corrupt, "not a complete part file")
 // ErrUnknownFormat is wrapped by errors for bytes that a newer release wrote.
 var ErrUnknownFormat = firn.NewError(firn.Unsupported, "stored in a format this release does not know")
 
+// ErrSealed is wrapped by the error of reading sealed content without its key.
+var ErrSealed = firn.NewError(firn.Denied, "the content is encrypted: its key was not given")
+
 // CorruptError says which block of a part does not match its checksum. Its kind is firn.Corrupt.
 type CorruptError struct {
 	File  string // name of the file, where known
 	Block int64  // number of the block from 0, or -1 where it is not one block: see What
-	What  string // "block", "index", "label" or "content"
+	What  string // "block", "seal", "index", "label" or "content"
 }
 
 func (e *CorruptError) Error() string {
@@ -61,7 +66,12 @@ func (e *CorruptError) Error() string {
 	if name == "" {
 		name = "part file"
 	}
-	if e.Block >= 0 {
+	switch {
+	case e.What == sealBroken && e.Block >= 0:
+		return fmt.Sprintf("%s: block %d does not open under its key: changed, or not of this content", name, e.Block)
+	case e.What == sealBroken:
+		return name + " does not open under its key: changed, or not of this content"
+	case e.Block >= 0:
 		return fmt.Sprintf("%s: %s %d does not match its checksum", name, e.What, e.Block)
 	}
 	return fmt.Sprintf("%s: %s does not match its checksum", name, e.What)
@@ -79,6 +89,38 @@ func checksum(p []byte) uint32 { return updateChecksum(0, p) }
 
 func updateChecksum(sum uint32, p []byte) uint32 { return crc32.Update(sum, castagnoli(), p) }
 
+// sealBroken is What a CorruptError names where a checksum held and the seal did not.
+const sealBroken = "seal"
+
+// contentLabel is the purpose under which the BLAKE3 of sealed content is keyed, so that it tells nothing of it.
+const contentLabel = "content"
+
+// contentSum returns what the trailer keeps of the BLAKE3 of sealed content.
+func contentSum(key *seal.Key, sum [32]byte) [32]byte { return key.Derive(contentLabel, sum[:]) }
+
+// blockNonce returns the nonce of a block. The last one differs, so that a part cut short at a block does not open
+// (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár, 2015).
+func blockNonce(p *[12]byte, n int64, last bool) []byte {
+	b := seal.Nonce(p, uint64(n))
+	if last {
+		b[0] = 1
+	}
+	return b
+}
+
+// entry returns the length of a block's entry in the index.
+func (c Codec) entry() int {
+	if c == CodecAESGCM {
+		return 4 + seal.Overhead
+	}
+	return 4
+}
+
+// maxSize returns the largest part in plain bytes, whose index length fits into 32 bits.
+func (c Codec) maxSize(blockSize int) int64 {
+	return min(MaxPart, int64(1<<32-1)/int64(c.entry())*int64(blockSize))
+}
+
 // Info describes a part.
 type Info struct {
 	Codec     Codec
@@ -86,12 +128,12 @@ type Info struct {
 	Blocks    int64
 	Size      int64    // plain bytes
 	Stored    int64    // bytes of the file, framing included
-	BLAKE3    [32]byte // of the plain bytes
+	BLAKE3    [32]byte // of the plain bytes; under CodecAESGCM keyed, and of use only to who has the key
 }
 
 // The trailer ends the file. All integers are little-endian.
 //
-//	 0  BLAKE3 of the plain bytes, 32 bytes
+//	 0  BLAKE3 of the plain bytes, keyed where they are sealed, 32 bytes
 //	32  plain size        uint64
 //	40  size of all stored blocks, which is where the index starts  uint64
 //	48  block size        uint32
@@ -155,7 +197,7 @@ func parseTrailer(p []byte, fileSize int64) (trailer, error) {
 		return t, ErrNotPart
 	}
 	codec, flags, version, reserved := Codec(p[72]), p[73], le.Uint16(p[74:]), le.Uint32(p[80:])
-	if version != formatVersion || codec != CodecRaw || flags != 0 || reserved != 0 {
+	if version != formatVersion || codec != CodecRaw && codec != CodecAESGCM || flags != 0 || reserved != 0 {
 		return t, ErrUnknownFormat
 	}
 	copy(t.info.BLAKE3[:], p)
@@ -168,7 +210,7 @@ func parseTrailer(p []byte, fileSize int64) (trailer, error) {
 	case size > MaxPart || stored != size,
 		blockSize < MinBlockSize || blockSize > MaxBlockSize || blockSize&(blockSize-1) != 0,
 		uint64(blocks) != (size+uint64(blockSize)-1)/uint64(blockSize),
-		uint64(indexLen) != uint64(blocks)*4,
+		uint64(indexLen) != uint64(blocks)*uint64(codec.entry()),
 		labelLen > MaxLabel,
 		padding >= vfs.DirectAlign,
 		fileSize < trailerLen || stored+uint64(indexLen)+uint64(labelLen)+uint64(padding)+trailerLen != uint64(fileSize):

@@ -4,7 +4,12 @@ import (
 	"sync"
 
 	"github.com/zeebo/blake3"
+
+	"firn/seal"
 )
+
+// writeBuffer has room for the tag of the block at its end.
+type writeBuffer [writeSize + seal.Overhead]byte
 
 // pool is a typed sync.Pool.
 type pool[T any] struct{ p sync.Pool }
@@ -34,7 +39,7 @@ func (p *hasherPool) put(h *blake3.Hasher) { p.p.Put(h) }
 // Free lists of buffers, filled and drained by the garbage collector's rules. They hold no state of any reader or
 // writer, which is why they are the one exception to "no package-level variables that change".
 var (
-	writeBuffers pool[[writeSize]byte]
+	writeBuffers pool[writeBuffer]
 	readBuffers  pool[readBuffer]
 	tailBuffers  pool[[tailSize]byte]
 	hashers      hasherPool

@@ -2,11 +2,13 @@ package block
 
 import (
 	"context"
+	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"io"
 
 	"firn"
+	"firn/seal"
 	"firn/vfs"
 )
 
@@ -33,6 +35,8 @@ type Reader struct {
 	name  string
 	t     trailer
 	label []byte
+	key   *seal.Key   // of sealed content; nil where it was not given
+	aead  cipher.AEAD // under key
 	// index holds the checksums, or nil where the index is larger than maxKeptIndex: then the few that a read needs
 	// are read with it, so that memory does not grow with the part.
 	index []byte
@@ -90,44 +94,71 @@ func Open(f vfs.File, name string) (*Reader, error) {
 	return r, nil
 }
 
+// Unseal gives the key of sealed content, before any other call. Content that is not sealed needs none and ignores it.
+func (r *Reader) Unseal(key *seal.Key) {
+	if r.t.info.Codec == CodecAESGCM {
+		r.key, r.aead = key, key.AEAD()
+	}
+}
+
 // Info returns the description of the part.
 func (r *Reader) Info() Info { return r.t.info }
 
 // Label returns the label given to the Writer. It must not be changed.
 func (r *Reader) Label() []byte { return r.label }
 
-// sums returns the checksums of n blocks from first, in window where they must be read.
-func (r *Reader) sums(first int64, n int, window *[windowBlocks * 4]byte) ([]byte, error) {
+// sums returns the entries of n blocks from first, in window where they must be read.
+func (r *Reader) sums(first int64, n int, window *window) ([]byte, error) {
+	e := r.t.info.Codec.entry()
 	if r.index != nil || r.t.indexLen == 0 {
-		return r.index[first*4 : (first+int64(n))*4], nil
+		return r.index[int(first)*e : (int(first)+n)*e], nil
 	}
 	// Not checked against the index's checksum: a wrong entry can only make a good block fail, and telling the
 	// two apart is Verify's work.
-	p := window[:n*4]
-	if err := readFull(r.f, p, r.t.indexOff+first*4); err != nil {
+	p := window[:n*e]
+	if err := readFull(r.f, p, r.t.indexOff+first*int64(e)); err != nil {
 		return nil, firn.E("read part", r.name, err)
 	}
 	return p, nil
 }
 
-// load reads n bytes of whole blocks (the last may be short) from block first into buf and verifies them.
-func (r *Reader) load(buf []byte, first int64, window *[windowBlocks * 4]byte) error {
+// load reads n bytes of whole blocks (the last may be short) from block first into b and verifies them. It opens sealed
+// ones where it has the key.
+func (r *Reader) load(b *readBuffer, n int, first int64) error {
+	buf := b.data[:n]
 	bs := r.t.info.BlockSize
 	if err := readFull(r.f, buf, first*int64(bs)); err != nil {
 		return firn.E("read part", r.name, err)
 	}
-	n := (len(buf) + bs - 1) / bs
-	sums, err := r.sums(first, n, window)
+	blocks := (n + bs - 1) / bs
+	entries, err := r.sums(first, blocks, &b.window)
 	if err != nil {
 		return err
 	}
-	for i := range n {
-		b := buf[i*bs : min((i+1)*bs, len(buf))]
-		if checksum(b) != binary.LittleEndian.Uint32(sums[i*4:]) {
-			return &CorruptError{File: r.name, Block: first + int64(i), What: "block"}
+	e := r.t.info.Codec.entry()
+	for i := range blocks {
+		entry := entries[i*e : (i+1)*e]
+		start, end := i*bs, min((i+1)*bs, n)
+		at := first + int64(i)
+		if checksum(buf[start:end]) != binary.LittleEndian.Uint32(entry) {
+			return &CorruptError{File: r.name, Block: at, What: "block"}
+		}
+		if r.aead != nil && !r.openBlock(b.data[start:end+seal.Overhead], entry[4:], at) {
+			return &CorruptError{File: r.name, Block: at, What: sealBroken}
 		}
 	}
 	return nil
+}
+
+// openBlock opens a block in place. p is longer by the tag, which is put there for the time being.
+func (r *Reader) openBlock(p, tag []byte, at int64) bool {
+	after := p[len(p)-seal.Overhead:]
+	saved := [seal.Overhead]byte(after)
+	copy(after, tag)
+	var nonce [12]byte
+	_, err := r.aead.Open(p[:0], blockNonce(&nonce, at, at == r.t.info.Blocks-1), p, nil)
+	copy(after, saved[:])
+	return err == nil
 }
 
 // WriteRange writes n plain bytes from off to w and returns how many it wrote. Every block is verified before any of
@@ -139,6 +170,9 @@ func (r *Reader) WriteRange(ctx context.Context, w io.Writer, off, n int64) (int
 	}
 	if n == 0 {
 		return 0, nil
+	}
+	if r.aead == nil && r.t.info.Codec == CodecAESGCM {
+		return 0, firn.E("read part", r.name, ErrSealed)
 	}
 	buf := readBuffers.get()
 	defer readBuffers.put(buf)
@@ -152,7 +186,7 @@ func (r *Reader) WriteRange(ctx context.Context, w io.Writer, off, n int64) (int
 		start := first * bs
 		stop := min((end+bs-1)/bs*bs, start+readSize, r.t.info.Size)
 		p := buf.data[:stop-start]
-		if err := r.load(p, first, &buf.window); err != nil {
+		if err := r.load(buf, len(p), first); err != nil {
 			return written, err
 		}
 		k, err := w.Write(p[pos-start : min(end, stop)-start])
@@ -184,11 +218,14 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	return int(k), err
 }
 
-// readBuffer is what one read needs: whole blocks, and the checksums of an index that is not kept.
+// readBuffer is what one read needs: whole blocks with room for a tag behind, and the entries of an index that is not
+// kept.
 type readBuffer struct {
-	data   [readSize]byte
-	window [windowBlocks * 4]byte
+	data   [readSize + seal.Overhead]byte
+	window window
 }
+
+type window [windowBlocks * (4 + seal.Overhead)]byte
 
 type sliceWriter struct{ p []byte }
 
@@ -197,8 +234,8 @@ func (s *sliceWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Verify reads the whole part and checks every block, the index and the BLAKE3 of the content. lim, where not nil,
-// paces it.
+// Verify reads the whole part and checks every block, the index and the BLAKE3 of the content; of sealed content without
+// its key the checksums of the sealed blocks alone. lim, where not nil, paces it.
 func (r *Reader) Verify(ctx context.Context, lim Limiter) error {
 	if r.index == nil {
 		if err := r.verifyIndex(ctx, lim); err != nil {
@@ -210,19 +247,28 @@ func (r *Reader) Verify(ctx context.Context, lim Limiter) error {
 	buf := readBuffers.get()
 	defer readBuffers.put(buf)
 	bs := int64(r.t.info.BlockSize)
+	blind := r.key == nil && r.t.info.Codec == CodecAESGCM
 	for pos := int64(0); pos < r.t.info.Size; {
 		p := buf.data[:min(readSize, r.t.info.Size-pos)]
 		if err := wait(ctx, lim, len(p)); err != nil {
 			return err
 		}
-		if err := r.load(p, pos/bs, &buf.window); err != nil {
+		if err := r.load(buf, len(p), pos/bs); err != nil {
 			return err
 		}
-		_, _ = h.Write(p)
+		if !blind {
+			_, _ = h.Write(p)
+		}
 		pos += int64(len(p))
+	}
+	if blind {
+		return nil
 	}
 	var sum [32]byte
 	h.Sum(sum[:0])
+	if r.key != nil {
+		sum = contentSum(r.key, sum)
+	}
 	if sum != r.t.info.BLAKE3 {
 		return &CorruptError{File: r.name, Block: -1, What: "content"}
 	}

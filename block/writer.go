@@ -1,6 +1,7 @@
 package block
 
 import (
+	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -10,6 +11,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"firn"
+	"firn/seal"
 	"firn/vfs"
 )
 
@@ -31,6 +33,9 @@ type WriterOptions struct {
 	// Sum, where set, returns the BLAKE3 of the content and is called once, in Finish. The Writer then does not
 	// compute it: for callers that hash on another goroutine or know the sum already.
 	Sum func() [32]byte
+	// Key, where set, seals the content. It must have sealed nothing before and seal nothing else: its nonces are the
+	// numbers of the blocks.
+	Key *seal.Key
 }
 
 // Writer writes one part file. It is used by one goroutine. After an error every call returns that error: bytes whose
@@ -39,15 +44,17 @@ type Writer struct {
 	f      vfs.File
 	o      WriterOptions
 	buf    []byte // gathered bytes, a pooled slice of capacity writeSize
-	pooled *[writeSize]byte
+	pooled *writeBuffer
 	hash   *blake3.Hasher
+	aead   cipher.AEAD // under o.Key
+	codec  Codec
 	direct bool // f takes direct I/O: whole, aligned pieces only
 
 	size    int64 // plain bytes taken
 	written int64 // bytes in the file
 	synced  int64 // SyncTo was called up to here
 
-	index   []byte // finished checksums
+	index   []byte // finished entries
 	sum     uint32 // of the open block
 	inBlock int    // bytes of the open block
 
@@ -70,6 +77,9 @@ func NewWriter(f vfs.File, o WriterOptions) (*Writer, error) {
 		return nil, firn.NewError(firn.Invalid, "label is longer than 64 KiB")
 	}
 	w := &Writer{f: f, o: o, direct: vfs.SetDirect(f)}
+	if o.Key != nil {
+		w.codec, w.aead = CodecAESGCM, o.Key.AEAD()
+	}
 	if o.Sum == nil {
 		w.hash = hashers.get()
 	}
@@ -84,10 +94,12 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if w.done {
 		return 0, errFinished
 	}
-	if w.size+int64(len(p)) > MaxPart {
-		return 0, w.fail(firn.NewError(firn.Invalid, "part is larger than 1 TiB"))
+	if w.size+int64(len(p)) > w.codec.maxSize(w.o.BlockSize) {
+		return 0, w.fail(errPartSize)
 	}
-	w.checksum(p)
+	if w.aead == nil {
+		w.checksum(p)
+	}
 	if w.hash != nil {
 		// The hasher's Write does not fail.
 		_, _ = w.hash.Write(p)
@@ -95,7 +107,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	w.size += int64(len(p))
 	n := len(p)
 	for len(p) > 0 {
-		if len(w.buf) == 0 && len(p) >= writeSize && (!w.direct || vfs.DirectAligned(p)) {
+		if w.aead == nil && len(w.buf) == 0 && len(p) >= writeSize && (!w.direct || vfs.DirectAligned(p)) {
 			// Whole multiples keep the file offset of every write aligned.
 			direct := len(p) / writeSize * writeSize
 			if err := w.write(p[:direct]); err != nil {
@@ -103,6 +115,13 @@ func (w *Writer) Write(p []byte) (int, error) {
 			}
 			p = p[direct:]
 			continue
+		}
+		if len(w.buf) == writeSize {
+			// Sealed blocks wait in a full buffer until there is more, because the last of all is sealed as such.
+			w.sealBuffer(false)
+			if err := w.flush(); err != nil {
+				return 0, err
+			}
 		}
 		k := min(len(p), writeSize-len(w.buf))
 		if err := w.gather(p[:k]); err != nil {
@@ -113,6 +132,23 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+var errPartSize = firn.NewError(firn.Invalid, "the part is larger than its index can be")
+
+// sealBuffer seals the blocks in the buffer, in place. last says that no more follow.
+func (w *Writer) sealBuffer(last bool) {
+	var nonce [12]byte
+	for start := 0; start < len(w.buf); start += w.o.BlockSize {
+		end := min(start+w.o.BlockSize, len(w.buf))
+		p, after := w.pooled[start:end], w.pooled[end:end+seal.Overhead]
+		saved := [seal.Overhead]byte(after) // where Seal puts the tag
+		at := int64(len(w.index) / w.codec.entry())
+		w.aead.Seal(p[:0], blockNonce(&nonce, at, last && end == len(w.buf)), p, nil)
+		w.index = binary.LittleEndian.AppendUint32(w.index, checksum(p))
+		w.index = append(w.index, after...)
+		copy(after, saved[:])
+	}
+}
+
 // gather adds p, which fits, to the buffer and writes the buffer when it is full.
 func (w *Writer) gather(p []byte) error {
 	if w.pooled == nil {
@@ -120,7 +156,7 @@ func (w *Writer) gather(p []byte) error {
 		w.buf = w.pooled[:0]
 	}
 	w.buf = append(w.buf, p...)
-	if len(w.buf) == writeSize {
+	if len(w.buf) == writeSize && w.aead == nil {
 		return w.flush()
 	}
 	return nil
@@ -134,17 +170,23 @@ func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	if w.done {
 		return 0, errFinished
 	}
+	if w.aead != nil {
+		// A full buffer waits for what follows, and nothing can be read into it.
+		buf := readBuffers.get()
+		defer readBuffers.put(buf)
+		return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buf.data[:readSize])
+	}
 	if w.pooled == nil {
 		w.pooled = writeBuffers.get()
 		w.buf = w.pooled[:0]
 	}
 	var total int64
 	for {
-		p := w.pooled[len(w.buf):]
+		p := w.pooled[len(w.buf):writeSize]
 		n, err := r.Read(p)
 		if n > 0 {
-			if w.size+int64(n) > MaxPart {
-				return total, w.fail(firn.NewError(firn.Invalid, "part is larger than 1 TiB"))
+			if w.size+int64(n) > w.codec.maxSize(w.o.BlockSize) {
+				return total, w.fail(errPartSize)
 			}
 			w.checksum(p[:n])
 			if w.hash != nil {
@@ -246,8 +288,17 @@ func (w *Writer) Finish() (Info, error) {
 	if w.inBlock > 0 {
 		w.closeBlock()
 	}
+	if w.aead != nil {
+		w.sealBuffer(true)
+		w.aead = nil // what follows is not content
+		if len(w.buf) == writeSize {
+			if err := w.flush(); err != nil {
+				return Info{}, err
+			}
+		}
+	}
 	t := trailer{
-		info:     Info{Codec: CodecRaw, BlockSize: w.o.BlockSize, Blocks: int64(len(w.index) / 4), Size: w.size},
+		info:     Info{Codec: w.codec, BlockSize: w.o.BlockSize, Blocks: int64(len(w.index) / w.codec.entry()), Size: w.size},
 		indexOff: w.size,
 		indexLen: len(w.index),
 		labelLen: len(w.o.Label),
@@ -262,6 +313,9 @@ func (w *Writer) Finish() (Info, error) {
 		w.hash.Sum(t.info.BLAKE3[:0])
 	} else {
 		t.info.BLAKE3 = w.o.Sum()
+	}
+	if w.o.Key != nil {
+		t.info.BLAKE3 = contentSum(w.o.Key, t.info.BLAKE3)
 	}
 	footer := append(w.index, w.o.Label...)
 	footer = append(footer, make([]byte, t.padding)...)

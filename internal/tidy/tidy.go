@@ -11,6 +11,7 @@ type Edge struct{ From, To, Why string }
 // may be imported by all and is not listed. A trailing "/..." stands for the package and what is below it.
 func Edges() []Edge {
 	return []Edge{
+		{"block", "seal", "seals blocks"},
 		{"block", "vfs", "reads and writes part files"},
 		{"kv/pebblekv", "kv", "implements its DB"},
 		{"kv/pebblekv", "vfs", "runs on the same file system as the part files, so that one crash clone covers both"},
