@@ -27,7 +27,11 @@ require (
 	google.golang.org/protobuf v1.36.12
 )
 
-require github.com/fsnotify/fsnotify v1.10.1 // indirect
+require (
+	filippo.io/age v1.3.1 // indirect
+	filippo.io/hpke v0.4.0 // indirect
+	github.com/fsnotify/fsnotify v1.10.1 // indirect
+)
 
 require (
 	dario.cat/mergo v1.0.0 // indirect

@@ -53,6 +53,7 @@ It prints its address and keys at the first start.`,
 	root.AddCommand(site...)
 	root.AddCommand(clientCommands(env)...)
 	root.AddCommand(backupCommands(env)...)
+	root.AddCommand(sidecarCommands(env)...)
 	tools := []*cobra.Command{blobCommand(env), benchCommand(env), versionCommand(env)}
 	for _, c := range tools {
 		c.GroupID = "tools"
