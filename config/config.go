@@ -59,7 +59,62 @@ type Config struct {
 	// Places by name, for commands and sections that take the URL of a place: place:NAME, or place:NAME/PREFIX for
 	// what is below a prefix in it. docs/places.md tells the URLs. In the file only, one section a name.
 	Places map[string]Place `yaml:"places"`
+	// Backups by name, run by firn agent and firn serve at their times. docs/backup.md tells what a backup keeps. In
+	// the file only, one section a name.
+	Backups map[string]Backup `yaml:"backups"`
 }
+
+// Backup is a backup at its times.
+type Backup struct {
+	// URL of the repository, or place:NAME. It must have been made by firn repo init.
+	Repository string `yaml:"repository"`
+	// File with the password of the repository.
+	PasswordFile string `yaml:"password_file"`
+	// Shell command that prints the password of the repository.
+	PasswordCommand string `yaml:"password_command"`
+	// Files and directories to back up, absolute.
+	Paths []string `yaml:"paths"`
+	// Shell command whose output is backed up in their place. If it fails there is no snapshot.
+	Command string `yaml:"command"`
+	// Name of the output of command in the snapshot, such as db.sql.
+	As string `yaml:"as"`
+	// Patterns, as of gitignore, of what is left out.
+	Exclude []string `yaml:"exclude"`
+	// Whether other file systems than those of the paths are left out.
+	OneFileSystem bool `yaml:"one_file_system"`
+	// When it runs: an interval such as every 6h, the five fields of cron, or @hourly, @daily, @weekly, @monthly. A
+	// run that was missed is made up for once.
+	Schedule string `yaml:"schedule"`
+	// Runs are moved back by up to this much, each backup by its own time, so that many do not begin together.
+	Jitter Duration `yaml:"jitter"`
+	// Number of newest snapshots that are kept. Where no keep key is given nothing is forgotten.
+	KeepLast int `yaml:"keep_last"`
+	// Number of hours whose newest snapshot is kept.
+	KeepHourly int `yaml:"keep_hourly"`
+	// Number of days whose newest snapshot is kept.
+	KeepDaily int `yaml:"keep_daily"`
+	// Number of weeks whose newest snapshot is kept.
+	KeepWeekly int `yaml:"keep_weekly"`
+	// Number of months whose newest snapshot is kept.
+	KeepMonthly int `yaml:"keep_monthly"`
+	// Number of years whose newest snapshot is kept.
+	KeepYearly int `yaml:"keep_yearly"`
+	// Snapshots not older than this before the newest are kept.
+	KeepWithin Duration `yaml:"keep_within"`
+	// When what no snapshot needs any more is removed from the repository. Empty for never.
+	Prune string `yaml:"prune"`
+	// When a restore drill runs. Empty for never.
+	Drill string `yaml:"drill"`
+	// Part of the files that a drill restores, such as 5% or 100%.
+	DrillSample string `yaml:"drill_sample"`
+	// Shell command that runs before a backup. If it fails nothing is backed up.
+	Pre string `yaml:"pre"`
+	// Shell command that runs after a backup, also after one that failed: FIRN_RESULT is ok or failed.
+	Post string `yaml:"post"`
+}
+
+// DefaultBackup returns the settings of a backup of which nothing is given.
+func DefaultBackup() Backup { return Backup{DrillSample: "5%"} }
 
 // Place is one place that keeps blobs.
 type Place struct {

@@ -82,6 +82,8 @@ func (w *walker) mapping(n ast.Node, section string) {
 		switch k, known := w.keys[full]; {
 		case full == placesSection:
 			w.places(m.Value)
+		case full == backupsSection:
+			w.backups(m.Value)
 		case known && !strings.Contains(name, "."):
 			w.value(k, m)
 		case section == "" && w.sections[full]:
@@ -119,7 +121,7 @@ func (w *walker) unknown(name string, dotted bool) string {
 	for s := range w.sections {
 		names = append(names, s)
 	}
-	names = append(names, placesSection)
+	names = append(names, placesSection, backupsSection)
 	msg := fmt.Sprintf("unknown key %q", name)
 	if near := nearest(name, names); near != "" {
 		return msg + fmt.Sprintf(": did you mean %q?", near)

@@ -74,13 +74,17 @@ func Sections() []Section {
 
 // PlaceKeys returns the keys of one place, as they are written below places and its name. Their defaults and manuals
 // are set; flags and variables they have none.
-func PlaceKeys() []Key {
+func PlaceKeys() []Key { return namedKeys(reflect.ValueOf(DefaultPlace())) }
+
+// BackupKeys are those of one backup, as PlaceKeys.
+func BackupKeys() []Key { return namedKeys(reflect.ValueOf(DefaultBackup())) }
+
+func namedKeys(def reflect.Value) []Key {
 	docs := fieldDocs()
-	def := reflect.ValueOf(DefaultPlace())
 	keys := make([]Key, def.NumField())
 	for i := range keys {
 		f := def.Type().Field(i)
-		keys[i] = newKey(def, f.Tag.Get("yaml"), docs["Place."+f.Name], []int{i})
+		keys[i] = newKey(def, f.Tag.Get("yaml"), docs[def.Type().Name()+"."+f.Name], []int{i})
 		keys[i].Flag, keys[i].Env = "", ""
 	}
 	return keys
@@ -88,6 +92,9 @@ func PlaceKeys() []Key {
 
 // PlacesDoc is the manual of the section places.
 func PlacesDoc() string { return fieldDocs()["Config.Places"] }
+
+// BackupsDoc is the manual of the section backups.
+func BackupsDoc() string { return fieldDocs()["Config.Backups"] }
 
 func newKey(def reflect.Value, name, doc string, index []int) Key {
 	f := def.FieldByIndex(index)

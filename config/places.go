@@ -13,25 +13,33 @@ const placesSection = "places"
 
 // places applies the section places: one section a name, each with the keys of PlaceKeys.
 func (w *walker) places(n ast.Node) {
+	w.e.Places = named(w, n, placesSection, PlaceKeys(), DefaultPlace, w.checkPlace)
+}
+
+// named applies a section of sections, one a name, each with the same keys.
+func named[T any](
+	w *walker, n ast.Node, section string, keyList []Key, def func() T, check func(*ast.MappingValueNode, string, T),
+) map[string]T {
 	keys := map[string]Key{}
 	var names []string
-	for _, k := range PlaceKeys() {
+	for _, k := range keyList {
 		keys[k.Name] = k
 		names = append(names, k.Name)
 	}
-	for _, m := range w.entries(n, placesSection) {
+	var all map[string]T
+	for _, m := range w.entries(n, section) {
 		name, ok := text(m.Key)
-		full := placesSection + "." + name
+		full := section + "." + name
 		switch {
-		case !ok || name == "" || strings.ContainsFunc(name, notInPlaceName):
-			w.bad(m.Key, placesSection, "want a name of letters, digits, - and _ for each place")
+		case !ok || name == "" || strings.ContainsFunc(name, notInName):
+			w.bad(m.Key, section, "want a name of letters, digits, - and _ for each "+strings.TrimSuffix(section, "s"))
 			continue
 		case w.seen[full]:
 			w.bad(m.Key, full, "is set twice: remove one")
 			continue
 		}
 		w.seen[full] = true
-		p := DefaultPlace()
+		v := def()
 		for _, f := range w.entries(m.Value, full) {
 			key, _ := text(f.Key)
 			k, known := keys[key]
@@ -49,14 +57,15 @@ func (w *walker) places(n ast.Node) {
 				continue
 			}
 			w.seen[k.Name] = true
-			w.scalar(k, f, func(s string) error { return k.set(reflect.ValueOf(&p).Elem(), s) })
+			w.scalar(k, f, func(s string) error { return k.set(reflect.ValueOf(&v).Elem(), s) })
 		}
-		w.checkPlace(m, full, p)
-		if w.e.Places == nil {
-			w.e.Places = map[string]Place{}
+		check(m, full, v)
+		if all == nil {
+			all = map[string]T{}
 		}
-		w.e.Places[name] = p
+		all[name] = v
 	}
+	return all
 }
 
 func (w *walker) checkPlace(m *ast.MappingValueNode, full string, p Place) {
@@ -84,6 +93,6 @@ func hasPassword(u *url.URL) bool {
 	return ok
 }
 
-func notInPlaceName(r rune) bool {
+func notInName(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
