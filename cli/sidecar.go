@@ -126,7 +126,7 @@ func (s *sidecarFlags) register(f *pflag.FlagSet) {
 	dur(&s.interval, "interval", 5*time.Minute, "longest time between a change and its backup")
 	dur(&s.debounce, "debounce", 5*time.Second, "quiet time after a change before it is backed up; after ten times that it is anyway")
 	f.BoolVar(&s.noWatch, "no-watch", false, "do not watch for changes: back up on the interval only")
-	f.IntVar(&s.o.Keep, "keep", 10, "versions to keep")
+	f.IntVar(&s.targets.keep, "keep", 10, "versions to keep")
 	f.StringVar(&s.shrink, "shrink", "50%", "part of the files or bytes whose loss between two backups is taken for an accident; 100% for none")
 	dur(&s.grace, "grace", 25*time.Second, "time for the last backup after SIGTERM")
 	dur(&s.patience, "patience", 0, "give up waiting at the start after this; 0 waits for ever")
@@ -299,6 +299,7 @@ func (s *sidecarFlags) options(ctx context.Context, env *Env, log *slog.Logger) 
 	t.log = log
 	o := &s.o
 	o.Dir, o.Open, o.Rules, o.Log, o.Shrink, o.Prefer = dir, t.open, t.rules, log, share, sidecar.Prefer(s.prefer)
+	o.Keep = t.keep
 	o.Interval, o.Debounce, o.Grace = time.Duration(s.interval), time.Duration(s.debounce), time.Duration(s.grace)
 	o.Patience, o.TTL, o.NoWait, o.NoWatch = time.Duration(s.patience), time.Duration(s.ttl), s.conflict == "fail", s.noWatch
 	if o.Tend = time.Duration(s.tend); o.Tend == 0 {

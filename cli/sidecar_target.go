@@ -3,14 +3,16 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"firn"
+	"firn/archive/gittree"
 	"firn/archive/sidecar"
+	"firn/archive/sqltree"
+	"firn/blob/gitblob"
 	"firn/blob/places"
 	"firn/repo"
 )
@@ -23,6 +25,7 @@ type targetFlags struct {
 	*repoFlags
 	dir, name string
 	rules     sidecar.Rules
+	keep      int
 	log       *slog.Logger
 }
 
@@ -97,11 +100,71 @@ func (t *targetFlags) openRepo(ctx context.Context, url string, create bool) (_ 
 	return repo.Init(ctx, s, password, repo.InitOptions{Options: opt})
 }
 
-// openPlain opens a Git repository or a database, and beside it the place of its lease.
-func (t *targetFlags) openPlain(ctx context.Context, url string, create bool) (sidecar.Target, error) {
-	u, err := places.Parse(url)
+// openPlain opens a Git repository or a database, and beside it the place of its lease: a branch, or tables of their own.
+func (t *targetFlags) openPlain(ctx context.Context, raw string, create bool) (_ sidecar.Target, err error) {
+	u, err := places.Parse(raw)
 	if err != nil {
 		return nil, err
 	}
-	return nil, &firn.Error{Kind: firn.Invalid, Op: "open", Subject: places.Redact(url), Err: fmt.Errorf("no plain layout in %s", u.Scheme)}
+	name := plainPrefix + places.Redact(raw)
+	lease := *u
+	q := u.Query()
+	switch u.Scheme {
+	case "git+file", "git+ssh", "git+https":
+		branch := q.Get("branch")
+		if branch == "" {
+			branch = "main"
+		}
+		q.Set("branch", "firn-lease-"+branch)
+		q.Set("history", "squash")
+		lease.RawQuery = q.Encode()
+	case "postgres", "postgresql":
+		q.Set("namespace", strings.Trim(q.Get("namespace")+"_lease", "_"))
+		lease.RawQuery = q.Encode()
+	case "sqlite":
+		lease.RawQuery = ""
+		if lease.Opaque != "" {
+			lease.Opaque += ".lease"
+		} else {
+			lease.Path += ".lease"
+		}
+	default:
+		return nil, &firn.Error{
+			Kind: firn.Invalid, Op: "open", Subject: name,
+			Err: errors.New("readable files are kept in Git (git+file, git+ssh, git+https) and databases (postgres, sqlite); without plain+ a repository is in any place"),
+		}
+	}
+	defer func() { err = firn.E("open", name, err) }()
+	open := places.Open
+	if create {
+		open = places.Init
+	}
+	leases, err := open(ctx, lease.String(), places.Secrets{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = leases.Close() // the first error counts
+		}
+	}()
+	if strings.HasPrefix(u.Scheme, "git+") {
+		o, err := gitblob.FromURL(u)
+		if err != nil {
+			return nil, err
+		}
+		r, err := gittree.Open(ctx, gittree.Options{
+			Dir: o.Dir, Create: o.Create || create, Remote: o.Remote, Branch: o.Branch, KeyFile: o.KeyFile,
+			KnownHostsFile: o.KnownHostsFile, Username: o.Username, Password: o.Password, CAFile: o.CAFile,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return sidecar.NewGitTarget(r, name, t.name, leases, t.rules, t.log), nil
+	}
+	tree, err := sqltree.Open(ctx, sqltree.Options{URL: u, Keep: max(t.keep, 2), Create: create})
+	if err != nil {
+		return nil, err
+	}
+	return sidecar.NewSQLTarget(tree, name, t.name, leases, t.rules, t.log), nil
 }

@@ -37,7 +37,7 @@ func (r Rules) Patterns() []string {
 	}
 	all = append(all, r.Exclude...)
 	// What a fresh file system and an unfinished restore have.
-	return append(all, "/lost+found/", StateFile, stateTemp, "/"+archive.Marker)
+	return append(all, "/lost+found/", StateFile, stateTemp+"*", "/"+archive.Marker)
 }
 
 // At is Patterns with those that are anchored in the directory anchored at its path, for package archive.
