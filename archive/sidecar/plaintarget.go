@@ -70,7 +70,7 @@ func newPlain(p plain, url, name string, leases *blob.Store, rules Rules, log *s
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &PlainTarget{p, url, leases, LeasePrefix(name), rules, log}
+	return &PlainTarget{p: p, name: url, leases: leases, prefix: LeasePrefix(name), rules: rules, logger: log}
 }
 
 // Name is the URL.
