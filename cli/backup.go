@@ -27,7 +27,7 @@ import (
 func backupCommands(env *Env) []*cobra.Command {
 	all := []*cobra.Command{
 		backupCommand(env), restoreCommand(env), snapshotsCommand(env), forgetCommand(env), drillCommand(env),
-		exportCommand(env), importCommand(env), repoCommand(env),
+		exportCommand(env), importCommand(env), repoCommand(env), agentCommand(env),
 	}
 	for _, c := range all {
 		c.GroupID = "backup"

@@ -1,13 +1,18 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 
+	"firn/archive/schedule"
 	"firn/config"
 	"firn/node"
 	"firn/telemetry"
@@ -63,11 +68,22 @@ SIGTERM or an interrupt stops it after the requests in flight; a second one stop
 		for _, w := range config.Suspicious(env.Environ()) {
 			log.Warn(w)
 		}
-		n, err := node.Build(cmd.Context(), cfg.Config, node.Options{Log: log, Welcome: env.Out})
+		o := node.Options{Log: log, Welcome: env.Out}
+		var backups *schedule.Runner
+		if len(cfg.Backups) > 0 {
+			if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+				return err
+			}
+			if backups, err = newSchedule(env, cfg, filepath.Join(cfg.Data, "schedule.json"), log); err != nil {
+				return err
+			}
+			o.Metrics = append(o.Metrics, backups)
+		}
+		n, err := node.Build(cmd.Context(), cfg.Config, o)
 		if err != nil {
 			return err
 		}
-		err = n.Run(cmd.Context())
+		err = serve(cmd.Context(), n, backups)
 		if cerr := n.Close(); cerr != nil {
 			err = errors.Join(err, cerr)
 		}
@@ -77,4 +93,20 @@ SIGTERM or an interrupt stops it after the requests in flight; a second one stop
 		return err
 	}
 	return c
+}
+
+// serve runs a site, and the backups of its configuration beside it. Neither ends the other but by an end of both.
+func serve(ctx context.Context, n *node.Node, backups *schedule.Runner) error {
+	if backups == nil {
+		return n.Run(ctx)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var g errgroup.Group
+	g.Go(func() error { return backups.Run(ctx) })
+	g.Go(func() error {
+		defer stop()
+		return n.Run(ctx)
+	})
+	return g.Wait()
 }

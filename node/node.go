@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
@@ -37,6 +38,8 @@ type Options struct {
 	Log *slog.Logger
 	// Welcome gets the text that tells once how to reach a new site, with the keys; nil discards.
 	Welcome io.Writer
+	// Metrics are further sources of metrics, shown with the site's own.
+	Metrics []prometheus.Collector
 }
 
 // Node is one site in this process.
@@ -108,6 +111,11 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	}
 	if err := n.register(); err != nil {
 		return nil, err
+	}
+	for _, c := range o.Metrics {
+		if err := n.metrics.Register(c); err != nil {
+			return nil, err
+		}
 	}
 
 	door := s3api.New(n.engine.store, n.users, s3api.Options{

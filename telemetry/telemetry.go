@@ -193,6 +193,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// Register adds a source of metrics of its own.
+func (m *Metrics) Register(c prometheus.Collector) error { return m.registry.Register(c) }
+
 // Handler serves the metrics in the Prometheus text format.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{

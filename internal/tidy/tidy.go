@@ -21,6 +21,9 @@ func Edges() []Edge {
 		{"object", "hlc", "orders versions and journal entries"},
 		{"object", "kv", "keeps records and journal in one transaction"},
 		{"object", "block", "frames and checks content"},
+		{"object", "object/envelope", "seals the keys of encrypted parts"},
+		{"object", "seal", "passes on data keys"},
+		{"object/envelope", "seal", "derives and seals keys"},
 		{"object", "vfs", "walks and measures the directory of part files"},
 		{"object", "object/blobs", "owns part files"},
 		{"object", "object/digest", "computes ETags and checksums while content streams through"},
@@ -135,6 +138,7 @@ func Edges() []Edge {
 		{"cli", "adminapi", "speaks its documents"},
 		{"cli", "archive", "backs up, restores, and looks into snapshots"},
 		{"cli", "archive/scan", "reads files of exclude patterns"},
+		{"cli", "archive/schedule", "runs the backups of the configuration at their times"},
 		{"cli", "archive/tree", "shows files of snapshots"},
 		{"cli", "auth", "reads and shows grants"},
 		{"cli", "blob/gitblob", "reads the URL of a Git repository for plain files"},
@@ -204,6 +208,6 @@ type Large struct {
 // LargePackages are all such packages.
 func LargePackages() []Large {
 	return []Large{
-		{"object", 7000, "one set of transactions over one key space; digests and part files are out already"},
+		{"object", 7200, "one set of transactions over one key space; digests, part files and envelopes are out already"},
 	}
 }

@@ -320,3 +320,67 @@ func TestDamageIsNamed(t *testing.T) {
 	run(t, dir, 0, "backup", "src")
 	run(t, dir, 0, "drill", "--sample", "100%")
 }
+
+// The agent runs what the configuration says, tells how it went, and forgets by its policy.
+func TestAgent(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, rand.New(rand.NewPCG(2, 2)), filepath.Join(dir, "src"), 5)
+	run(t, dir, 0, "repo", "init")
+	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`backups:
+  app:
+    repository: file:%[1]s/repo
+    password_file: %[1]s/password
+    paths: [%[1]s/src]
+    schedule: every 1s
+    keep_last: 2
+    drill: every 1s
+    drill_sample: 100%%
+`, dir)
+	if err := os.WriteFile(filepath.Join(dir, "firn.yaml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(dir, "state.json")
+	c := command(t, dir, "agent", "--state", state, "--listen", "127.0.0.1:0")
+	var said bytes.Buffer
+	c.Stderr = &said
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	succeeded := func() bool {
+		b, err := os.ReadFile(state)
+		if err != nil {
+			return false
+		}
+		var jobs []struct {
+			Name        string
+			LastSuccess time.Time `json:"last_success"`
+		}
+		if err := json.Unmarshal(b, &jobs); err != nil {
+			t.Fatal(err)
+		}
+		return len(jobs) == 2 && !jobs[0].LastSuccess.IsZero() && !jobs[1].LastSuccess.IsZero()
+	}
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for done := false; !done; {
+		select {
+		case <-tick.C:
+			done = succeeded()
+		case <-deadline:
+			_ = c.Process.Kill() // it is given up
+			_ = c.Wait()
+			t.Fatalf("no backup and no drill after 20 seconds:\n%s", &said)
+		}
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("the agent ended with %v:\n%s", err, &said)
+	}
+	run(t, dir, 0, "drill", "--sample", "100%")
+}
