@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // writeTree makes the Go distribution's tree, random content and text below dir.
@@ -39,19 +40,20 @@ func newRandom(seed uint64) io.Reader {
 	return rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 1})
 }
 
-// text gives lines of words, the common ones often, as logs and prose do.
+// text gives lines of a log: what a service writes, with times, ids and numbers that differ from line to line.
 type text struct {
 	rng   *rand.Rand
 	zipf  *rand.Zipf
 	words []string
+	ms    int64
 	line  []byte
 }
 
 func newText(seed uint64) io.Reader {
 	rng := rand.New(rand.NewPCG(seed, 7))
-	t := &text{rng: rng, zipf: rand.NewZipf(rng, 1.2, 8, 9999)}
+	t := &text{rng: rng, zipf: rand.NewZipf(rng, 1.2, 8, 1999), ms: 1_700_000_000_000 + int64(seed)*1e7}
 	vocabulary := rand.New(rand.NewPCG(1, 1))
-	for range 10_000 {
+	for range 2000 {
 		w := make([]byte, 2+vocabulary.IntN(9))
 		for i := range w {
 			w[i] = "etaoinshrdlucmfwypvbgkjqxz"[min(vocabulary.IntN(26), vocabulary.IntN(26))]
@@ -64,11 +66,15 @@ func newText(seed uint64) io.Reader {
 func (t *text) Read(p []byte) (n int, err error) {
 	for n < len(p) {
 		if len(t.line) == 0 {
-			t.line = fmt.Appendf(t.line, "%d ", t.rng.IntN(1e9))
-			for range 4 + t.rng.IntN(12) {
+			t.ms += t.rng.Int64N(40)
+			levels := [...]string{"INFO", "INFO", "INFO", "DEBUG", "WARN"}
+			t.line = time.UnixMilli(t.ms).UTC().AppendFormat(t.line, "2006-01-02T15:04:05.000Z ")
+			t.line = fmt.Appendf(t.line, "level=%s host=node-%d component=%s request=%08x ", levels[t.rng.IntN(len(levels))],
+				t.rng.IntN(12), t.words[t.rng.IntN(24)], t.rng.Uint32())
+			for range 2 + t.rng.IntN(6) {
 				t.line = append(append(t.line, t.words[t.zipf.Uint64()]...), ' ')
 			}
-			t.line[len(t.line)-1] = '\n'
+			t.line = fmt.Appendf(t.line, "bytes=%d took=%dms\n", t.rng.IntN(1<<20), t.rng.IntN(500))
 		}
 		k := copy(p[n:], t.line)
 		t.line = t.line[k:]
