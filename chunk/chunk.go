@@ -82,20 +82,47 @@ func (c *Cutter) Sizes() Sizes { return c.sizes }
 func (c *Cutter) scan(p []byte, from int, h uint64) (int, uint64) {
 	i := max(from, c.sizes.Min)
 	p = p[:min(len(p), c.sizes.Max)]
-	for end := min(len(p), c.sizes.Normal); i < end; i++ {
-		h = h<<1 + c.gear[p[i]]
-		if h&c.small == 0 {
+	var n int
+	if n, h = c.find(p[:min(len(p), c.sizes.Normal)], i, h, c.small); n > 0 {
+		return n, 0
+	}
+	if n, h = c.find(p, max(i, min(len(p), c.sizes.Normal)), h, c.large); n > 0 {
+		return n, 0
+	}
+	if len(p) == c.sizes.Max {
+		return c.sizes.Max, 0
+	}
+	return 0, h
+}
+
+// find looks for the first byte of p from i on after which the hash has only zeros under the mask. It returns what is
+// before and with it, or 0 and the hash.
+func (c *Cutter) find(p []byte, i int, h, mask uint64) (int, uint64) {
+	// Four bytes in a turn: each hash comes from the one before the turn, so that a turn waits for one shift and one
+	// addition instead of four.
+	for ; i+4 <= len(p); i += 4 {
+		q := p[i : i+4 : i+4]
+		g0, g1, g2, g3 := c.gear[q[0]], c.gear[q[1]], c.gear[q[2]], c.gear[q[3]]
+		s1 := g0<<1 + g1
+		s2 := s1<<1 + g2
+		h1, h2, h3 := h<<1+g0, h<<2+s1, h<<3+s2
+		h = h<<4 + (s2<<1 + g3)
+		switch {
+		case h1&mask == 0:
 			return i + 1, 0
+		case h2&mask == 0:
+			return i + 2, 0
+		case h3&mask == 0:
+			return i + 3, 0
+		case h&mask == 0:
+			return i + 4, 0
 		}
 	}
 	for ; i < len(p); i++ {
 		h = h<<1 + c.gear[p[i]]
-		if h&c.large == 0 {
+		if h&mask == 0 {
 			return i + 1, 0
 		}
-	}
-	if len(p) == c.sizes.Max {
-		return c.sizes.Max, 0
 	}
 	return 0, h
 }
