@@ -17,9 +17,16 @@ type Config struct {
 	Data string `yaml:"data"`
 	// Address of the S3 endpoint, as host:port. An empty host listens on every interface.
 	Listen string `yaml:"listen"`
-	// Address of the admin endpoint: health, metrics, profiles and the admin API. It speaks plain HTTP, so
-	// keep it on loopback or a network you trust.
+	// Address of the admin endpoint: health, metrics, profiles and the admin API. On loopback it speaks plain
+	// HTTP. On any other address it speaks TLS as tls sets it up, and without tls it is refused.
 	AdminListen string `yaml:"admin_listen"`
+	// Whether the admin endpoint may speak plain HTTP on an address that is not loopback, where its token and new
+	// secrets can be read on the way: in a container behind its own network, say.
+	AdminAllowPlain bool `yaml:"admin_allow_plain"`
+	// Addresses and networks (10.0.0.0/8) of reverse proxies in front of the site. X-Forwarded-For,
+	// X-Forwarded-Proto and Forwarded say who the client is where they come from one of these, and count for
+	// nothing from anybody else.
+	TrustedProxies []string `yaml:"trusted_proxies"`
 	// Access key of the root user. Give it together with secret_key, or neither: then a pair is generated at
 	// the first start and kept in the data directory.
 	AccessKey string `yaml:"access_key"`
@@ -47,12 +54,16 @@ type Config struct {
 	// Age at which a multipart upload that was never completed is removed.
 	UploadMaxAge Duration `yaml:"upload_max_age"`
 
+	// Encryption of connections. docs/tls.md tells how.
+	TLS TLS `yaml:"tls"`
 	// The journal of every change.
 	Journal Journal `yaml:"journal"`
 	// What is written about the site's running, and how.
 	Log Log `yaml:"log"`
 	// Bounds on what clients can make the site do at once.
 	Limits Limits `yaml:"limits"`
+	// Record of who did what, in a chain that shows changes. docs/audit.md tells how.
+	Audit Audit `yaml:"audit"`
 	// Measurements.
 	Metrics Metrics `yaml:"metrics"`
 
@@ -141,6 +152,53 @@ type Place struct {
 // DefaultPlace returns the settings of a place of which only the URL is given.
 func DefaultPlace() Place { return Place{Retry: true} }
 
+// TLS configures the encryption of connections.
+type TLS struct {
+	// Where certificates come from. off: plain HTTP. files: tls.cert and tls.key, read again when they change.
+	// self: an authority of the site's own, made at the first start and kept in the data directory, whose
+	// certificate clients must be given (firn tls ca). acme: fetched from an ACME authority such as Let's Encrypt,
+	// which must reach the S3 endpoint on port 443 under each of tls.names. off, files, self or acme.
+	Mode string `yaml:"mode"`
+	// File with the certificate and its intermediates, the site's first, in PEM.
+	Cert string `yaml:"cert"`
+	// File with the certificate's key in PEM.
+	Key string `yaml:"key"`
+	// Host names and addresses that certificates are made for: with self beside localhost, this machine's name and
+	// domains; with acme exactly these, host names only.
+	Names []string `yaml:"names"`
+	// Oldest version of TLS spoken. 1.2 or 1.3.
+	MinVersion string `yaml:"min_version"`
+	// URL of the ACME authority's directory.
+	ACMEDirectory string `yaml:"acme_directory"`
+	// Address the ACME authority may write to.
+	ACMEEmail string `yaml:"acme_email"`
+	// File with certificates (PEM) to trust when speaking to the ACME authority, where it is a private one.
+	ACMERoots string `yaml:"acme_roots"`
+}
+
+// Audit configures the audit log.
+type Audit struct {
+	// Whether every S3 request and every admin change is recorded.
+	Enabled bool `yaml:"enabled"`
+	// Directory of the record; empty is audit in the data directory.
+	Dir string `yaml:"dir"`
+	// What happens while the record cannot be written, the disk being full, say. refuse: requests are answered 503
+	// until it can. drop: requests go on, and what was not recorded is counted in the record. refuse or drop.
+	OnFailure string `yaml:"on_failure"`
+	// Size at which a file of the record is closed and the next begun.
+	MaxFile Size `yaml:"max_file"`
+	// Age at which a file of the record is closed and the next begun.
+	MaxAge Duration `yaml:"max_age"`
+	// Age at which a closed file is removed. 0 keeps all.
+	Keep Duration `yaml:"keep"`
+	// Bytes of closed files kept at most; the oldest are removed. 0 sets no bound.
+	KeepSize Size `yaml:"keep_size"`
+	// URL that every line is also sent to, several to a POST. The files are what waits while it does not answer.
+	Webhook string `yaml:"webhook"`
+	// Token sent to the webhook as Authorization: Bearer.
+	WebhookToken Secret `yaml:"webhook_token"`
+}
+
 // Journal configures the journal.
 type Journal struct {
 	// Age at which journal entries are forgotten, once every consumer has read them.
@@ -167,6 +225,17 @@ type Limits struct {
 	HeaderTimeout Duration `yaml:"header_timeout"`
 	// Time after which a request whose body makes no progress is ended.
 	StallTimeout Duration `yaml:"stall_timeout"`
+	// Bytes a second that a request's body must bring on average while the site waits for it, or the request is
+	// ended. 0 asks for none.
+	MinRate Rate `yaml:"min_rate"`
+	// Requests a second of one user, with as many at once as two seconds bring. More are answered 503 SlowDown with
+	// Retry-After. Root is not bound; who signs nothing is counted by address. 0 sets no bound.
+	UserRequests int `yaml:"user_requests"`
+	// Requests of one user served at once. More are answered 503 SlowDown. 0 sets no bound.
+	UserConcurrent int `yaml:"user_concurrent"`
+	// Bytes a second of one user, sent and received together, over all of the user's requests. 64KiB/s at least; 0
+	// sets no bound.
+	UserRate Rate `yaml:"user_rate"`
 	// Time after which a connection without a request is closed.
 	IdleTimeout Duration `yaml:"idle_timeout"`
 	// Time that requests in flight have to finish after SIGTERM or SIGINT before they are cut off.
@@ -183,6 +252,20 @@ type Metrics struct {
 const (
 	DurabilityFsync   = "fsync"
 	DurabilityRelaxed = "relaxed"
+)
+
+// Modes of TLS.
+const (
+	TLSOff   = "off"
+	TLSFiles = "files"
+	TLSSelf  = "self"
+	TLSACME  = "acme"
+)
+
+// What to do while the audit log cannot be written.
+const (
+	AuditRefuse = "refuse"
+	AuditDrop   = "drop"
 )
 
 const (
@@ -205,15 +288,22 @@ func Default() Config {
 		Reserve:      1 * gib,
 		ScrubRate:    Rate(4 * mib),
 		UploadMaxAge: 7 * day,
-		Journal:      Journal{Keep: 7 * day, KeepEntries: 1_000_000},
-		Log:          Log{Level: "info", Format: "auto"},
+		TLS: TLS{
+			Mode: TLSOff, MinVersion: "1.2", ACMEDirectory: "https://acme-v02.api.letsencrypt.org/directory",
+		},
+		Journal: Journal{Keep: 7 * day, KeepEntries: 1_000_000},
+		Log:     Log{Level: "info", Format: "auto"},
 		Limits: Limits{
 			Connections:   8192,
 			Requests:      1024,
 			HeaderTimeout: Duration(20 * time.Second),
 			StallTimeout:  Duration(time.Minute),
+			MinRate:       Rate(512),
 			IdleTimeout:   Duration(2 * time.Minute),
 			DrainTimeout:  Duration(30 * time.Second),
+		},
+		Audit: Audit{
+			OnFailure: AuditRefuse, MaxFile: 64 * mib, MaxAge: day, Keep: 90 * day, KeepSize: 4 * gib,
 		},
 		Metrics: Metrics{Enabled: true},
 	}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -192,6 +194,13 @@ func (e *Effective) validate() Problems {
 			bad("domains", "want host names without scheme, port, wildcard or leading dot, not %q", d)
 		}
 	}
+	e.validateTLS(bad, oneOf)
+	e.validateAudit(bad, oneOf)
+	for _, p := range e.TrustedProxies {
+		if _, err := netip.ParsePrefix(p); err != nil && net.ParseIP(p) == nil {
+			bad("trusted_proxies", "want addresses and networks such as 10.0.0.0/8, not %q", p)
+		}
+	}
 	oneOf("durability", e.Durability, DurabilityFsync, DurabilityRelaxed)
 	oneOf("log.level", e.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", e.Log.Format, "auto", "text", "json")
@@ -222,10 +231,89 @@ func (e *Effective) validate() Problems {
 			bad(d.key, "want 1s or more, not %s", d.value)
 		}
 	}
+	if e.Limits.UserRequests < 0 {
+		bad("limits.user_requests", "must not be negative")
+	}
+	if e.Limits.UserConcurrent < 0 {
+		bad("limits.user_concurrent", "must not be negative")
+	}
+	if r := e.Limits.UserRate; r != 0 && r < Rate(64*kib) {
+		bad("limits.user_rate", "want 64KiB/s or more, or 0, not %s", r)
+	}
+	if e.Limits.MinRate < 0 || e.Limits.MinRate > Rate(64*kib) {
+		bad("limits.min_rate", "want 0 to 64KiB/s, not %s", e.Limits.MinRate)
+	}
 	if e.Limits.DrainTimeout < 0 {
 		bad("limits.drain_timeout", "must not be negative")
 	}
 	return out
+}
+
+// complain notes a problem of a key.
+type complain func(key, format string, args ...any)
+
+func (e *Effective) validateTLS(bad complain, oneOf func(key, value string, allowed ...string)) {
+	t := &e.TLS
+	oneOf("tls.mode", t.Mode, TLSOff, TLSFiles, TLSSelf, TLSACME)
+	oneOf("tls.min_version", t.MinVersion, "1.2", "1.3")
+	for _, f := range []struct{ key, value string }{{"tls.cert", t.Cert}, {"tls.key", t.Key}} {
+		switch {
+		case t.Mode == TLSFiles && f.value == "":
+			bad("tls.mode", "files needs %s: name the file", f.key)
+		case t.Mode != TLSFiles && f.value != "":
+			bad(f.key, "is read with tls.mode: files only: set that, or remove it")
+		}
+	}
+	if t.Mode == TLSACME {
+		if len(t.Names) == 0 {
+			bad("tls.mode", "acme needs tls.names: the host names to fetch certificates for")
+		}
+		for _, n := range t.Names {
+			if net.ParseIP(n) != nil || strings.ContainsAny(n, "*:/ ") || !strings.Contains(n, ".") {
+				bad("tls.names", "acme wants full host names without wildcard, not %q", n)
+			}
+		}
+		if !strings.HasPrefix(t.ACMEDirectory, "https://") {
+			bad("tls.acme_directory", "want a URL with https://")
+		}
+	}
+	if t.Mode == TLSOff && !e.AdminAllowPlain && !loopback(e.AdminListen) {
+		bad("admin_listen", "%s is not loopback and tls.mode is off, so its token could be read on the way: "+
+			"use 127.0.0.1, set tls.mode, or set admin_allow_plain where the network is trusted", e.AdminListen)
+	}
+}
+
+// loopback reports whether addr can be reached from this machine only.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return true // complained about elsewhere
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (e *Effective) validateAudit(bad complain, oneOf func(key, value string, allowed ...string)) {
+	a := &e.Audit
+	oneOf("audit.on_failure", a.OnFailure, AuditRefuse, AuditDrop)
+	if a.MaxFile < 64*kib {
+		bad("audit.max_file", "want 64KiB or more, not %s", a.MaxFile)
+	}
+	if a.MaxAge < Duration(60e9) {
+		bad("audit.max_age", "want 1m or more, not %s", a.MaxAge)
+	}
+	if a.Keep < 0 {
+		bad("audit.keep", "must not be negative")
+	}
+	if a.KeepSize < 0 {
+		bad("audit.keep_size", "must not be negative")
+	}
+	if u, err := url.Parse(a.Webhook); a.Webhook != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil) {
+		bad("audit.webhook", "want a URL such as https://collector.example/firn, without a password in it")
+	}
+	if a.WebhookToken != "" && a.Webhook == "" {
+		bad("audit.webhook_token", "is set without audit.webhook: set both or neither")
+	}
 }
 
 func notInAccessKey(r rune) bool {
