@@ -11,6 +11,7 @@ import (
 
 	"firn"
 	"firn/hlc"
+	"firn/object/envelope"
 )
 
 // Records are protobuf messages with hand-mapped fields (docs/format/namespace.md). Encoders write fields in
@@ -42,6 +43,8 @@ const (
 	fACL           = 20
 	fRetentionMode = 21
 	fRetentionTime = 22 // ms since 1970, zigzag
+	fEncryption    = 23
+	fSealed        = 24 // key of the content that is not multipart
 )
 
 const (
@@ -60,6 +63,7 @@ type record struct {
 	data   uint64
 	blob   BlobID // of a version that is one blob; zero for inline and multipart content
 	shared bool
+	sealed []byte
 }
 
 func (r *record) order() order { return makeOrder(r.Clock, r.Site) }
@@ -202,7 +206,11 @@ func appendRecord(b []byte, r *record) []byte {
 	if r.Retention.Mode != RetentionNone {
 		b = appendUint(b, fRetentionTime, protowire.EncodeZigZag(r.Retention.Until.UnixMilli()))
 	}
-	return b
+	if r.Encryption != nil {
+		var buf [256]byte
+		b = appendBytes(b, fEncryption, r.Encryption.Append(buf[:0]))
+	}
+	return appendBytes(b, fSealed, r.sealed)
 }
 
 func boolUint(v bool) uint64 {
@@ -327,7 +335,7 @@ func decodeRecord(r *record, raw []byte) error {
 			if !f.is(protowire.Fixed64Type) {
 				return errRecord
 			}
-		case fMD5, fOwner, fClass, fSumValue, fBlob, fBLAKE3, fVector, fHeader, fMetadata, fTag, fACL:
+		case fMD5, fOwner, fClass, fSumValue, fBlob, fBLAKE3, fVector, fHeader, fMetadata, fTag, fACL, fEncryption, fSealed:
 			if !f.is(protowire.BytesType) {
 				return errRecord
 			}
@@ -402,6 +410,13 @@ func decodeRecord(r *record, raw []byte) error {
 				return errRecord
 			}
 			*list = append(*list, p)
+		case fEncryption:
+			var err error
+			if r.Encryption, err = envelope.Decode(f.data); err != nil {
+				return errRecord
+			}
+		case fSealed:
+			r.sealed = slices.Clone(f.data)
 		case fACL:
 			r.ACL = slices.Clone(f.data)
 		case fRetentionMode:
@@ -417,7 +432,7 @@ func decodeRecord(r *record, raw []byte) error {
 		r.Retention.Until = time.Time{}
 	}
 	if !r.Multipart && !r.DeleteMarker {
-		r.Parts = []Part{{Number: 1, Size: r.Size, MD5: r.md5, Checksum: r.Checksum.Value, Modified: r.Modified, Blob: r.blob, Shared: r.shared}}
+		r.Parts = []Part{r.onlyPart()}
 	}
 	return nil
 }
@@ -439,6 +454,7 @@ const (
 	pModified = 5 // ms since 1970
 	pBlob     = 6
 	pShared   = 7
+	pSealed   = 8
 )
 
 func appendPart(b []byte, p *Part) []byte {
@@ -450,17 +466,18 @@ func appendPart(b []byte, p *Part) []byte {
 	if p.Blob != (BlobID{}) {
 		b = appendBytes(b, pBlob, p.Blob[:])
 	}
-	return appendUint(b, pShared, boolUint(p.Shared))
+	b = appendUint(b, pShared, boolUint(p.Shared))
+	return appendBytes(b, pSealed, p.Sealed)
 }
 
 func decodePart(p *Part, raw []byte) error {
 	f := fields{b: raw}
 	for f.next() {
 		want := protowire.VarintType
-		if f.num == pMD5 || f.num == pChecksum || f.num == pBlob {
+		if f.num == pMD5 || f.num == pChecksum || f.num == pBlob || f.num == pSealed {
 			want = protowire.BytesType
 		}
-		if f.num <= pShared && !f.is(want) {
+		if f.num <= pSealed && !f.is(want) {
 			return errRecord
 		}
 		switch f.num {
@@ -487,6 +504,8 @@ func decodePart(p *Part, raw []byte) error {
 			p.Blob = BlobID(f.data)
 		case pShared:
 			p.Shared = f.u != 0
+		case pSealed:
+			p.Sealed = slices.Clone(f.data)
 		}
 	}
 	if f.bad {
@@ -496,7 +515,7 @@ func decodePart(p *Part, raw []byte) error {
 }
 
 func appendPartList(b []byte, parts []Part) []byte {
-	var buf [160]byte
+	var buf [256]byte
 	for i := range parts {
 		b = appendBytes(b, 1, appendPart(buf[:0], &parts[i]))
 	}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"firn/object/digest"
+	"firn/seal"
 )
 
 // openSource opens what a copy reads and asks its precondition.
@@ -17,6 +19,12 @@ func (s *Store) openSource(ctx context.Context, src CopySource) (*Object, error)
 	}
 	if src.Precondition != nil {
 		if err := src.Precondition(from.Version); err != nil {
+			_ = from.Close() // always nil
+			return nil, err
+		}
+	}
+	if from.Version.Encryption != nil {
+		if err := from.Unlock(src.DataKey); err != nil {
 			_ = from.Close() // always nil
 			return nil, err
 		}
@@ -32,7 +40,7 @@ var errSourceMoved = errors.New("the source of a copy changed")
 
 // Copy makes a new version of bucket/key with the source's content, sharing its bytes where it can.
 // o gives all metadata of the new version (the caller merges what it keeps from the source); o.Size,
-// o.ContentMD5 are ignored; o.Checksum.Expected is nil and asks for the algorithm to be kept or computed.
+// o.ContentMD5 are ignored; where encryption stands against sharing, the bytes are written anew; o.Checksum.Expected is nil and asks for the algorithm to be kept or computed.
 func (s *Store) Copy(ctx context.Context, src CopySource, bucket, key string, o PutOptions) (*Version, error) {
 	for range copyTries {
 		v, err := s.copyObject(ctx, src, bucket, key, &o)
@@ -68,6 +76,11 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 			return nil, err
 		}
 	}
+	encrypted := from.Version.Encryption != nil || o.Encryption != nil
+	if encrypted && (from.inline != nil || !o.Encryption.SharesWith(from.Version.Encryption)) {
+		opts.Size = from.Version.Size
+		return s.put(ctx, bucket, key, io.NewSectionReader(from, 0, opts.Size), &opts)
+	}
 	r := newRecord(bucket, key, &opts)
 	r.Size, r.md5, r.nparts, r.BLAKE3 = from.rec.Size, from.rec.md5, from.rec.nparts, from.rec.BLAKE3
 	r.Multipart = from.rec.Multipart
@@ -91,7 +104,17 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		c := &content{size: r.Size, inline: from.inline}
 		return s.commitPut(ctx, b, ck, r, c, o.Precondition)
 	}
-	return s.commitShared(ctx, src, from, b, ck, r, o.Precondition)
+	sealer, err := o.Encryption.NewSealer(o.DataKey, b.rec.Load().ID, key)
+	if err != nil {
+		return nil, err
+	}
+	sealed := make([][]byte, len(from.Version.Parts))
+	for i := range sealed {
+		if sealed[i], err = from.reseal(i, sealer, from.Version.Parts[i].Number); err != nil {
+			return nil, err
+		}
+	}
+	return s.commitShared(ctx, src, from, b, ck, r, sealed, o.Precondition)
 }
 
 // sums computes digests of an open object's content.
@@ -103,8 +126,8 @@ func (o *Object) sums(ctx context.Context, a digest.Algorithm) (digest.Sums, err
 	return sums, err
 }
 
-// commitShared makes r the current version with the blobs of the open version from.
-func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, b *bucket, ck []byte, r *record, pre Precondition) (*Version, error) {
+// commitShared makes r the current version with the blobs of the open version from, whose keys are sealed as given.
+func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, b *bucket, ck []byte, r *record, sealed [][]byte, pre Precondition) (*Version, error) {
 	sb, err := s.bucket(src.Bucket)
 	if err != nil {
 		return nil, err
@@ -122,7 +145,7 @@ func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, 
 		if err != nil {
 			return err
 		}
-		if err := t.share(r, v, vk); err != nil {
+		if err := t.share(r, v, vk, sealed); err != nil {
 			return err
 		}
 		if bytes.Equal(vk, ck) {
@@ -147,20 +170,23 @@ func lockSet(a, b []byte) [][]byte {
 	return [][]byte{a, b}
 }
 
-// share makes r use the blobs of v, which is stored under vk. Where the same transaction goes on to drop v,
+// share makes r use the blobs of v, which is stored under vk, with their keys as sealed for r. Where the same transaction goes on to drop v,
 // release and finish settle the count.
-func (t *txn) share(r *record, v *stored, vk []byte) error {
+func (t *txn) share(r *record, v *stored, vk []byte, sealed [][]byte) error {
 	parts, err := t.reuse(v, vk, func(int) bool { return true })
 	if err != nil {
 		return err
 	}
 	if !v.Multipart {
-		r.blob, r.shared = v.blob, true
+		r.blob, r.shared, r.sealed = v.blob, true, sealed[0]
 		return nil
 	}
 	r.data = uint64(t.s.clock.Now())
-	r.Parts = parts
-	t.tx.Set(idKey(tagParts, r.data), appendPartList(nil, parts))
+	r.Parts = slices.Clone(parts)
+	for i := range r.Parts {
+		r.Parts[i].Sealed = sealed[i]
+	}
+	t.tx.Set(idKey(tagParts, r.data), appendPartList(nil, r.Parts))
 	return nil
 }
 
@@ -226,7 +252,7 @@ func (o *Object) wholePart(offset, length int64) int {
 
 // sharePart makes part i of from the part of an upload, without copying it. ok is false where a checksum that the
 // upload keeps is not known of it.
-func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i int, bucket, key, uploadID string, number int) (p *Part, ok bool, err error) {
+func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i int, bucket, key, uploadID string, number int, dataKey *seal.Key) (p *Part, ok bool, err error) {
 	if number < 1 || number > MaxPart {
 		return nil, false, ErrInvalidPart
 	}
@@ -234,7 +260,17 @@ func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i i
 	if err != nil {
 		return nil, false, err
 	}
+	if !u.Options.Encryption.SharesWith(from.Version.Encryption) {
+		return nil, false, nil
+	}
+	sealer, err := u.Options.Encryption.NewSealer(dataKey, b.rec.Load().ID, key)
+	if err != nil {
+		return nil, false, err
+	}
 	part := from.Version.Parts[i]
+	if part.Sealed, err = from.reseal(i, sealer, number); err != nil {
+		return nil, false, err
+	}
 	if q := u.Options.Checksum; q != nil {
 		if from.Version.Checksum.Algorithm != q.Algorithm || len(part.Checksum) != digest.Algorithm(q.Algorithm).Size() {
 			return nil, false, nil

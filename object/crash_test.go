@@ -15,6 +15,7 @@ import (
 
 	pebblevfs "github.com/cockroachdb/pebble/v2/vfs"
 
+	"firn/object/envelope"
 	"firn/vfs"
 )
 
@@ -89,6 +90,17 @@ func scenarios() []scenario {
 			return err
 		}
 	}
+	putEncrypted := func(key, c string) func(*fixture) error {
+		return func(f *fixture) error {
+			_, err := f.Put(context.Background(), "bucket", key, strings.NewReader(c), encrypted(envelope.Site))
+			return err
+		}
+	}
+	copyEncrypted := func(f *fixture) error {
+		src := CopySource{Bucket: "bucket", Key: "k", DataKey: dataKey()}
+		_, err := f.Copy(context.Background(), src, "bucket", "l", encrypted(envelope.Site))
+		return err
+	}
 	versioned := func(f *fixture) error { f.versioning("bucket", VersioningEnabled); return nil }
 	collect := func(f *fixture) error { _, err := f.Collect(context.Background()); return err }
 	var id string
@@ -117,6 +129,9 @@ func scenarios() []scenario {
 		{"overwrite large by large", must(put("k", large)), put("k", other)},
 		{"overwrite large by inline and collect", must(put("k", large)), func(f *fixture) error { return errors.Join(put("k", small)(f), collect(f)) }},
 		{"new version", must(versioned, put("k", large)), put("k", other)},
+		{"put inline, encrypted", must(), putEncrypted("k", small)},
+		{"put large, encrypted", must(putEncrypted("k", small)), putEncrypted("k", large)},
+		{"copy large, encrypted", must(putEncrypted("k", large)), copyEncrypted},
 		{"delete inline", must(put("k", small)), del("k", "")},
 		{"delete marker", must(versioned, put("k", small)), del("k", "")},
 		{"delete large and collect", must(put("k", large)), func(f *fixture) error { return errors.Join(del("k", "")(f), collect(f)) }},
@@ -141,7 +156,7 @@ func scenarios() []scenario {
 			return err
 		}},
 		{"share part", must(put("k", large), upload), func(f *fixture) error {
-			_, _, err := f.CopyPart(context.Background(), CopySource{Bucket: "bucket", Key: "k"}, 0, -1, "bucket", "m", id, 3)
+			_, _, err := f.CopyPart(context.Background(), CopySource{Bucket: "bucket", Key: "k"}, 0, -1, "bucket", "m", id, 3, nil)
 			return err
 		}},
 		{"complete over a large object", must(put("m", other), upload), complete},

@@ -17,6 +17,7 @@ import (
 	"firn"
 	"firn/kv"
 	"firn/object/digest"
+	"firn/seal"
 )
 
 // ErrChecksumAlgorithm is returned for a part that is sent with another checksum algorithm than its upload's.
@@ -38,7 +39,7 @@ func uploadInfo(bucket, key string, id [uploadIDLen]byte, raw []byte) (*UploadIn
 		ID: formatUploadID(id), Bucket: bucket, Key: key, Initiated: r.Modified,
 		Options: PutOptions{
 			Size: -1, Owner: r.Owner, StorageClass: r.StorageClass, Headers: r.Headers, Metadata: r.Metadata,
-			Tags: r.Tags, ACL: r.ACL, Retention: r.Retention, LegalHold: r.LegalHold,
+			Tags: r.Tags, ACL: r.ACL, Retention: r.Retention, LegalHold: r.LegalHold, Encryption: r.Encryption,
 		},
 	}
 	if r.Checksum.Algorithm != ChecksumNone {
@@ -121,7 +122,7 @@ func (s *Store) viewUpload(ctx context.Context, bucket, key, uploadID string) (u
 	return u, b, err
 }
 
-// PutPart stores a part; of o only Size, ContentMD5 and Checksum count. A part number sent again replaces the part.
+// PutPart stores a part; of o only Size, ContentMD5, Checksum and DataKey count. A part number sent again replaces the part.
 func (s *Store) PutPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o PutOptions) (*Part, error) {
 	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &o)
 	if err != nil {
@@ -152,8 +153,13 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 	if err != nil {
 		return nil, err
 	}
+	sealer, err := u.Options.Encryption.NewSealer(o.DataKey, b.rec.Load().ID, key)
+	if err != nil {
+		return nil, err
+	}
 	c := &content{}
 	defer c.free()
+	c.protect(sealer)
 	if err := c.charge(&s.space, fileCost(max(0, o.Size))); err != nil {
 		return nil, err
 	}
@@ -162,8 +168,8 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 		return nil, err
 	}
 	p := &Part{
-		Number: number, Size: c.size, MD5: c.sums.MD5, Checksum: c.sums.Checksum, Modified: s.clock.Now().Wall(),
-		Blob: BlobID(c.blob.ID),
+		Number: number, Size: c.size, MD5: sealer.ETag(c.sums.MD5), Checksum: c.sums.Checksum, Modified: s.clock.Now().Wall(),
+		Blob: BlobID(c.blob.ID), Sealed: c.sealed(number),
 	}
 	open, err := s.change(ctx, b, func(t *txn) error {
 		t.tx.Delete(blobKey(tagOpening, p.Blob))
@@ -198,16 +204,16 @@ func (t *txn) setPart(key string, id [uploadIDLen]byte, p *Part) error {
 }
 
 // CopyPart stores a part from length bytes at offset of a source object (length -1: to its end). A range that is
-// exactly one part of the source is shared, not copied.
-func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int) (*Part, *Version, error) {
-	p, v, err := s.copyPart(ctx, src, offset, length, bucket, key, uploadID, number)
+// exactly one part of the source is shared, not copied. dataKey is that of an encrypted upload.
+func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int, dataKey *seal.Key) (*Part, *Version, error) {
+	p, v, err := s.copyPart(ctx, src, offset, length, bucket, key, uploadID, number, dataKey)
 	if err != nil {
 		return nil, nil, fail("copy part", subject(bucket, key), err)
 	}
 	return p, v, nil
 }
 
-func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int) (*Part, *Version, error) {
+func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int, dataKey *seal.Key) (*Part, *Version, error) {
 	from, err := s.openSource(ctx, src)
 	if err != nil {
 		return nil, nil, err
@@ -223,7 +229,7 @@ func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int
 		return nil, nil, ErrTooLarge
 	}
 	if i := from.wholePart(offset, length); i >= 0 {
-		p, ok, err := s.sharePart(ctx, src, from, i, bucket, key, uploadID, number)
+		p, ok, err := s.sharePart(ctx, src, from, i, bucket, key, uploadID, number, dataKey)
 		if err != nil && !errors.Is(err, errSourceMoved) {
 			return nil, nil, err
 		}
@@ -233,7 +239,7 @@ func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int
 		// The bytes are copied then; they are still there, because from is open.
 	}
 	body := io.NewSectionReader(from, offset, length)
-	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &PutOptions{Size: length})
+	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &PutOptions{Size: length, DataKey: dataKey})
 	return p, from.Version, err
 }
 

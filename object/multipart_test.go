@@ -388,13 +388,13 @@ func TestCopyOfMultipartSharesItsParts(t *testing.T) {
 	}
 	var parts []*Part
 	for i, r := range [][2]int64{{3, MinPart}, {0, -1}, {MinPart - 2, 4}} {
-		p, src, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, r[0], r[1], "bucket", "joined", id, i+1)
+		p, src, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, r[0], r[1], "bucket", "joined", id, i+1, nil)
 		if err != nil || src.Key != "k" {
 			t.Fatal(err)
 		}
 		parts = append(parts, p)
 	}
-	if _, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, MinPart, MinPart, "bucket", "joined", id, 9); !errors.Is(err, ErrInvalidRange) {
+	if _, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, MinPart, MinPart, "bucket", "joined", id, 9, nil); !errors.Is(err, ErrInvalidRange) {
 		t.Fatal(err)
 	}
 	if _, err := f.CompleteUpload(ctx, "bucket", "joined", id, listed1(parts...), CompleteOptions{Size: -1}); err != nil {
@@ -411,7 +411,7 @@ func TestCopyOfMultipartSharesItsParts(t *testing.T) {
 	parts = nil
 	for i, r := range [][2]int64{{0, MinPart}, {0, MinPart}, {MinPart, 77}} {
 		for range 2 {
-			p, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, r[0], r[1], "bucket", "parts", id, i+1)
+			p, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, r[0], r[1], "bucket", "parts", id, i+1, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -431,7 +431,7 @@ func TestCopyOfMultipartSharesItsParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, 0, MinPart, "bucket", "sum", id, 1)
+	p, _, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, 0, MinPart, "bucket", "sum", id, 1, nil)
 	if err != nil || !bytes.Equal(p.Checksum, digest.Of([]byte(c1), digest.CRC32).Checksum) {
 		t.Fatalf("%+v, %v", p, err)
 	}

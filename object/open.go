@@ -12,6 +12,8 @@ import (
 	"firn/block"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/envelope"
+	"firn/seal"
 	"firn/vfs"
 )
 
@@ -19,10 +21,13 @@ import (
 type Object struct {
 	Version *Version
 
-	s      *Store
-	rec    *stored
-	inline []byte // plain content
-	buf    []byte // pooled memory that inline is in
+	s        *Store
+	rec      *stored
+	bucketID uint64
+	sealer   *envelope.Sealer // after Unlock
+	sealed   []byte           // inline content before Unlock
+	inline   []byte           // plain content
+	buf      []byte           // pooled memory that inline is in
 
 	mu struct {
 		sync.Mutex
@@ -111,7 +116,7 @@ var errReplaced = errors.New("version was replaced while it was opened")
 func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck []byte) (*Object, error) {
 	epoch := s.grace.enter()
 	defer s.grace.leave(epoch)
-	o := &Object{s: s}
+	o := &Object{s: s, bucketID: b.ID}
 	var v *stored
 	err := s.db.View(ctx, func(r kv.Reader) (err error) {
 		v, _, err = s.find(r, b, key, versionID, ck)
@@ -124,7 +129,7 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 				err = errReplaced
 			}
 		case v.data != 0:
-			o.buf, err = get(r, getBuffer(int(v.Size) + block.InlineOverhead)[:0], idKey(tagData, v.data))
+			o.buf, err = get(r, getBuffer(int(v.Size) + block.SealedInlineOverhead)[:0], idKey(tagData, v.data))
 			if err == nil && o.buf == nil {
 				err = errReplaced
 			}
@@ -147,7 +152,13 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 	}
 	o.rec, o.Version = v, &v.Version
 	if v.data != 0 && !v.Multipart {
-		if o.inline, err = block.OpenInline(o.buf); err == nil && int64(len(o.inline)) != v.Size {
+		o.inline, err = block.OpenInline(o.buf)
+		size := int64(len(o.inline))
+		if errors.Is(err, block.ErrSealed) {
+			o.inline, o.sealed = nil, o.inline
+			size, err = size-seal.Overhead, nil
+		}
+		if err == nil && (size != v.Size || (o.sealed != nil) != (v.Encryption != nil)) {
 			err = firn.NewError(firn.Corrupt, "content has another size than its record")
 		}
 		if err != nil {
@@ -186,6 +197,9 @@ func (o *Object) WriteRange(ctx context.Context, w io.Writer, offset, length int
 	}
 	if length == 0 {
 		return 0, nil
+	}
+	if o.Version.Encryption != nil && o.sealer == nil {
+		return 0, fail("read object", o.subject(), envelope.ErrNeedsKey)
 	}
 	if o.inline != nil {
 		n, err := w.Write(o.inline[offset : offset+length])
@@ -244,6 +258,12 @@ func (o *Object) openPart(i int) (*partReader, error) {
 	r, err := block.Open(f, p.Blob.String())
 	if err == nil && r.Info().Size != p.Size {
 		err = firn.NewError(firn.Corrupt, fmt.Sprintf("part %d has %d bytes, its record says %d", p.Number, r.Info().Size, p.Size))
+	}
+	if err == nil {
+		err = o.unseal(r, p)
+	}
+	if err == nil && (r.Info().Codec == block.CodecAESGCM) != (p.Sealed != nil) {
+		err = firn.NewError(firn.Corrupt, fmt.Sprintf("part %d is encrypted otherwise than its record says", p.Number))
 	}
 	if err != nil {
 		_ = f.Close() // read only
@@ -354,6 +374,6 @@ func (o *Object) free() {
 	}
 	if o.buf != nil {
 		putBuffer(o.buf)
-		o.buf, o.inline = nil, nil
+		o.buf, o.inline, o.sealed = nil, nil, nil
 	}
 }

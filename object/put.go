@@ -14,6 +14,8 @@ import (
 	"firn/kv"
 	"firn/object/blobs"
 	"firn/object/digest"
+	"firn/object/envelope"
+	"firn/seal"
 	"firn/vfs"
 )
 
@@ -23,7 +25,10 @@ type content struct {
 	sums   digest.Sums
 	inline []byte // of small content; pooled
 	blob   blobs.File
-	large  bool // blob is set
+	large  bool             // blob is set
+	sealer *envelope.Sealer // nil where it is not encrypted
+	key    *seal.Key        // of the bytes
+	framed []byte           // inline, sealed; pooled
 	space  *space
 	cost   int64 // bytes charged to space until free
 }
@@ -80,9 +85,15 @@ func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *
 	if err := c.charge(&s.space, s.cost(o.Size)); err != nil {
 		return nil, err
 	}
+	sealer, err := o.Encryption.NewSealer(o.DataKey, b.rec.Load().ID, key)
+	if err != nil {
+		return nil, err
+	}
+	c.protect(sealer)
 	if err := s.receive(ctx, c, body, o, label{bucket: bucket, key: key}); err != nil {
 		return nil, err
 	}
+	c.frame()
 	r := newRecord(bucket, key, o)
 	c.describe(r, o.Checksum)
 	return s.commitPut(ctx, b, ck, r, c, o.Precondition)
@@ -93,7 +104,7 @@ func newRecord(bucket, key string, o *PutOptions) *record {
 	r := &record{Version: Version{
 		Bucket: bucket, Key: key, Latest: true, Owner: o.Owner, StorageClass: o.StorageClass,
 		Headers: o.Headers, Metadata: o.Metadata, Tags: o.Tags, ACL: o.ACL,
-		Retention: o.Retention, LegalHold: o.LegalHold,
+		Retention: o.Retention, LegalHold: o.LegalHold, Encryption: o.Encryption,
 	}}
 	if r.StorageClass == "STANDARD" {
 		r.StorageClass = ""
@@ -103,7 +114,10 @@ func newRecord(bucket, key string, o *PutOptions) *record {
 
 // describe takes size and sums over into r.
 func (c *content) describe(r *record, q *ChecksumRequest) {
-	r.Size, r.md5, r.BLAKE3 = c.size, c.sums.MD5, c.sums.BLAKE3
+	r.Size, r.md5, r.sealed = c.size, c.sealer.ETag(c.sums.MD5), c.sealed(1)
+	if c.sealer == nil {
+		r.BLAKE3 = c.sums.BLAKE3 // it would tell of encrypted content what it is
+	}
 	if q != nil && c.sums.Checksum != nil {
 		r.Checksum = Checksum{Algorithm: q.Algorithm, Value: c.sums.Checksum}
 	}
@@ -130,7 +144,7 @@ func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record, 
 		case c.large:
 			t.tx.Delete(blobKey(tagOpening, r.blob))
 		case c.size > 0:
-			t.setInline(r, c.inline)
+			t.setInline(r, c)
 		}
 		return t.place(ck, r, cur, OpPut)
 	}, ck)
@@ -144,10 +158,14 @@ func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record, 
 }
 
 // setInline stores small content for r.
-func (t *txn) setInline(r *record, p []byte) {
+func (t *txn) setInline(r *record, c *content) {
 	r.data = uint64(t.s.clock.Now())
-	h := block.InlineHeader(p)
-	t.tx.SetSplit(idKey(tagData, r.data), h[:], p)
+	if c.framed != nil {
+		t.tx.Set(idKey(tagData, r.data), c.framed)
+		return
+	}
+	h := block.InlineHeader(c.inline)
+	t.tx.SetSplit(idKey(tagData, r.data), h[:], c.inline)
 }
 
 // finish fills in what of a new version's metadata follows from the rest.
@@ -169,7 +187,7 @@ func (r *record) finish() *Version {
 func (r *record) onlyPart() Part {
 	return Part{
 		Number: 1, Size: r.Size, MD5: r.md5, Checksum: r.Checksum.Value, Modified: r.Modified,
-		Blob: r.blob, Shared: r.shared,
+		Blob: r.blob, Shared: r.shared, Sealed: r.sealed,
 	}
 }
 
@@ -304,6 +322,7 @@ func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOpti
 	}
 	w, err := block.NewWriter(file, block.WriterOptions{
 		BlockSize: s.o.BlockSize, Label: l.encode(), Sum: func() [32]byte { return c.sums.BLAKE3 },
+		Key: c.key,
 	})
 	if err != nil {
 		return err
@@ -395,6 +414,10 @@ func (c *content) freeBuffer() {
 	if c.inline != nil {
 		putBuffer(c.inline)
 		c.inline = nil
+	}
+	if c.framed != nil {
+		putBuffer(c.framed)
+		c.framed = nil
 	}
 }
 

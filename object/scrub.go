@@ -174,9 +174,9 @@ func (s *Store) verify(ctx context.Context, bucket, key, versionID string, lim *
 	}
 	defer o.Close()
 	s.stats.scrubbedItems.Add(1)
-	if o.inline != nil {
-		s.stats.scrubbedBytes.Add(int64(len(o.inline)))
-		return wait(ctx, lim, len(o.inline))
+	if n := len(o.inline) + len(o.sealed); n > 0 {
+		s.stats.scrubbedBytes.Add(int64(n))
+		return wait(ctx, lim, n)
 	}
 	for i := range o.Version.Parts {
 		if o.Version.Parts[i].Blob == (BlobID{}) {

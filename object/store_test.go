@@ -117,6 +117,11 @@ func (f *fixture) get(bucket, key, version string) (string, error) {
 		return "", err
 	}
 	defer o.Close()
+	if o.Version.Encryption != nil {
+		if err := o.Unlock(dataKey()); err != nil {
+			return "", err
+		}
+	}
 	var b bytes.Buffer
 	_, err = o.WriteRange(f.t.Context(), &b, 0, o.Version.Size)
 	return b.String(), err

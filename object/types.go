@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"firn"
+	"firn/object/envelope"
+	"firn/seal"
 )
 
 // Errors of the namespace. Their kinds are what most callers act on; the door to S3 maps each to its code.
@@ -139,6 +141,7 @@ type Part struct {
 	Checksum []byte // raw, of the version's checksum algorithm; may be empty
 	Modified time.Time
 	Blob     BlobID // file that holds the bytes; zero where they are inline
+	Sealed   []byte // the key of encrypted bytes, sealed; nil where they are not
 	Shared   bool   // the blob may be used by other versions too (a reference count exists)
 }
 
@@ -172,6 +175,8 @@ type Version struct {
 	Retention Retention
 	LegalHold bool
 
+	Encryption *envelope.Encryption // nil where the content is not encrypted
+
 	Parts     []Part
 	Multipart bool // came from a multipart upload
 
@@ -200,7 +205,9 @@ type PutOptions struct {
 	ACL          []byte
 	Retention    Retention // zero: the bucket's default applies
 	LegalHold    bool
-	ContentMD5   []byte // 16 bytes or nil
+	Encryption   *envelope.Encryption // nil: the content is not encrypted. For a part that of the upload counts
+	DataKey      *seal.Key            // what Encryption.Wrapped is; also for a part, and not for a new upload
+	ContentMD5   []byte               // 16 bytes or nil
 	Checksum     *ChecksumRequest
 	Precondition Precondition
 }
@@ -295,6 +302,7 @@ type CompleteOptions struct {
 // CopySource names what a copy reads. The Reader of OpenVersion keeps it readable.
 type CopySource struct {
 	Bucket, Key, VersionID string
+	DataKey                *seal.Key // of an encrypted source
 	// Precondition is checked against the source version (x-amz-copy-source-if-*).
 	Precondition Precondition
 }

@@ -127,7 +127,7 @@ func copyPart(s *Server, rq *request) error {
 			return s3err.InvalidRequest("The specified copy source is larger than the maximum allowable size for a copy "+
 				"source: %d", object.MaxPut)
 		}
-		p, v, err := s.store.CopyPart(rq.ctx, src.pinned(), offset, length, rq.bucket, rq.key, up.ID, number)
+		p, v, err := s.store.CopyPart(rq.ctx, src.pinned(), offset, length, rq.bucket, rq.key, up.ID, number, nil)
 		if errors.Is(err, errSourceChanged) {
 			if try < copyTries {
 				continue

@@ -1,0 +1,85 @@
+package envelope
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"firn/seal"
+)
+
+func TestSealerBinds(t *testing.T) {
+	e := New(Encryption{Method: Site})
+	dk := &seal.Key{7}
+	sealer := func(e *Encryption, dk *seal.Key, bucket uint64, key string) *Sealer {
+		s, err := e.NewSealer(dk, bucket, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := sealer(e, dk, 1, "key")
+	k := s.NewKey()
+	sealed := s.Seal(k, 1, 100)
+	if got, err := sealer(e, dk, 1, "key").Open(sealed, 1, 100); err != nil || *got != *k {
+		t.Fatal(err)
+	}
+	for name, s := range map[string]*Sealer{
+		"bucket":   sealer(e, dk, 2, "key"),
+		"key":      sealer(e, dk, 1, "kez"),
+		"data key": sealer(e, &seal.Key{8}, 1, "key"),
+		"version":  sealer(New(Encryption{Method: Site}), dk, 1, "key"),
+	} {
+		if _, err := s.Open(sealed, 1, 100); err != ErrWrongKey {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+	for i := range sealed {
+		p := bytes.Clone(sealed)
+		p[i] ^= 1
+		if _, err := s.Open(p, 1, 100); err != ErrWrongKey {
+			t.Errorf("byte %d changed: %v", i, err)
+		}
+	}
+	if _, err := s.Open(sealed, 2, 100); err != ErrWrongKey {
+		t.Errorf("another number: %v", err)
+	}
+	if _, err := s.Open(sealed, 1, 99); err != ErrWrongKey {
+		t.Errorf("another size: %v", err)
+	}
+	if _, err := e.NewSealer(nil, 1, "key"); err != ErrNeedsKey {
+		t.Errorf("no key: %v", err)
+	}
+	var none *Sealer
+	if none.NewKey() != nil || none.Seal(nil, 1, 1) != nil || none.ETag([16]byte{1}) != [16]byte{1} {
+		t.Error("the sealer of plain content does something")
+	}
+}
+
+// TestSealedFormat holds what was stored before.
+func TestSealedFormat(t *testing.T) {
+	e := &Encryption{Method: Customer, Salt: [16]byte{1}}
+	s, err := e.NewSealer(&seal.Key{1}, 5, "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := (&seal.Key{1}).Derive("firn object 1", append(append([]byte{1}, make([]byte, 22)...), 5, 'k'))
+	if s.key != want {
+		t.Error("the key is derived otherwise than docs/format/encryption.md says")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(New(Encryption{Method: Service, Key: "k", Context: "{}", BucketKey: true, Wrapped: []byte("w")}).Append(nil))
+	f.Add([]byte{8, 1})
+	f.Fuzz(func(t *testing.T, p []byte) {
+		e, err := Decode(p)
+		if err != nil {
+			return
+		}
+		again, err := Decode(e.Append(nil))
+		if err != nil || !reflect.DeepEqual(e, again) && len(e.Wrapped) > 0 {
+			t.Fatalf("%+v became %+v, %v", e, again, err)
+		}
+	})
+}
