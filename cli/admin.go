@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,6 +24,7 @@ import (
 	"firn/adminapi"
 	"firn/config"
 	"firn/node"
+	"firn/tlsconf"
 )
 
 // adminFlags are the flags by which a command finds the site it acts on.
@@ -29,6 +33,7 @@ type adminFlags struct {
 	data string
 	url  string
 	tok  string
+	ca   string
 }
 
 // addAdminFlags adds them to c and to the commands below it.
@@ -38,6 +43,7 @@ func addAdminFlags(c *cobra.Command, env *Env) *adminFlags {
 	f.StringVar(&a.data, "data", "", "data directory of the running site (FIRN_DATA; default "+config.Default().Data+")")
 	f.StringVar(&a.url, "admin", "", "URL of a site's admin endpoint, such as http://10.0.0.5:9001, instead of --data")
 	f.StringVar(&a.tok, "token-file", "", "file with the admin token, for --admin (or FIRN_ADMIN_TOKEN with the token itself)")
+	f.StringVar(&a.ca, "admin-ca", "", "file with certificates to trust for --admin https://..., beside the system's")
 	return a
 }
 
@@ -60,10 +66,9 @@ type adminClient struct {
 
 // connect finds the site.
 func (a *adminFlags) connect() (*adminClient, error) {
-	c := &adminClient{http: &http.Client{
-		// Streams go on for as long as they bring something; only the beginning of an answer is bounded.
-		Transport: &http.Transport{ResponseHeaderTimeout: time.Minute, Proxy: nil},
-	}}
+	// Streams go on for as long as they bring something; only the beginning of an answer is bounded.
+	transport := &http.Transport{ResponseHeaderTimeout: time.Minute, Proxy: nil}
+	c := &adminClient{http: &http.Client{Transport: transport}}
 	if a.url != "" {
 		if a.data != "" {
 			return nil, usageError("--admin and --data name a site each: give one")
@@ -73,6 +78,9 @@ func (a *adminFlags) connect() (*adminClient, error) {
 			return nil, usageError("--admin %s: want a URL such as http://10.0.0.5:9001", a.url)
 		}
 		c.base = strings.TrimSuffix(a.url, "/")
+		if transport.TLSClientConfig, err = trusting(a.ca); err != nil {
+			return nil, err
+		}
 		if c.token, err = a.token(); err != nil {
 			return nil, err
 		}
@@ -91,10 +99,49 @@ func (a *adminFlags) connect() (*adminClient, error) {
 		return nil, firn.E("find the site of", dir, err)
 	}
 	c.base = "http://" + run.Admin
+	if run.AdminTLS != nil {
+		c.base = "https://" + run.Admin
+		transport.TLSClientConfig = pinned(run.AdminTLS)
+	}
 	if c.token, err = node.ReadAdminToken(dir); err != nil {
 		return nil, firn.E("read admin token", dir, err)
 	}
 	return c, nil
+}
+
+// trusting returns the TLS settings that trust the certificates in a file beside the system's. "" is no file.
+func trusting(file string) (*tls.Config, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, usageError("--admin-ca %s: it holds no certificate in PEM", file)
+	}
+	return &tls.Config{RootCAs: roots}, nil
+}
+
+// pinned returns the TLS settings that accept the certificate which the site on this machine said it shows.
+func pinned(t *node.AdminTLS) *tls.Config {
+	if t.Fingerprint == "" {
+		return &tls.Config{ServerName: t.Name}
+	}
+	return &tls.Config{
+		InsecureSkipVerify: true, // VerifyConnection is stricter: one certificate, whatever names it has
+		VerifyConnection: func(c tls.ConnectionState) error {
+			if tlsconf.Fingerprint(c.PeerCertificates[0]) != t.Fingerprint {
+				return errors.New("it shows another certificate than the site in the data directory")
+			}
+			return nil
+		},
+	}
 }
 
 func (a *adminFlags) token() (string, error) {

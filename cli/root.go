@@ -45,7 +45,7 @@ It prints its address and keys at the first start.`,
 	)
 	site := []*cobra.Command{
 		serveCommand(env), statusCommand(env), userCommand(env), keyCommand(env), journalCommand(env),
-		checkCommand(env), configCommand(env), pprofCommand(env),
+		checkCommand(env), configCommand(env), pprofCommand(env), tlsCommand(env),
 	}
 	for _, c := range site {
 		c.GroupID = "site"

@@ -43,6 +43,16 @@ type RunInfo struct {
 	Admin   string    `json:"admin"`
 	Version string    `json:"version"`
 	Started time.Time `json:"started"`
+	// AdminTLS is set where the admin endpoint speaks TLS.
+	AdminTLS *AdminTLS `json:"admin_tls,omitempty"`
+}
+
+// AdminTLS says how to know the certificate of an admin endpoint.
+type AdminTLS struct {
+	// Fingerprint is the certificate's (tlsconf.Fingerprint). "" where it is fetched when asked for: then it is one
+	// for Name, by an authority that the system trusts.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	Name        string `json:"name,omitempty"`
 }
 
 // DataDir is a locked data directory of a known format.

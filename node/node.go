@@ -9,13 +9,13 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -28,8 +28,10 @@ import (
 	"firn/adminapi"
 	"firn/auth"
 	"firn/config"
+	"firn/proxied"
 	"firn/s3api"
 	"firn/telemetry"
+	"firn/tlsconf"
 )
 
 // Options are what a Node gets beside its configuration.
@@ -57,9 +59,11 @@ type Node struct {
 	admin   net.Listener
 	s3srv   *http.Server
 	admsrv  *http.Server
+	tls     *tlsconf.Source // nil without
 
 	fatal    chan error // capacity 1
 	draining atomic.Bool
+	serving  atomic.Bool
 	closers  []func() error // in the order of opening
 }
 
@@ -93,6 +97,13 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if err != nil {
 		return nil, err
 	}
+	proxies, err := proxied.Parse(cfg.TrustedProxies)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.openTLS(); err != nil {
+		return nil, err
+	}
 	// The ports are taken before the store is opened: a wrong address is told at once.
 	if n.s3, err = n.bind("listen", cfg.Listen); err != nil {
 		return nil, err
@@ -123,7 +134,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
 	})
-	n.s3srv = &http.Server{Handler: n.metrics.InFlight(door), ErrorLog: stdLog(n.log, "s3 connection")}
+	n.s3srv = &http.Server{Handler: n.metrics.InFlight(proxies.Handler(door)), ErrorLog: stdLog(n.log, "s3 connection")}
 	door.ConfigureHTTP(n.s3srv)
 	var metrics http.Handler
 	if cfg.Metrics.Enabled {
@@ -164,6 +175,9 @@ func (n *Node) bind(key, addr string) (net.Listener, error) {
 	if key == "listen" {
 		l = netutil.LimitListener(l, n.cfg.Limits.Connections)
 	}
+	if n.encrypted(key, l) {
+		l = tls.NewListener(l, n.tls.Config())
+	}
 	n.onClose(func() error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			return err
@@ -196,10 +210,8 @@ func (n *Node) Root() auth.Credentials { return n.root }
 // Run serves until ctx ends, then lets requests in flight finish within the drain timeout. It returns nil after
 // such a stop, and an error where the site cannot go on: then the process should end, so that a restart recovers.
 func (n *Node) Run(ctx context.Context) error {
-	if err := n.dir.WriteRunInfo(RunInfo{
-		PID: os.Getpid(), Listen: reachable(n.s3.Addr()), Admin: reachable(n.admin.Addr()),
-		Version: firn.Version, Started: n.started,
-	}); err != nil {
+	n.serving.Store(true)
+	if err := n.dir.WriteRunInfo(n.runInfo()); err != nil {
 		// On a full disk reads and deletes must go on: they are how it becomes less full.
 		n.log.Warn("commands will not find this site by its data directory", "data", n.dir.Path, "error", err)
 	}
@@ -221,9 +233,12 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	run("serve s3", func() error { return n.s3srv.Serve(n.s3) })
 	run("serve admin", func() error { return n.admsrv.Serve(n.admin) })
+	if n.tls != nil {
+		run("keep the certificate current", func() error { return n.tls.Run(work) })
+	}
 	run("background work", func() error { return n.engine.Run(work) })
 	run("give memory back", func() error { giveBack(work, n.metrics.Begun, debug.FreeOSMemory); return nil })
-	n.log.Info("site is up", "version", firn.Version, "listen", n.s3.Addr().String(), "admin", n.admin.Addr().String(),
+	n.log.Info("site is up", "version", firn.Version, "listen", n.s3.Addr().String(), "tls", n.cfg.TLS.Mode, "admin", n.admin.Addr().String(),
 		"data", n.dir.Path, "durability", n.cfg.Durability, "memory_limit", n.cfg.MemoryLimit.String(),
 		"took", time.Since(n.started))
 	n.warn()
@@ -269,7 +284,7 @@ func (n *Node) warn() {
 		n.log.Warn("durability is relaxed: a power loss or a crash takes back the last acknowledged writes")
 	}
 	if host, _, err := net.SplitHostPort(n.admin.Addr().String()); err == nil {
-		if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() {
+		if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() && n.tls == nil {
 			n.log.Warn("the admin endpoint is not on loopback: its token travels in plain text", "admin", n.admin.Addr().String())
 		}
 	}

@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
+
+	"firn/tlsconf"
 )
 
 // welcome tells once how to reach a new site. It goes to the terminal, never to the log: it holds the secret.
 func (n *Node) welcome(w io.Writer) error {
-	url := "http://" + reachable(n.s3.Addr())
+	url := scheme(n.tls != nil) + "://" + reachable(n.s3.Addr())
 	c := n.root
 	_, err := fmt.Fprintf(w, `Firn is ready. This is shown once; the keys are kept in %[5]s.
 
@@ -22,6 +25,16 @@ func (n *Node) welcome(w io.Writer) error {
   rclone  rclone mkdir ":s3,provider=Other,endpoint='%[1]s',region=%[4]s,access_key_id=%[2]s,secret_access_key=%[3]s:first"
 
 `, url, c.AccessKey, c.SecretKey, n.cfg.Region, n.dir.file(credentialsName))
+	if n.tls == nil || err != nil {
+		return err
+	}
+	if _, fingerprint := n.tls.Authority(); fingerprint != "" {
+		_, err = fmt.Fprintf(w, `Clients must trust this site's own authority, which firn tls ca prints:
+  %s
+  SHA-256 %s
+
+`, filepath.Join(TLSDir(n.dir.Path), tlsconf.CAName), fingerprint)
+	}
 	return err
 }
 

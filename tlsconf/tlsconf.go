@@ -55,6 +55,8 @@ type Options struct {
 	Least uint16
 	// Log is told of new certificates and of those that cannot be used; nil discards.
 	Log *slog.Logger
+	// Changed is called after another certificate came into use; it may be nil.
+	Changed func()
 	// Poll is how often files are looked at where the system does not tell of changes, and how often the age of an own
 	// certificate is checked. 0 is a minute.
 	Poll time.Duration
@@ -198,6 +200,9 @@ func (s *Source) set(c *tls.Certificate) {
 	s.mu.Unlock()
 	s.log.Info("TLS certificate in use", "subject", c.Leaf.Subject.String(), "names", names(c.Leaf),
 		"expires", c.Leaf.NotAfter.UTC().Format(time.RFC3339), "sha256", Fingerprint(c.Leaf))
+	if s.o.Changed != nil {
+		s.o.Changed()
+	}
 	if left := c.Leaf.NotAfter.Sub(s.o.Now()); left < expiryWarning {
 		s.log.Warn("the TLS certificate expires soon, or has: clients will refuse it", "left", left.Round(time.Hour))
 	}

@@ -122,6 +122,8 @@ func Edges() []Edge {
 		{"archive/scan", "archive/tree", "walks in its order, knows its types"},
 		{"archive/tree", "repo", "makes and reads tree chunks"},
 
+		{"tlsconf", "vfs", "syncs the directory of what it makes"},
+
 		{"adminapi", "auth", "manages users"},
 
 		{"node", "adminapi", "serves the admin endpoint"},
@@ -131,6 +133,8 @@ func Edges() []Edge {
 		{"node", "kv", "knows the error of an engine that stopped"},
 		{"node", "kv/pebblekv", "the one concrete engine; node alone chooses drivers"},
 		{"node", "object", "opens the namespace"},
+		{"node", "proxied", "knows clients behind trusted proxies"},
+		{"node", "tlsconf", "puts TLS in front of listeners"},
 		{"node", "s3api", "serves the S3 endpoint"},
 		{"node", "telemetry", "measures all of them"},
 		{"node", "vfs", "the one concrete file system; locks the data directory"},
@@ -153,6 +157,7 @@ func Edges() []Edge {
 		{"cli", "node", "runs a site, finds the one that runs, checks one offline"},
 		{"cli", "repo", "opens and tends repositories"},
 		{"cli", "telemetry", "makes the log"},
+		{"cli", "tlsconf", "shows the site's own authority, and knows its certificate"},
 		{"cli", "transfer", "runs the client verbs"},
 		{"cmd/firn", "cli", "is its main"},
 
@@ -209,5 +214,6 @@ type Large struct {
 func LargePackages() []Large {
 	return []Large{
 		{"object", 7200, "one set of transactions over one key space; digests, part files and envelopes are out already"},
+		{"cli", 8000, "one file a group of commands; what commands do is in other packages"},
 	}
 }
