@@ -35,7 +35,8 @@ type Users interface {
 	Add(ctx context.Context, name string, c auth.Credentials, grants []auth.Grant) (auth.User, auth.Credentials, error)
 	Remove(ctx context.Context, name string) error
 	SetGrants(ctx context.Context, name string, grants []auth.Grant) error
-	AddKey(ctx context.Context, user string, c auth.Credentials) (auth.Credentials, error)
+	AddKey(ctx context.Context, user string, c auth.Credentials, o auth.KeyOptions) (auth.Credentials, error)
+	RotateKey(ctx context.Context, accessKey string, overlap time.Duration) (auth.Credentials, error)
 	RemoveKey(ctx context.Context, accessKey string) error
 }
 
@@ -58,7 +59,9 @@ type Handler struct {
 	metrics http.Handler
 	log     *slog.Logger
 	token   [sha256.Size]byte
-	mux     *http.ServeMux
+
+	identity Identity // nil: ServeIdentity was not called
+	mux      *http.ServeMux
 }
 
 // New returns the admin endpoint of site. token opens what is not open to all. metrics may be nil.
@@ -85,6 +88,7 @@ func New(site Site, users Users, metrics http.Handler, token string, log *slog.L
 	h.mux.HandleFunc("PUT /admin/v1/users/{name}/grants", h.api(h.setGrants))
 	h.mux.HandleFunc("POST /admin/v1/users/{name}/keys", h.api(h.addKey))
 	h.mux.HandleFunc("DELETE /admin/v1/keys/{key}", h.api(h.removeKey))
+	h.mux.HandleFunc("POST /admin/v1/keys/{key}/rotate", h.api(h.rotateKey))
 	h.mux.HandleFunc("GET /admin/v1/journal", h.private(h.journal))
 	h.mux.HandleFunc("POST /admin/v1/check", h.private(h.check))
 	return h

@@ -112,7 +112,7 @@ func (f fakeUsers) SetGrants(_ context.Context, name string, g []auth.Grant) err
 	return nil
 }
 
-func (f fakeUsers) AddKey(_ context.Context, user string, c auth.Credentials) (auth.Credentials, error) {
+func (f fakeUsers) AddKey(_ context.Context, user string, c auth.Credentials, _ auth.KeyOptions) (auth.Credentials, error) {
 	if f[user] == nil {
 		return c, auth.ErrNoSuchUser
 	}
@@ -121,6 +121,13 @@ func (f fakeUsers) AddKey(_ context.Context, user string, c auth.Credentials) (a
 	}
 	f[user].Keys = append(f[user].Keys, auth.KeyInfo{AccessKey: c.AccessKey})
 	return c, nil
+}
+
+func (f fakeUsers) RotateKey(_ context.Context, key string, _ time.Duration) (auth.Credentials, error) {
+	if key != "made" {
+		return auth.Credentials{}, auth.ErrNoSuchKey
+	}
+	return auth.Credentials{AccessKey: "rotated", SecretKey: "rotated-secret"}, nil
 }
 
 func (f fakeUsers) RemoveKey(_ context.Context, key string) error {

@@ -1,7 +1,9 @@
 package adminapi
 
 import (
+	"encoding/json"
 	"net/http"
+	"time"
 
 	"firn"
 	"firn/auth"
@@ -17,8 +19,16 @@ type UserRequest struct {
 
 // KeyRequest is the document that adds a key. Empty, a pair is made.
 type KeyRequest struct {
-	AccessKey string `json:"access_key,omitempty"`
-	SecretKey string `json:"secret_key,omitempty"`
+	AccessKey string          `json:"access_key,omitempty"`
+	SecretKey string          `json:"secret_key,omitempty"`
+	Expires   time.Time       `json:"expires,omitzero"`
+	Policy    json.RawMessage `json:"policy,omitempty"` // narrows the key to what this document allows
+	Note      string          `json:"note,omitempty"`
+}
+
+// RotateRequest replaces a key by a new one; the old one ends after the overlap.
+type RotateRequest struct {
+	OverlapSeconds int64 `json:"overlap_seconds"`
 }
 
 // GrantsRequest replaces a user's grants.
@@ -62,6 +72,16 @@ func (h *Handler) addUser(r *http.Request) (any, error) {
 
 func (h *Handler) removeUser(r *http.Request) (any, error) {
 	name := r.PathValue("name")
+	if to := r.URL.Query().Get("to"); to != "" {
+		if h.identity == nil {
+			return nil, firn.NewError(firn.Unsupported, "this site hands nothing over")
+		}
+		buckets, err := h.identity.HandOver(r.Context(), name, to)
+		if err != nil {
+			return nil, err
+		}
+		h.log.Info("buckets handed over", "from", name, "to", to, "buckets", buckets)
+	}
 	if err := h.users.Remove(r.Context(), name); err != nil {
 		return nil, err
 	}
@@ -96,10 +116,33 @@ func (h *Handler) addKey(r *http.Request) (any, error) {
 		return nil, err
 	}
 	user := r.PathValue("name")
-	if c, err = h.users.AddKey(r.Context(), user, c); err != nil {
+	if c, err = h.users.AddKey(r.Context(), user, c, auth.KeyOptions{
+		Expires: q.Expires.UTC().Truncate(time.Second), Policy: string(q.Policy), Note: q.Note,
+	}); err != nil {
 		return nil, err
 	}
 	h.log.Info("key added", "user", user, "access_key", c.AccessKey)
+	return c, nil
+}
+
+// maxOverlap is the longest overlap of a rotation.
+const maxOverlap = 366 * 24 * time.Hour
+
+func (h *Handler) rotateKey(r *http.Request) (any, error) {
+	var q RotateRequest
+	if err := decode(r, &q); err != nil {
+		return nil, err
+	}
+	overlap := time.Duration(q.OverlapSeconds) * time.Second
+	if q.OverlapSeconds < 0 || q.OverlapSeconds > int64(maxOverlap/time.Second) {
+		return nil, firn.NewError(firn.Invalid, "the overlap of a rotation is 0 to 366 days")
+	}
+	key := r.PathValue("key")
+	c, err := h.users.RotateKey(r.Context(), key, overlap)
+	if err != nil {
+		return nil, err
+	}
+	h.log.Info("key rotated", "access_key", key, "new_access_key", c.AccessKey, "overlap", overlap)
 	return c, nil
 }
 

@@ -48,6 +48,10 @@ const (
 	BySelf
 	// ByPublicAccessBlock: the policy would allow it, but the public access block restricts public buckets.
 	ByPublicAccessBlock
+	// ByIdentity: an identity policy of the caller allows or denies it.
+	ByIdentity
+	// BySession: the policy of the session or of the narrowed key does not allow it, or denies it.
+	BySession
 )
 
 // Decision is the answer.
@@ -59,6 +63,7 @@ type Decision struct {
 	sid       string
 	grant     Grant
 	acl       ACLGrant
+	name      string // of the identity policy
 }
 
 // Err returns nil where the decision allows, else ErrDenied.
@@ -82,6 +87,21 @@ func (d Decision) Reason() string {
 			s += " (" + d.sid + ")"
 		}
 		return s
+	case ByIdentity:
+		verb := "denied"
+		if d.Allowed {
+			verb = "allowed"
+		}
+		s := verb + " by statement " + strconv.Itoa(d.statement+1)
+		if d.sid != "" {
+			s += " (" + d.sid + ")"
+		}
+		return s + " of identity policy " + d.name
+	case BySession:
+		if d.statement < 0 {
+			return "denied: the policy of the session or key does not allow it"
+		}
+		return "denied by statement " + strconv.Itoa(d.statement+1) + " of the policy of the session or key"
 	case ByRoot:
 		return "allowed: root"
 	case ByOwner:
@@ -104,17 +124,23 @@ func (d Decision) Reason() string {
 
 // Authorize decides. It is a pure function of r.
 //
-//  1. An explicit Deny of the bucket's policy decides against everybody, root included; only reading and
-//     changing the policy itself stays open to root and the bucket's owner, so that nobody can lock a
-//     bucket for ever.
-//  2. Root may do anything. Users may list their buckets, and create buckets with an owner grant.
-//  3. The bucket's owner may do anything with the bucket, and with its objects; but where ownership is not
+//  1. An explicit Deny decides against everybody: one of the bucket's policy, root included (only reading and
+//     changing the policy itself stays open to root and the bucket's owner, so that nobody can lock a bucket
+//     for ever), one of an identity policy of the caller, one of the session or the narrowed key.
+//  2. Where a session or a key is narrowed by a policy, that policy must allow too, unless the bucket's policy
+//     names this very session.
+//  3. Root may do anything. Users of the site may list their buckets, and create buckets with an owner grant.
+//  4. The bucket's owner may do anything with the bucket, and with its objects; but where ownership is not
 //     enforced, content and ACL of an object that belongs to another user are that user's.
-//  4. An Allow of the bucket's policy, unless the public access block restricts a public policy. It cannot
-//     give what rule 3 says is not the bucket owner's to give.
-//  5. The user's grants.
-//  6. Where ownership is not enforced: the object's owner, the object's ACL, the bucket's ACL.
-//  7. Everything else is denied.
+//  5. An Allow of the bucket's policy, unless the public access block restricts a public policy. It cannot
+//     give what rule 4 says is not the bucket owner's to give.
+//  6. The grants of a user of the site, and its identity policies.
+//  7. Where ownership is not enforced: the object's owner, the object's ACL, the bucket's ACL.
+//  8. Everything else is denied.
+//
+// For users and roles inside of an account, rules 3 to 7 are instead: what policies given by the site allow;
+// in buckets of the account what an identity policy allows, or a bucket policy that names the caller; in
+// buckets of others what an identity policy allows and rule 5 or 7 allows to the account.
 //
 // A request for a key that does not exist is authorised as any other; where it is allowed or not, S3 tells
 // only those that the key does not exist who may also list: Authorize s3:ListBucket with s3:prefix = the key.
@@ -129,14 +155,25 @@ func Authorize(r *Request) Decision {
 	foreign := r.Ownership.ACLs() && info.object != 0 && r.ObjectOwner != "" && r.ObjectOwner != r.BucketOwner
 
 	said := policy.Result{Statement: -1}
+	var q policy.Request
+	if r.Policy != nil || id.HasPolicies() {
+		q = policy.Request{Principal: id.Principal(), Action: r.Action, Bucket: r.Bucket, Key: r.Key, Lookup: r.Lookup}
+	}
 	if r.Policy != nil {
-		said = r.Policy.Evaluate(&policy.Request{
-			Principal: policy.Principal{Canonical: id.Canonical, Account: id.account(), Name: id.Name},
-			Action:    r.Action, Bucket: r.Bucket, Key: r.Key, Lookup: r.Lookup,
-		})
-		if said.Effect == policy.Deny && !(info.ofPolicy && (id.Root || owns)) {
+		said = r.Policy.Evaluate(&q)
+		if said.Effect == policy.Deny && !(info.ofPolicy && (id.Root || owns && !id.Within)) {
 			return byPolicy(r.Policy, said)
 		}
+	}
+	own := id.policySays(&q)
+	if own.By == ByIdentity && !own.Allowed {
+		return own
+	}
+	if d := id.narrowed(&q, said); d.By == BySession {
+		return d
+	}
+	if id.Within {
+		return within(r, id, info, said, own, owns, foreign)
 	}
 	switch {
 	case id.Root:
@@ -160,6 +197,9 @@ func Authorize(r *Request) Decision {
 			}
 		}
 	}
+	if own.Allowed {
+		return own
+	}
 	if r.Ownership.ACLs() {
 		if d := byACL(r, id, info); d.Allowed {
 			return d
@@ -169,6 +209,78 @@ func Authorize(r *Request) Decision {
 		return Decision{By: ByPublicAccessBlock}
 	}
 	return Decision{}
+}
+
+// within decides for a user or a role inside of an account, once nothing denies.
+func within(r *Request, id *Identity, info actionInfo, said policy.Result, own Decision, owns, foreign bool) Decision {
+	if own.Allowed && (id.Site || r.BucketOwner == "" || owns && !foreign) {
+		return own
+	}
+	restricted := r.PublicAccess.RestrictPublicBuckets && r.Policy.IsPublic() && !owns
+	if said.Effect == policy.Allow && !foreign && !restricted && (own.Allowed || owns && said.Reach >= policy.Directly) {
+		return byPolicy(r.Policy, said)
+	}
+	if own.Allowed && r.Ownership.ACLs() {
+		if d := byACL(r, id, info); d.Allowed {
+			return d
+		}
+	}
+	if own.Allowed && said.Effect == policy.Allow && restricted {
+		return Decision{By: ByPublicAccessBlock}
+	}
+	return Decision{}
+}
+
+// policySays returns what the identity policies say: the first Deny, else the first Allow; By is ByIdentity
+// where any applies.
+func (id *Identity) policySays(q *policy.Request) (d Decision) {
+	for i := range id.policies {
+		p := &id.policies[i]
+		res := p.Policy.Evaluate(q)
+		if res.Effect == policy.None || res.Effect == policy.Allow && d.Allowed {
+			continue
+		}
+		d = Decision{
+			Allowed: res.Effect == policy.Allow, By: ByIdentity,
+			statement: res.Statement, sid: p.Policy.Sid(res.Statement), name: p.Name,
+		}
+		if !d.Allowed {
+			return d
+		}
+	}
+	return d
+}
+
+// narrowed returns a decision by BySession where the policy of the session or key stands against the request.
+func (id *Identity) narrowed(q *policy.Request, said policy.Result) Decision {
+	if id.narrow == nil {
+		return Decision{}
+	}
+	res := id.narrow.Policy.Evaluate(q)
+	if res.Effect == policy.Allow || res.Effect == policy.None && said.Effect == policy.Allow && said.Reach == policy.BySession {
+		return Decision{}
+	}
+	return Decision{By: BySession, statement: res.Statement, name: id.narrow.Name}
+}
+
+// Manages asks whether id may do an action of iam or sts on what arn names; self says that it is the caller's own.
+// It returns the decision of the caller's policies; where they say nothing, by is what id has by itself.
+func (id *Identity) Manages(action, arn string, byItself bool, look policy.Lookup) Decision {
+	q := policy.Request{Principal: id.Principal(), Action: action, Resource: arn, Lookup: look}
+	d := id.policySays(&q)
+	if d.By == ByIdentity && !d.Allowed {
+		return d
+	}
+	if n := id.narrowed(&q, policy.Result{Statement: -1}); n.By == BySession {
+		return n
+	}
+	switch {
+	case id.Root:
+		return Decision{Allowed: true, By: ByRoot}
+	case byItself && !id.Within:
+		return Decision{Allowed: true, By: BySelf}
+	}
+	return d
 }
 
 func byPolicy(p *policy.Policy, res policy.Result) Decision {
@@ -237,8 +349,8 @@ func (g *Grant) covers(r *Request, info actionInfo) bool {
 	return info.about
 }
 
-// Sees reports whether a listing of buckets shows this one to id: root sees all, others their own and those
-// that a grant names or covers.
+// Sees reports whether a listing of buckets shows this one to id: root sees all, others their account's and those
+// that a grant names or covers or a policy given by the site lets them list.
 func (id *Identity) Sees(bucket, owner string) bool {
 	if id.Anonymous() {
 		return false
@@ -250,6 +362,9 @@ func (id *Identity) Sees(bucket, owner string) bool {
 		if g.Bucket == bucket || g.Bucket == "" && g.Role != RoleOwner {
 			return true
 		}
+	}
+	if id.Site && len(id.policies) > 0 {
+		return id.policySays(&policy.Request{Principal: id.Principal(), Action: "s3:ListBucket", Bucket: bucket}).Allowed
 	}
 	return false
 }

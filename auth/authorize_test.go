@@ -89,7 +89,7 @@ func oracle(r *Request) bool {
 	effect := policy.None
 	if r.Policy != nil {
 		effect = r.Policy.Evaluate(&policy.Request{
-			Principal: policy.Principal{Canonical: id.Canonical, Account: AccountID(id.Canonical), Name: id.Name},
+			Principal: id.Principal(),
 			Action:    r.Action, Bucket: r.Bucket, Key: r.Key, Lookup: r.Lookup,
 		}).Effect
 	}

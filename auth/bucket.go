@@ -38,11 +38,11 @@ func (o Ownership) ACLs() bool { return o != BucketOwnerEnforced }
 // ObjectOwner returns the canonical id that owns an object which id writes, having been allowed to by d.
 // acl is what the request asked for, nil where nothing.
 //
-// Who was let in by root's rights or by a grant of this site acts for the bucket's owner, as a user of the
+// Who was let in by root's rights, by a grant or by a policy of this site acts for the bucket's owner, as a user of the
 // owner's account does in AWS; so does an anonymous writer, who could not own anything.
 func (o Ownership) ObjectOwner(bucketOwner string, id *Identity, d Decision, acl *ACL) string {
 	switch {
-	case o == BucketOwnerEnforced, id.Anonymous(), d.By == ByRoot, d.By == ByGrant:
+	case o == BucketOwnerEnforced, id.Anonymous(), d.By == ByRoot, d.By == ByGrant, d.By == ByIdentity:
 		return bucketOwner
 	case o == BucketOwnerPreferred && acl != nil:
 		for _, g := range acl.Grants {

@@ -3,6 +3,9 @@ package auth
 import (
 	"fmt"
 	"strings"
+	"time"
+
+	"firn/auth/policy"
 )
 
 // maxPrefix bounds a grant's prefix in bytes, as a key is bounded.
@@ -72,14 +75,79 @@ func validBucket(s string) bool {
 	return true
 }
 
-// ARN returns the name of the caller as policies write it, arn:aws:iam::ACCOUNT:user/NAME, or :root for
-// root; "" for an anonymous caller.
+// ARN returns the name of the caller as policies write it: arn:aws:iam::ACCOUNT:user/NAME, :root for root,
+// arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION; "" for an anonymous caller.
 func (id *Identity) ARN() string {
 	switch {
 	case id.Anonymous():
 		return ""
+	case id.Role != "":
+		return "arn:aws:sts::" + id.account() + ":assumed-role/" + id.Role + "/" + id.Session
 	case id.Root:
 		return "arn:aws:iam::" + id.account() + ":root"
 	}
-	return "arn:aws:iam::" + id.account() + ":user/" + id.Name
+	return ARN(id.account(), KindUser, id.Path, id.Name)
+}
+
+// Principal returns the caller as policies are asked about it.
+func (id *Identity) Principal() policy.Principal {
+	p := policy.Principal{
+		Canonical: id.Canonical, Account: id.account(), Role: id.Role, Session: id.Session, Within: id.Within, Site: id.Site || id.Root,
+	}
+	if id.Role == "" {
+		p.Name = id.Name
+	}
+	return p
+}
+
+// Condition returns the values of a condition key that speaks of the caller; ok is false for other keys and
+// where the caller has no such value. key is as a policy.Lookup gets it.
+func (id *Identity) Condition(key string) (values []string, ok bool) {
+	one := func(v string) ([]string, bool) { return []string{v}, true }
+	switch key {
+	case "aws:principaltype":
+		switch {
+		case id.Anonymous():
+			return one("Anonymous")
+		case id.Role != "":
+			return one("AssumedRole")
+		case id.Root:
+			return one("Account")
+		}
+		return one("User")
+	case "aws:principalisawsservice":
+		return one("false")
+	}
+	if id.Anonymous() {
+		return nil, false
+	}
+	switch key {
+	case "aws:principalarn":
+		if id.Role != "" { // of a session it is the role's, so that conditions need no wildcards
+			return one(ARN(id.account(), KindRole, id.Path, id.Role))
+		}
+		return one(id.ARN())
+	case "aws:principalaccount":
+		return one(id.account())
+	case "aws:username":
+		if id.Role != "" {
+			return nil, false
+		}
+		return one(id.Name)
+	case "aws:userid":
+		if id.UserID != "" {
+			return one(id.UserID)
+		}
+		return one(id.Canonical)
+	case "aws:tokenissuetime":
+		if id.Issued.IsZero() {
+			return nil, false
+		}
+		return one(id.Issued.UTC().Format(time.RFC3339))
+	}
+	if tag, is := strings.CutPrefix(key, "aws:principaltag/"); is {
+		v, has := id.Tags[tag]
+		return []string{v}, has
+	}
+	return nil, false
 }

@@ -13,13 +13,16 @@ import (
 
 	"firn"
 	"firn/kv"
+	"firn/seal"
 )
 
 // Limits of the user store.
 const (
-	MaxUsers  = 10_000 // users of a site
-	MaxKeys   = 8      // access keys of a user
-	MaxGrants = 256    // grants of a user
+	MaxUsers    = 10_000 // users of a site
+	MaxKeys     = 8      // access keys of a user
+	MaxGrants   = 256    // grants of a user
+	MaxEntities = 20_000 // users within accounts, groups, roles, policies and providers of a site
+	MaxInside   = 1_000  // of them, in the account of one user
 )
 
 // RootName is the name of the root user, who is not stored among the others.
@@ -30,82 +33,77 @@ var (
 	// ErrInvalidUser: a name, access key or secret key breaks the rules for them.
 	ErrInvalidUser = firn.NewError(firn.Invalid, "invalid user")
 	// ErrLimit: a limit of the user store is reached.
-	ErrLimit = firn.NewError(firn.Conflict, "too many users, keys or grants")
+	ErrLimit = firn.NewError(firn.Conflict, "too many users, keys, grants or policies")
+	// ErrOwnsBuckets: a user to be removed owns buckets.
+	ErrOwnsBuckets = firn.NewError(firn.Conflict, "the user owns buckets")
 )
 
 // Keys in the metadata store; docs/format/users.md describes them.
 const (
-	userPrefix = "au"
-	userEnd    = "av"
-	rootKey    = "ar"
+	userPrefix   = "au"
+	userEnd      = "av"
+	rootKey      = "ar"
+	entityPrefix = "ai" // then canonical id of the account, kind, lower-case name
+	entityEnd    = "aj"
+	usedPrefix   = "al" // then access key
+	usedEnd      = "am"
 )
 
-// recordVersion is the version of stored records that this build reads and writes.
-const recordVersion = 1
+// recordVersion is the version of stored records that this build writes; it reads version 1 too.
+const recordVersion = 2
 
-// userRecord is the stored form of a user.
-type userRecord struct {
-	Version   int         `json:"v"`
-	Name      string      `json:"name"`
-	Canonical string      `json:"canonical"`
-	Created   time.Time   `json:"created"`
-	Grants    []Grant     `json:"grants,omitempty"`
-	Keys      []keyRecord `json:"keys,omitempty"`
-}
-
-// keyRecord is the stored form of an access key. Seal names how the secret is protected: "" is not at all.
-// A build that does not know the scheme refuses to open the store.
-type keyRecord struct {
-	AccessKey string    `json:"access_key"`
-	Created   time.Time `json:"created"`
-	Seal      string    `json:"seal,omitempty"`
-	Secret    string    `json:"secret"`
-}
+// kindBytes are the kinds in keys of the metadata store.
+var kindBytes = map[Kind]byte{KindUser: 'u', KindGroup: 'g', KindRole: 'r', KindPolicy: 'p', KindProvider: 'o'}
 
 // rootRecord keeps what of root must stay the same when its keys change.
 type rootRecord struct {
-	Version   int       `json:"v"`
+	Version   int       `json:"v"` // 1: nothing of it has changed since
 	Canonical string    `json:"canonical"`
 	Created   time.Time `json:"created"`
 }
 
-// Users are the users of a site and their keys. Reads come from memory and never wait. All methods may be
-// called concurrently.
+// rootVersion is the version of root's record.
+const rootVersion = 1
+
+// Users are the users of a site, their keys, and the groups, roles and policies around them. Reads come from
+// memory and never wait. All methods may be called concurrently.
 type Users struct {
-	db   kv.DB
-	now  func() time.Time
-	snap atomic.Pointer[snapshot]
-	// change is held by the one change under way, from reading the snapshot to publishing the next. It is a
+	db    kv.DB
+	opt   UsersOptions
+	snap  atomic.Pointer[View]
+	root  Credentials
+	token Sealer // of session tokens
+	cache tokenCache
+	// change is held by the one change under way, from reading the view to publishing the next. It is a
 	// channel because a change waits for the disk, and who waits for it must be able to give up.
 	change chan struct{}
-}
-
-// snapshot is all users at one time. It is immutable.
-type snapshot struct {
-	root        Identity
-	rootCreated time.Time
-	users       map[string]*userRecord // by name
-	keys        map[string]*keyEntry   // by access key, root's included
-	names       map[string]string      // canonical id to name, root's included
-}
-
-// keyEntry is what Lookup returns.
-type keyEntry struct {
-	secret string
-	id     *Identity
+	used   map[string]*atomic.Int64 // last use by access key; guarded by change
+	saved  map[string]int64         // what of it is stored; guarded by change
 }
 
 // UsersOptions configure OpenUsers.
 type UsersOptions struct {
 	Now func() time.Time // clock; nil is time.Now
+	// Sealer protects secrets at rest and session tokens. Nil stores secrets as they are, and session tokens end
+	// with the process: for tests.
+	Sealer Sealer
+	// Owned returns the names of buckets that a canonical id owns; a user who owns any is not removed. Nil: none.
+	Owned func(ctx context.Context, canonical string) ([]string, error)
 }
 
 // OpenUsers reads the users from db. root are the root user's credentials, which are not stored there; its
-// canonical id is, made at the first opening. ErrKeyExists where root's access key is a user's.
+// canonical id is, made at the first opening. Secrets that an older build stored unsealed are sealed.
+// ErrKeyExists where root's access key is a user's.
 func OpenUsers(ctx context.Context, db kv.DB, root Credentials, o UsersOptions) (*Users, error) {
-	u := &Users{db: db, now: o.Now, change: make(chan struct{}, 1)}
-	if u.now == nil {
-		u.now = time.Now
+	u := &Users{
+		db: db, opt: o, root: root, change: make(chan struct{}, 1), token: o.Sealer,
+		used: make(map[string]*atomic.Int64), saved: make(map[string]int64),
+	}
+	if o.Now == nil {
+		u.opt.Now = time.Now
+	}
+	if u.token == nil {
+		u.token = &KeySealer{Key: seal.NewKey()}
 	}
 	if err := root.validate(); err != nil {
 		return nil, firn.E("open users", "root credentials", err)
@@ -114,21 +112,33 @@ func OpenUsers(ctx context.Context, db kv.DB, root Credentials, o UsersOptions) 
 	if err != nil {
 		return nil, firn.E("open users", RootName, err)
 	}
-	users := make(map[string]*userRecord)
-	err = db.View(ctx, func(r kv.Reader) error { return readUsers(r, users) })
-	if err != nil {
-		return nil, firn.E("open users", "", err)
-	}
-	s := &snapshot{
+	v := &View{
 		root: Identity{
 			Name: RootName, AccessKey: root.AccessKey, Canonical: rr.Canonical, Account: AccountID(rr.Canonical), Root: true,
 		},
 		rootCreated: rr.Created,
+		accounts:    map[string]*account{rr.Canonical: {}},
 	}
-	if s, err = s.with(users, root.SecretKey); err != nil {
+	aws, err := awsPolicies()
+	if err != nil {
+		return nil, err
+	}
+	v.accounts[awsAccount] = &account{kinds: map[Kind]map[string]*Entity{KindPolicy: aws}}
+	var stale []record
+	err = db.View(ctx, func(r kv.Reader) error {
+		v, stale, err = u.read(r, v)
+		return err
+	})
+	if err == nil {
+		err = u.store(ctx, stale)
+	}
+	if err == nil {
+		err = v.index(root.SecretKey, u.used)
+	}
+	if err != nil {
 		return nil, firn.E("open users", "", err)
 	}
-	u.snap.Store(s)
+	u.snap.Store(v)
 	return u, nil
 }
 
@@ -140,12 +150,12 @@ func (u *Users) openRoot(ctx context.Context) (rr rootRecord, err error) {
 			if err := json.Unmarshal(b, &rr); err != nil {
 				return firn.NewError(firn.Corrupt, "stored record is not readable: "+err.Error())
 			}
-			return checkVersion(rr.Version)
+			return checkVersion(rr.Version, rootVersion)
 		}
 		if !errors.Is(err, kv.ErrNotFound) {
 			return err
 		}
-		rr = rootRecord{Version: recordVersion, Canonical: newCanonical(), Created: u.now().UTC().Truncate(time.Second)}
+		rr = rootRecord{Version: rootVersion, Canonical: newCanonical(), Created: u.opt.Now().UTC().Truncate(time.Second)}
 		b, err = json.Marshal(rr)
 		tx.Set([]byte(rootKey), b)
 		return err
@@ -153,87 +163,146 @@ func (u *Users) openRoot(ctx context.Context) (rr rootRecord, err error) {
 	return rr, err
 }
 
-func checkVersion(v int) error {
-	if v != recordVersion {
+func checkVersion(v, newest int) error {
+	if v < 1 || v > newest {
 		return firn.NewError(firn.Unsupported, fmt.Sprintf("user records of version %d are not known to this build", v))
 	}
 	return nil
 }
 
-func readUsers(r kv.Reader, users map[string]*userRecord) error {
-	it, err := r.Iter([]byte(userPrefix), []byte(userEnd))
+// record is an entity with the key it is stored at.
+type record struct {
+	key    []byte
+	entity *Entity
+}
+
+func (v *View) key(ref Ref, name string) []byte {
+	if ref.Kind == KindUser && ref.Account == v.root.Canonical {
+		return []byte(userPrefix + name)
+	}
+	return append(append([]byte(entityPrefix+ref.Account), kindBytes[ref.Kind]), name...)
+}
+
+// read reads all records into a view. stale are those whose secrets are not stored as they should be.
+func (u *Users) read(r kv.Reader, v *View) (_ *View, stale []record, err error) {
+	parse := func(ref Ref, key, value []byte) error {
+		e := new(Entity)
+		if err := json.Unmarshal(value, e); err != nil {
+			return firn.NewError(firn.Corrupt, "stored record is not readable")
+		}
+		if err := checkVersion(e.Version, recordVersion); err != nil {
+			return err
+		}
+		if v.stored(Ref{ref.Account, ref.Kind, e.Name}) != ref.Name {
+			return firn.NewError(firn.Corrupt, "stored record is not readable")
+		}
+		sealed := true
+		for i := range e.Keys {
+			as, err := e.Keys[i].open(u.opt.Sealer)
+			if err != nil {
+				return err
+			}
+			sealed = sealed && as
+		}
+		if err := e.compile(); err != nil {
+			return err
+		}
+		if !sealed {
+			stale = append(stale, record{slices.Clone(key), e})
+		}
+		v = v.with(ref, "", e)
+		return nil
+	}
+	err = each(r, userPrefix, userEnd, func(key, value []byte) error {
+		name := string(key[len(userPrefix):])
+		return firn.E("read user", name, parse(Ref{v.root.Canonical, KindUser, name}, key, value))
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	kinds := make(map[byte]Kind)
+	for k, b := range kindBytes {
+		kinds[b] = k
+	}
+	err = each(r, entityPrefix, entityEnd, func(key, value []byte) error {
+		rest := key[len(entityPrefix):]
+		if len(rest) < 66 {
+			return firn.E("read entity", string(rest), firn.NewError(firn.Corrupt, "stored record is not readable"))
+		}
+		ref := Ref{string(rest[:64]), kinds[rest[64]], string(rest[65:])}
+		if v.accounts[ref.Account] == nil {
+			return nil // a user removed by a build that did not know what is in an account
+		}
+		return firn.E("read "+string(ref.Kind), ref.Name, parse(ref, key, value))
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	err = each(r, usedPrefix, usedEnd, func(key, value []byte) error {
+		var l usedRecord
+		if json.Unmarshal(value, &l) == nil { // what cannot be read is only a time
+			a := new(atomic.Int64)
+			a.Store(l.At)
+			k := string(key[len(usedPrefix):])
+			u.used[k], u.saved[k] = a, l.At
+		}
+		return nil
+	})
+	return v, stale, err
+}
+
+func each(r kv.Reader, from, to string, fn func(key, value []byte) error) error {
+	it, err := r.Iter([]byte(from), []byte(to))
 	if err != nil {
 		return err
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		name := string(it.Key()[len(userPrefix):])
-		v, err := it.Value()
+		value, err := it.Value()
 		if err != nil {
-			return firn.E("read user", name, err)
+			return err
 		}
-		rec := new(userRecord)
-		if err := json.Unmarshal(v, rec); err != nil || rec.Name != name {
-			return firn.E("read user", name, firn.NewError(firn.Corrupt, "stored record is not readable"))
+		if err := fn(it.Key(), value); err != nil {
+			return err
 		}
-		if err := checkVersion(rec.Version); err != nil {
-			return firn.E("read user", name, err)
-		}
-		for _, k := range rec.Keys {
-			if k.Seal != "" {
-				return firn.E("read user", name, firn.NewError(firn.Unsupported,
-					fmt.Sprintf("secrets sealed with %q are not known to this build", k.Seal)))
-			}
-		}
-		users[name] = rec
 	}
 	return it.Err()
 }
 
-// with returns a snapshot of the same root with these users.
-func (s *snapshot) with(users map[string]*userRecord, rootSecret string) (*snapshot, error) {
-	n := &snapshot{
-		root: s.root, rootCreated: s.rootCreated, users: users,
-		keys:  make(map[string]*keyEntry, len(users)+1),
-		names: make(map[string]string, len(users)+1),
+// store writes records as they are.
+func (u *Users) store(ctx context.Context, records []record) error {
+	if len(records) == 0 {
+		return nil
 	}
-	n.keys[n.root.AccessKey] = &keyEntry{rootSecret, &n.root}
-	n.names[n.root.Canonical] = RootName
-	for _, rec := range users {
-		n.names[rec.Canonical] = rec.Name
-		for _, k := range rec.Keys {
-			if n.keys[k.AccessKey] != nil {
-				return nil, firn.E("", k.AccessKey, ErrKeyExists)
+	keys := make([][]byte, len(records))
+	for i := range records {
+		keys[i] = records[i].key
+	}
+	return u.db.Update(ctx, func(tx kv.Tx) error {
+		for _, r := range records {
+			b, err := r.entity.encode(u.opt.Sealer)
+			if err != nil {
+				return err
 			}
-			n.keys[k.AccessKey] = &keyEntry{k.Secret, &Identity{
-				Name: rec.Name, AccessKey: k.AccessKey, Canonical: rec.Canonical,
-				Account: AccountID(rec.Canonical), Grants: rec.Grants,
-			}}
+			tx.Set(r.key, b)
 		}
-	}
-	return n, nil
+		return nil
+	}, keys...)
 }
 
-func (r *userRecord) user() User {
-	u := User{
-		Name: r.Name, Canonical: r.Canonical, Account: AccountID(r.Canonical), Created: r.Created,
-		Grants: slices.Clone(r.Grants), Keys: make([]KeyInfo, len(r.Keys)),
-	}
-	for i, k := range r.Keys {
-		u.Keys[i] = KeyInfo{k.AccessKey, k.Created}
-	}
-	return u
-}
-
-// Lookup returns the secret of an access key and whom it belongs to, or ErrNoSuchKey. The Identity must not
-// be changed. It has the form that package sigv4 asks for; ctx is not used.
+// Lookup returns the secret of an access key and whom it belongs to. ErrNoSuchKey where nobody has it, or it is
+// inactive or past its time. The Identity must not be changed. It has the form that package sigv4 asks for; ctx
+// is not used.
 func (u *Users) Lookup(_ context.Context, accessKey string) (secret string, id *Identity, err error) {
 	e := u.snap.Load().keys[accessKey]
-	if e == nil {
+	if e == nil || e.inactive || !e.expires.IsZero() && !u.opt.Now().Before(e.expires) {
 		return "", nil, ErrNoSuchKey
 	}
 	return e.secret, e.id, nil
 }
+
+// View returns the users as they are now.
+func (u *Users) View() *View { return u.snap.Load() }
 
 // Root returns the root user's identity.
 func (u *Users) Root() Identity { return u.snap.Load().root }
@@ -244,70 +313,148 @@ func (u *Users) NameOf(canonical string) string { return u.snap.Load().names[can
 // Exists reports whether a canonical id is a user's or root's.
 func (u *Users) Exists(canonical string) bool { return u.NameOf(canonical) != "" }
 
-// Get returns a user. ErrNoSuchUser.
+// Get returns a user of the site. ErrNoSuchUser.
 func (u *Users) Get(name string) (User, error) {
-	rec := u.snap.Load().users[name]
-	if rec == nil {
+	v := u.snap.Load()
+	e := v.accounts[v.root.Canonical].kinds[KindUser][name]
+	if e == nil {
 		return User{}, firn.E("get user", name, ErrNoSuchUser)
 	}
-	return rec.user(), nil
+	return v.user(e), nil
 }
 
-// List returns all users by name, without root.
+// List returns all users of the site by name, without root.
 func (u *Users) List() []User {
-	s := u.snap.Load()
-	list := make([]User, 0, len(s.users))
-	for _, name := range slices.Sorted(maps.Keys(s.users)) {
-		list = append(list, s.users[name].user())
+	v := u.snap.Load()
+	m := v.accounts[v.root.Canonical].kinds[KindUser]
+	list := make([]User, 0, len(m))
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, v.user(m[name]))
 	}
 	return list
 }
 
-// update runs one change: edit gets a copy of the user's record, nil where there is none, and returns the
-// record to store, nil to remove it. The change is durable and visible when update returns nil.
-func (u *Users) update(ctx context.Context, op, name string, edit func(*snapshot, *userRecord) (*userRecord, error)) error {
+// Change makes one change: edit gets a view and a copy of what ref names, nil where there is nothing, and returns
+// the entity to store, nil to remove it. A new name in the entity renames it. The change is durable and visible
+// when Change returns nil. ErrLimit, ErrInvalidUser, ErrInvalidGrant, ErrKeyExists, *policy.Error, and
+// ErrUserExists where a new name is taken.
+//
+// Removing a user of the site removes what its account holds; the caller sees to it that it owns no bucket.
+func (u *Users) Change(ctx context.Context, op string, ref Ref, edit func(*View, *Entity) (*Entity, error)) error {
+	if ref.Account == awsAccount || kindBytes[ref.Kind] == 0 {
+		return firn.E(op, ref.Name, ErrDenied)
+	}
 	select {
 	case u.change <- struct{}{}:
 	case <-ctx.Done():
-		return firn.E(op, name, ctx.Err())
+		return firn.E(op, ref.Name, ctx.Err())
 	}
 	defer func() { <-u.change }()
-	s := u.snap.Load()
-	var rec *userRecord
-	if old := s.users[name]; old != nil {
-		c := *old
-		c.Grants, c.Keys = slices.Clone(old.Grants), slices.Clone(old.Keys)
-		rec = &c
+	return firn.E(op, ref.Name, u.apply(ctx, ref, edit))
+}
+
+// apply is Change while the change is held.
+func (u *Users) apply(ctx context.Context, ref Ref, edit func(*View, *Entity) (*Entity, error)) error {
+	v := u.snap.Load()
+	ofSite := ref.Kind == KindUser && ref.Account == v.root.Canonical
+	old := v.Entity(ref)
+	oldName := ""
+	var e *Entity
+	if old != nil {
+		oldName = v.stored(Ref{ref.Account, ref.Kind, old.Name})
+		e = old.clone()
 	}
-	rec, err := edit(s, rec)
+	e, err := edit(v, e)
 	if err != nil {
-		return firn.E(op, name, err)
+		return err
 	}
-	users := maps.Clone(s.users)
-	if rec == nil {
-		delete(users, name)
-	} else {
-		users[name] = rec
-	}
-	next, err := s.with(users, s.keys[s.root.AccessKey].secret)
-	if err != nil {
-		return firn.E(op, name, err)
-	}
-	key := []byte(userPrefix + name)
-	err = u.db.Update(ctx, func(tx kv.Tx) error {
-		if rec == nil {
-			tx.Delete(key)
+	var keys [][]byte
+	var write func(tx kv.Tx) error
+	switch {
+	case e == nil && old == nil:
+		return nil
+	case e == nil:
+		keys = append(keys, v.key(ref, oldName))
+		write = func(tx kv.Tx) error {
+			tx.Delete(keys[0])
+			if ofSite {
+				tx.DeleteRange([]byte(entityPrefix+old.Canonical), []byte(entityPrefix+old.Canonical+"\xff"))
+			}
 			return nil
 		}
-		b, err := json.Marshal(rec)
-		tx.Set(key, b)
+	default:
+		if err := u.admit(v, ref, old, e); err != nil {
+			return err
+		}
+		name := v.stored(Ref{ref.Account, ref.Kind, e.Name})
+		if old != nil && strings.EqualFold(old.Name, e.Name) && ofSite {
+			name = e.Name
+		}
+		b, err := e.encode(u.opt.Sealer)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, v.key(ref, name))
+		if old != nil && oldName != name {
+			keys = append(keys, v.key(ref, oldName))
+		}
+		write = func(tx kv.Tx) error {
+			for _, k := range keys[1:] {
+				tx.Delete(k)
+			}
+			tx.Set(keys[0], b)
+			return nil
+		}
+	}
+	next := v.with(ref, oldName, e)
+	if err := next.index(u.root.SecretKey, u.used); err != nil {
 		return err
-	}, key)
-	if err != nil {
-		return firn.E(op, name, err)
+	}
+	if err := u.db.Update(ctx, write, keys...); err != nil {
+		return err
 	}
 	u.snap.Store(next)
 	return nil
+}
+
+// admit checks an entity that is to be stored in the place of old, nil for a new one.
+func (u *Users) admit(v *View, ref Ref, old, e *Entity) error {
+	if err := e.check(ref.Kind); err != nil {
+		return err
+	}
+	if at := v.Entity(Ref{ref.Account, ref.Kind, e.Name}); at != nil && at != old {
+		return ErrUserExists
+	}
+	if old == nil {
+		site := ref.Account == v.root.Canonical
+		switch {
+		case site && ref.Kind == KindUser && len(v.accounts[ref.Account].kinds[KindUser]) >= MaxUsers,
+			v.total >= MaxEntities, !site && v.inside(ref.Account) >= MaxInside:
+			return ErrLimit
+		}
+	}
+	return e.compile()
+}
+
+// inside counts the entities within an account.
+func (v *View) inside(canonical string) (n int) {
+	if a := v.accounts[canonical]; a != nil {
+		for _, m := range a.kinds {
+			n += len(m)
+		}
+	}
+	return n
+}
+
+// siteUser makes a change to a user of the site.
+func (u *Users) siteUser(ctx context.Context, op, name string, edit func(*View, *Entity) (*Entity, error)) error {
+	root := u.snap.Load().root.Canonical
+	return u.Change(ctx, op, Ref{root, KindUser, name}, func(v *View, e *Entity) (*Entity, error) {
+		if e != nil && e.Name != name {
+			e = nil // the commands of the site name users exactly
+		}
+		return edit(v, e)
+	})
 }
 
 // Add makes a user with one key: creds, or generated ones where creds is zero. It returns the credentials,
@@ -324,51 +471,62 @@ func (u *Users) Add(ctx context.Context, name string, creds Credentials, grants 
 	if err != nil {
 		return User{}, Credentials{}, firn.E("add user", name, err)
 	}
-	err = u.update(ctx, "add user", name, func(s *snapshot, rec *userRecord) (*userRecord, error) {
+	err = u.siteUser(ctx, "add user", name, func(v *View, e *Entity) (*Entity, error) {
 		switch {
-		case rec != nil:
+		case e != nil || v.Entity(Ref{v.root.Canonical, KindUser, name}) != nil:
 			return nil, ErrUserExists
-		case len(s.users) >= MaxUsers:
-			return nil, ErrLimit
-		case s.keys[creds.AccessKey] != nil:
+		case v.keys[creds.AccessKey] != nil:
 			return nil, ErrKeyExists
 		}
-		now := u.now().UTC().Truncate(time.Second)
-		rec = &userRecord{
-			Version: recordVersion, Name: name, Canonical: s.freeCanonical(), Created: now, Grants: slices.Clone(grants),
-			Keys: []keyRecord{{AccessKey: creds.AccessKey, Created: now, Secret: creds.SecretKey}},
-		}
-		made = rec.user()
-		return rec, nil
+		now := u.opt.Now().UTC().Truncate(time.Second)
+		return &Entity{
+			Version: recordVersion, Name: name, Canonical: v.freeCanonical(), Created: now, Grants: slices.Clone(grants),
+			Keys: []Key{{AccessKey: creds.AccessKey, Created: now, Secret: creds.SecretKey}},
+		}, nil
 	})
 	if err != nil {
 		return User{}, Credentials{}, err
 	}
-	return made, creds, nil
+	made, err = u.Get(name)
+	return made, creds, err
 }
 
-// freeCanonical returns a new canonical id whose account id no other has either.
-func (s *snapshot) freeCanonical() string {
-	accounts := make(map[string]bool, len(s.names))
-	for c := range s.names {
-		accounts[AccountID(c)] = true
+// NewUser returns a new user for Change: in root's account one of the site, else one within the account.
+func (v *View) NewUser(accountID, name, path string, now time.Time) (*Entity, error) {
+	e := &Entity{Version: recordVersion, Name: name, Path: path, Created: now.UTC().Truncate(time.Second)}
+	if accountID != v.root.Canonical {
+		e.ID = NewID(KindUser)
+		return e, nil
 	}
-	for {
-		if c := newCanonical(); !accounts[AccountID(c)] {
-			return c
-		}
-	}
+	e.Canonical = v.freeCanonical()
+	return e, validName(name)
 }
 
-// Remove removes a user and its keys. What the user owns stays, owned by an id that nobody has any more; the
-// caller decides what is to become of it first. ErrNoSuchUser.
+// Remove removes a user of the site with its keys and what is within its account. ErrNoSuchUser; ErrOwnsBuckets
+// where it owns buckets, which must be removed or handed over first.
 func (u *Users) Remove(ctx context.Context, name string) error {
-	return u.update(ctx, "remove user", name, func(_ *snapshot, rec *userRecord) (*userRecord, error) {
-		if rec == nil {
+	return u.siteUser(ctx, "remove user", name, func(_ *View, e *Entity) (*Entity, error) {
+		if e == nil {
 			return nil, ErrNoSuchUser
 		}
-		return nil, nil
+		return nil, u.OwnsNothing(ctx, e)
 	})
+}
+
+// OwnsNothing returns ErrOwnsBuckets where a user of the site owns buckets.
+func (u *Users) OwnsNothing(ctx context.Context, e *Entity) error {
+	if u.opt.Owned == nil || e.Canonical == "" {
+		return nil
+	}
+	names, err := u.opt.Owned(ctx, e.Canonical)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	more := ""
+	if len(names) > 5 {
+		names, more = names[:5], " and more"
+	}
+	return fmt.Errorf("%w: %s%s; remove them, or hand them over with --to USER", ErrOwnsBuckets, strings.Join(names, ", "), more)
 }
 
 // SetGrants replaces a user's grants. ErrNoSuchUser, ErrInvalidGrant, ErrLimit.
@@ -376,35 +534,72 @@ func (u *Users) SetGrants(ctx context.Context, name string, grants []Grant) erro
 	if err := validGrants(grants); err != nil {
 		return firn.E("set grants", name, err)
 	}
-	return u.update(ctx, "set grants", name, func(_ *snapshot, rec *userRecord) (*userRecord, error) {
-		if rec == nil {
+	return u.siteUser(ctx, "set grants", name, func(_ *View, e *Entity) (*Entity, error) {
+		if e == nil {
 			return nil, ErrNoSuchUser
 		}
-		rec.Grants = slices.Clone(grants)
-		return rec, nil
+		e.Grants = slices.Clone(grants)
+		return e, nil
 	})
 }
 
-// AddKey gives a user one more key: creds, or generated ones where creds is zero.
-// ErrNoSuchUser, ErrKeyExists, ErrInvalidUser, ErrLimit.
-func (u *Users) AddKey(ctx context.Context, name string, creds Credentials) (Credentials, error) {
+// KeyOptions are what a key may have beside its secret.
+type KeyOptions struct {
+	Expires time.Time // zero never
+	Policy  string    // narrows what the key may do to what this document allows; "" does not
+	Note    string    // what the key is for; up to 256 characters
+}
+
+// AddKey gives a user of the site one more key: creds, or generated ones where creds is zero.
+// ErrNoSuchUser, ErrKeyExists, ErrInvalidUser, ErrLimit, *policy.Error.
+func (u *Users) AddKey(ctx context.Context, name string, creds Credentials, o KeyOptions) (Credentials, error) {
 	creds, err := creds.orGenerated()
+	if err == nil && len(o.Note) > 256 {
+		err = fmt.Errorf("%w: a key's note has up to 256 characters", ErrInvalidUser)
+	}
 	if err != nil {
 		return Credentials{}, firn.E("add key", name, err)
 	}
-	err = u.update(ctx, "add key", name, func(s *snapshot, rec *userRecord) (*userRecord, error) {
-		switch {
-		case rec == nil:
+	err = u.siteUser(ctx, "add key", name, func(v *View, e *Entity) (*Entity, error) {
+		if e == nil {
 			return nil, ErrNoSuchUser
-		case len(rec.Keys) >= MaxKeys:
-			return nil, ErrLimit
-		case s.keys[creds.AccessKey] != nil:
-			return nil, ErrKeyExists
 		}
-		rec.Keys = append(rec.Keys, keyRecord{
-			AccessKey: creds.AccessKey, Created: u.now().UTC().Truncate(time.Second), Secret: creds.SecretKey,
-		})
-		return rec, nil
+		return e, u.addKey(v, e, creds, o)
+	})
+	if err != nil {
+		return Credentials{}, err
+	}
+	return creds, nil
+}
+
+func (u *Users) addKey(v *View, e *Entity, creds Credentials, o KeyOptions) error {
+	switch {
+	case len(e.Keys) >= MaxKeys:
+		return ErrLimit
+	case v.keys[creds.AccessKey] != nil:
+		return ErrKeyExists
+	}
+	e.Keys = append(e.Keys, Key{
+		AccessKey: creds.AccessKey, Created: u.opt.Now().UTC().Truncate(time.Second), Secret: creds.SecretKey,
+		Expires: o.Expires, Policy: o.Policy, Note: o.Note,
+	})
+	return nil
+}
+
+// RotateKey gives the user of an access key a new one that may do the same, and lets the old one end after
+// overlap. ErrNoSuchKey, ErrLimit; ErrDenied for root's.
+func (u *Users) RotateKey(ctx context.Context, accessKey string, overlap time.Duration) (Credentials, error) {
+	creds := NewCredentials()
+	err := u.changeKey(ctx, "rotate key", accessKey, func(v *View, e *Entity, i int) error {
+		old := e.Keys[i]
+		if err := u.addKey(v, e, creds, KeyOptions{Expires: old.Expires, Policy: old.Policy, Note: old.Note}); err != nil {
+			return err
+		}
+		end := u.opt.Now().Add(overlap).UTC().Truncate(time.Second)
+		if old.Expires.IsZero() || end.Before(old.Expires) {
+			e.Keys[i].Expires = end
+		}
+		return nil
 	})
 	if err != nil {
 		return Credentials{}, err
@@ -415,23 +610,35 @@ func (u *Users) AddKey(ctx context.Context, name string, creds Credentials) (Cre
 // RemoveKey removes an access key from its user, who may be left without any. Root's key cannot be removed
 // here: ErrDenied. ErrNoSuchKey.
 func (u *Users) RemoveKey(ctx context.Context, accessKey string) error {
-	e := u.snap.Load().keys[accessKey]
+	return u.changeKey(ctx, "remove key", accessKey, func(_ *View, e *Entity, i int) error {
+		e.Keys = slices.Delete(e.Keys, i, i+1)
+		return nil
+	})
+}
+
+// changeKey changes the key at index i of the user it belongs to.
+func (u *Users) changeKey(ctx context.Context, op, accessKey string, edit func(v *View, e *Entity, i int) error) error {
+	v := u.snap.Load()
+	k := v.keys[accessKey]
 	switch {
-	case e == nil:
-		return firn.E("remove key", accessKey, ErrNoSuchKey)
-	case e.id.Root:
-		return firn.E("remove key", accessKey, ErrDenied)
+	case k == nil:
+		return firn.E(op, accessKey, ErrNoSuchKey)
+	case k.id.Root:
+		return firn.E(op, accessKey, ErrDenied)
 	}
-	return u.update(ctx, "remove key", e.id.Name, func(_ *snapshot, rec *userRecord) (*userRecord, error) {
-		if rec == nil {
+	ref := Ref{k.id.Canonical, KindUser, k.id.Name}
+	if !k.id.Within {
+		ref.Account = v.root.Canonical
+	}
+	return u.Change(ctx, op, ref, func(v *View, e *Entity) (*Entity, error) {
+		if e == nil {
 			return nil, ErrNoSuchKey
 		}
-		n := len(rec.Keys)
-		rec.Keys = slices.DeleteFunc(rec.Keys, func(k keyRecord) bool { return k.AccessKey == accessKey })
-		if len(rec.Keys) == n {
+		i := slices.IndexFunc(e.Keys, func(k Key) bool { return k.AccessKey == accessKey })
+		if i < 0 {
 			return nil, ErrNoSuchKey
 		}
-		return rec, nil
+		return e, edit(v, e, i)
 	})
 }
 

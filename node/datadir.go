@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -16,6 +17,7 @@ import (
 
 	"firn"
 	"firn/auth"
+	"firn/seal"
 	"firn/vfs"
 )
 
@@ -24,6 +26,7 @@ const (
 	formatName      = "FORMAT"
 	credentialsName = "credentials.json"
 	tokenName       = "admin.token"
+	siteKeyName     = "site.key"
 	runName         = "run.json"
 	kvName          = "kv"
 
@@ -168,6 +171,27 @@ func (d *DataDir) AdminToken() (string, error) {
 	_, _ = rand.Read(b[:])
 	t = hex.EncodeToString(b[:])
 	return t, firn.E("store admin token", d.file(tokenName), d.writeDurably(tokenName, []byte(t+"\n"), 0o600))
+}
+
+// SiteKey returns the key that seals secrets in the metadata store, made at the first start.
+func (d *DataDir) SiteKey() (seal.Key, error) {
+	path := d.file(siteKeyName)
+	b, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		k := seal.NewKey()
+		return k, firn.E("store site key", path, d.writeDurably(siteKeyName, []byte(hex.EncodeToString(k[:])+"\n"), 0o600))
+	}
+	if err != nil {
+		return seal.Key{}, firn.E("read site key", path, err)
+	}
+	var k seal.Key
+	if n, err := hex.Decode(k[:], bytes.TrimSpace(b)); err != nil || n != len(k) {
+		return seal.Key{}, &firn.Error{
+			Kind: firn.Corrupt, Op: "read site key", Subject: path,
+			Err: errors.New("not 64 hex digits: restore the file; without it the users' secrets cannot be opened"),
+		}
+	}
+	return k, nil
 }
 
 // ReadAdminToken returns the admin token kept in a data directory.

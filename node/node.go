@@ -28,6 +28,7 @@ import (
 	"firn/adminapi"
 	"firn/auth"
 	"firn/config"
+	"firn/iamapi"
 	"firn/proxied"
 	"firn/s3api"
 	"firn/telemetry"
@@ -117,7 +118,15 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		return nil, err
 	}
 	n.onClose(n.engine.Close)
-	if n.users, err = auth.OpenUsers(ctx, n.engine.db, n.root, auth.UsersOptions{}); err != nil {
+	secret, err := n.dir.SiteKey()
+	if err != nil {
+		return nil, err
+	}
+	n.users, err = auth.OpenUsers(ctx, n.engine.db, n.root, auth.UsersOptions{
+		Sealer: &auth.KeySealer{Key: secret},
+		Owned:  func(ctx context.Context, id string) ([]string, error) { return owned(ctx, n.engine.store, id) },
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := n.register(); err != nil {
@@ -134,14 +143,18 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
 	})
-	n.s3srv = &http.Server{Handler: n.metrics.InFlight(proxies.Handler(door)), ErrorLog: stdLog(n.log, "s3 connection")}
+	iam := iamapi.New(n.users, nil)
+	front := withIdentity(iam, n.users, door, n.log.With("door", "iam"))
+	n.s3srv = &http.Server{Handler: n.metrics.InFlight(proxies.Handler(front)), ErrorLog: stdLog(n.log, "s3 connection")}
 	door.ConfigureHTTP(n.s3srv)
 	var metrics http.Handler
 	if cfg.Metrics.Enabled {
 		metrics = n.metrics.Handler()
 	}
+	admin := adminapi.New(siteView{n}, n.users, metrics, token, n.log.With("door", "admin"))
+	admin.ServeIdentity(identity{n.users, n.engine.store, door, iam})
 	n.admsrv = &http.Server{
-		Handler:           adminapi.New(siteView{n}, n.users, metrics, token, n.log.With("door", "admin")),
+		Handler:           admin,
 		ErrorLog:          stdLog(n.log, "admin connection"),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 32 << 10,
@@ -237,6 +250,7 @@ func (n *Node) Run(ctx context.Context) error {
 		run("keep the certificate current", func() error { return n.tls.Run(work) })
 	}
 	run("background work", func() error { return n.engine.Run(work) })
+	run("keep last uses of keys", func() error { return n.users.Run(work) })
 	run("give memory back", func() error { giveBack(work, n.metrics.Begun, debug.FreeOSMemory); return nil })
 	n.log.Info("site is up", "version", firn.Version, "listen", n.s3.Addr().String(), "tls", n.cfg.TLS.Mode, "admin", n.admin.Addr().String(),
 		"data", n.dir.Path, "durability", n.cfg.Durability, "memory_limit", n.cfg.MemoryLimit.String(),

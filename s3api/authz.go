@@ -2,6 +2,7 @@ package s3api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"strconv"
@@ -26,6 +27,11 @@ type Users interface {
 	NameOf(canonical string) string
 	// Exists reports whether a user has the canonical id.
 	Exists(canonical string) bool
+}
+
+// temporary is implemented by Users that know temporary credentials: auth.ErrToken, auth.ErrExpired.
+type temporary interface {
+	LookupSession(ctx context.Context, accessKey, token string) (secret string, id *auth.Identity, err error)
 }
 
 // bucketDocs are the documents of a bucket that decide what callers may do, parsed.
@@ -124,13 +130,8 @@ func (s *Server) authorizeOn(rq *request, action string, b *object.Bucket, key s
 	a := &rq.ask
 	*a = auth.Request{Identity: rq.who, Action: action, Key: key}
 	if v != nil {
-		a.ObjectOwner = v.Owner
-		if len(v.ACL) > 0 {
-			acl, err := auth.DecodeACL(v.ACL)
-			if err != nil {
-				return err
-			}
-			a.ObjectACL = acl
+		if err := s.aboutVersion(a, b, v); err != nil {
+			return err
 		}
 	}
 	return s.decide(rq, b, v)
@@ -167,7 +168,7 @@ func (s *Server) decide(rq *request, b *object.Bucket, v *object.Version) error 
 		a.Bucket, a.BucketOwner = b.Name, b.Owner
 		a.Policy, a.BucketACL, a.Ownership, a.PublicAccess = d.policy, d.acl, d.ownership, d.public
 	}
-	if a.Policy != nil || len(rq.who.Grants) > 0 {
+	if a.Policy != nil || len(rq.who.Grants) > 0 || rq.who.HasPolicies() {
 		rq.asVersion = v
 		a.Lookup = rq.lookup
 	}
@@ -214,21 +215,13 @@ func (rq *request) condition(key string) ([]string, bool) {
 		return one(rq.start.UTC().Format(time.RFC3339))
 	case "aws:epochtime":
 		return one(strconv.FormatInt(rq.start.Unix(), 10))
-	case "aws:username":
-		if rq.who.Anonymous() {
+	case "aws:requestedregion":
+		return one(rq.s.opt.Region)
+	case "aws:resourceaccount", "s3:resourceaccount":
+		if rq.ask.BucketOwner == "" {
 			return nil, false
 		}
-		return one(rq.who.Name)
-	case "aws:userid":
-		if rq.who.Anonymous() {
-			return nil, false
-		}
-		return one(rq.who.Canonical)
-	case "aws:principaltype":
-		if rq.who.Anonymous() {
-			return one("Anonymous")
-		}
-		return one("User")
+		return one(auth.AccountID(rq.ask.BucketOwner))
 	case "s3:prefix":
 		if rq.asPrefix != "" {
 			return one(rq.asPrefix)
@@ -243,6 +236,11 @@ func (rq *request) condition(key string) ([]string, bool) {
 			return nil, false
 		}
 		return one(rq.sig.Type.String())
+	case "s3:tlsversion":
+		if rq.r.TLS == nil {
+			return nil, false
+		}
+		return one(strings.TrimPrefix(tls.VersionName(rq.r.TLS.Version), "TLS "))
 	case "s3:signatureversion":
 		if rq.sig == nil || rq.sig.Version == "" {
 			return nil, false
@@ -279,7 +277,7 @@ func (rq *request) condition(key string) ([]string, bool) {
 	if h, ok := strings.CutPrefix(key, "s3:x-amz-"); ok {
 		return header(canonicalAmz(h))
 	}
-	return nil, false
+	return rq.who.Condition(key)
 }
 
 // canonicalAmz returns the canonical header name of x-amz-NAME, NAME in lower case.

@@ -46,7 +46,7 @@ func putPolicy(s *Server, rq *request) error {
 	confirmed := strings.EqualFold(rq.header("X-Amz-Confirm-Remove-Self-Bucket-Access"), "true")
 	if !confirmed && !rq.who.Root && rq.who.Canonical != rq.bkt.Owner {
 		said := p.Evaluate(&policy.Request{
-			Principal: policy.Principal{Canonical: rq.who.Canonical, Account: rq.who.Account, Name: rq.who.Name},
+			Principal: rq.who.Principal(),
 			Action:    "s3:PutBucketPolicy", Bucket: rq.bucket,
 		})
 		if said.Effect == policy.Deny {

@@ -99,7 +99,11 @@ func New(store *object.Store, users Users, opt Options) *Server {
 		rq.lookup = rq.condition
 		return rq
 	}
-	s.verifier = sigv4.New(users.Lookup, sigv4.Options{Region: opt.Region})
+	o := sigv4.Options{Region: opt.Region}
+	if t, ok := users.(temporary); ok {
+		o.Session = t.LookupSession
+	}
+	s.verifier = sigv4.New(users.Lookup, o)
 	return s
 }
 

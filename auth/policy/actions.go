@@ -91,8 +91,9 @@ func (a *actionSet) has(number int, action string) bool {
 	return false
 }
 
-// add adds an action or a pattern of actions and reports whether it stands for any known one.
-func (a *actionSet) add(s string) bool {
+// add adds an action or a pattern of actions and reports whether it stands for any known one. Of other services
+// than S3, which identity and trust policies may name, only the form is checked.
+func (a *actionSet) add(s string, g grammar) bool {
 	p, _ := parsePattern(strings.ToLower(s), true, false)
 	if s == "*" {
 		for i := range a.bits {
@@ -101,8 +102,13 @@ func (a *actionSet) add(s string) bool {
 		a.patterns = append(a.patterns, p)
 		return true
 	}
-	if len(s) < 4 || !strings.EqualFold(s[:3], "s3:") {
+	service, name, ok := strings.Cut(s, ":")
+	if !ok || service == "" || name == "" {
 		return false
+	}
+	if !strings.EqualFold(service, "s3") {
+		a.patterns = append(a.patterns, p)
+		return g == ofIdentity && !strings.ContainsAny(service, "*?") || g == ofTrust && strings.EqualFold(service, "sts")
 	}
 	known := false
 	for i, name := range actionNames {
@@ -112,5 +118,5 @@ func (a *actionSet) add(s string) bool {
 		}
 	}
 	a.patterns = append(a.patterns, p)
-	return known
+	return known && g != ofTrust
 }

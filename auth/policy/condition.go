@@ -131,7 +131,7 @@ func lookupOperator(name string) (operatorInfo, bool) {
 }
 
 // parseCondition compiles one key of one operator. It returns what is wrong, "" where nothing is.
-func parseCondition(name, key string, values []string, vars bool) (c condition, wrong string) {
+func parseCondition(name, key string, values []string, g grammar, vars bool) (c condition, wrong string) {
 	c = condition{name: name, key: normalKey(key)}
 	base := name
 	if rest, ok := strings.CutPrefix(base, "ForAllValues:"); ok {
@@ -147,7 +147,8 @@ func parseCondition(name, key string, values []string, vars bool) (c condition, 
 		return c, "unknown operator " + strconv.Quote(name)
 	}
 	c.op, c.negate = info.op, info.negate
-	if service, k, ok := strings.Cut(c.key, ":"); !ok || k == "" || service != "aws" && service != "s3" {
+	// The keys of an identity provider begin with its host, so that elsewhere any service will do.
+	if service, k, ok := strings.Cut(c.key, ":"); !ok || k == "" || g == ofBucket && service != "aws" && service != "s3" {
 		return c, "invalid condition key " + strconv.Quote(key)
 	}
 	if len(values) == 0 {

@@ -16,17 +16,30 @@ const (
 	version2012 = "2012-10-17"
 )
 
+// grammar is which kind of policy a document is.
+type grammar uint8
+
+const (
+	ofBucket grammar = iota
+	ofIdentity
+	ofTrust
+)
+
 // ParseBucket parses the policy of a bucket: every statement names principals, and every resource can match
 // something in that bucket. Errors are *Error.
 func ParseBucket(doc []byte, bucket string) (*Policy, error) {
-	return parse(doc, bucket, true)
+	return parse(doc, bucket, ofBucket)
 }
 
-// ParseIdentity parses a policy attached to an identity: no statement names a principal, and resources may
-// be in any bucket. Errors are *Error.
-func ParseIdentity(doc []byte) (*Policy, error) { return parse(doc, "", false) }
+// ParseIdentity parses a policy of an identity or a session: no statement names a principal, resources may be
+// in any bucket, and actions may be of other services than S3. Errors are *Error.
+func ParseIdentity(doc []byte) (*Policy, error) { return parse(doc, "", ofIdentity) }
 
-func parse(doc []byte, bucket string, ofBucket bool) (*Policy, error) {
+// ParseTrust parses the trust policy of a role: every statement names principals, actions are of sts, and
+// there are no resources. Errors are *Error.
+func ParseTrust(doc []byte) (*Policy, error) { return parse(doc, "", ofTrust) }
+
+func parse(doc []byte, bucket string, g grammar) (*Policy, error) {
 	whole := func(element, reason string) error { return &Error{-1, "", element, reason} }
 	if len(doc) > MaxSize {
 		return nil, whole("", "policy document exceeds the maximum allowed size of "+strconv.Itoa(MaxSize)+" bytes")
@@ -68,7 +81,7 @@ func parse(doc []byte, bucket string, ofBucket bool) (*Policy, error) {
 	}
 	sids := make(map[string]bool)
 	for i, n := range statements {
-		s, err := parseStatement(n, bucket, ofBucket, p.version == version2012)
+		s, err := parseStatement(n, bucket, g, p.version == version2012)
 		if err == nil && s.sid != "" && sids[s.sid] {
 			err = &Error{Element: "Sid", Reason: "is used by another statement"}
 		}
@@ -83,7 +96,7 @@ func parse(doc []byte, bucket string, ofBucket bool) (*Policy, error) {
 	return p, nil
 }
 
-func parseStatement(n node, bucket string, ofBucket, vars bool) (s statement, _ *Error) {
+func parseStatement(n node, bucket string, g grammar, vars bool) (s statement, _ *Error) {
 	if n.kind != jsonObject {
 		return s, &Error{Reason: "must be an object"}
 	}
@@ -112,7 +125,7 @@ func parseStatement(n node, bucket string, ofBucket, vars bool) (s statement, _ 
 			}
 		case "Principal", "NotPrincipal":
 			s.notPrincipal = m.name == "NotPrincipal"
-			if !ofBucket {
+			if g == ofIdentity {
 				wrong = "an identity policy names no principal"
 				break
 			}
@@ -120,16 +133,20 @@ func parseStatement(n node, bucket string, ofBucket, vars bool) (s statement, _ 
 		case "Action", "NotAction":
 			s.notAction = m.name == "NotAction"
 			wrong = parseStrings(m.value, func(v string) string {
-				if !s.actions.add(v) {
+				if !s.actions.add(v, g) {
 					return "policy has invalid action " + strconv.Quote(v)
 				}
 				return ""
 			})
 		case "Resource", "NotResource":
 			s.notResource = m.name == "NotResource"
-			wrong = parseStrings(m.value, func(v string) string { return s.addResource(v, bucket, vars) })
+			if g == ofTrust {
+				wrong = "a trust policy names no resource"
+				break
+			}
+			wrong = parseStrings(m.value, func(v string) string { return s.addResource(v, bucket, g, vars) })
 		case "Condition":
-			wrong = s.parseConditions(m.value, vars)
+			wrong = s.parseConditions(m.value, g, vars)
 		default:
 			wrong = "unknown element"
 		}
@@ -137,9 +154,14 @@ func parseStatement(n node, bucket string, ofBucket, vars bool) (s statement, _ 
 			return s, &Error{Element: m.name, Reason: wrong}
 		}
 	}
-	need := []string{"Effect", "Action", "Resource"}
-	if ofBucket {
-		need = append(need, "Principal")
+	need := []string{"Effect", "Action", "Principal", "Resource"}
+	switch g {
+	case ofIdentity:
+		need = []string{"Effect", "Action", "Resource"}
+		s.principals.any = true
+	case ofTrust:
+		need = need[:3]
+		s.ofTrust = true
 	}
 	for _, name := range need {
 		if name != "Effect" && seen[name] && seen["Not"+name] {
@@ -148,9 +170,6 @@ func parseStatement(n node, bucket string, ofBucket, vars bool) (s statement, _ 
 		if !seen[name] && !seen["Not"+name] {
 			return s, &Error{Element: name, Reason: "missing required element"}
 		}
-	}
-	if !ofBucket {
-		s.principals.any = true
 	}
 	if s.effect == Allow && s.notPrincipal {
 		return s, &Error{Element: "NotPrincipal", Reason: "Allow with NotPrincipal is not allowed"}
@@ -176,7 +195,12 @@ func (p *principals) parse(n node) string {
 				p.list = append(p.list, principal{canonical: s})
 				return isCanonical(s)
 			}
-		case "Service", "Federated":
+		case "Federated":
+			add = func(s string) bool {
+				p.list = append(p.list, principal{federated: s})
+				return s != ""
+			}
+		case "Service":
 			add = func(s string) bool {
 				p.list = append(p.list, principal{never: true})
 				return s != ""
@@ -196,26 +220,31 @@ func (p *principals) parse(n node) string {
 	return ""
 }
 
-// addResource adds an ARN pattern, kept without what comes before the bucket's name.
-func (s *statement) addResource(v, bucket string, vars bool) string {
+// addResource adds an ARN pattern. Those of S3 are kept without what comes before the bucket's name.
+func (s *statement) addResource(v, bucket string, g grammar, vars bool) string {
 	invalid := "policy has invalid resource " + strconv.Quote(v)
+	r := resource{full: v == "*" && g == ofIdentity}
 	name := v
 	if v != "*" {
 		parts, ok := splitArn(v)
-		if !ok || parts[0] != "arn" || !isPartition(parts[1]) || parts[2] != "s3" || parts[3] != "" && parts[3] != "*" ||
-			parts[4] != "" && parts[4] != "*" || parts[5] == "" {
+		switch {
+		case ok && parts[0] == "arn" && isPartition(parts[1]) && parts[2] == "s3" && (parts[3] == "" || parts[3] == "*") &&
+			(parts[4] == "" || parts[4] == "*") && parts[5] != "":
+			name = parts[5]
+		case g == ofIdentity && ok && parts[0] == "arn" && parts[2] != "" && parts[2] != "s3" && parts[5] != "":
+			r.full = true
+		default:
 			return invalid
 		}
-		name = parts[5]
 	}
-	p, ok := parsePattern(name, true, vars)
-	if !ok {
+	var ok bool
+	if r.pattern, ok = parsePattern(name, true, vars); !ok {
 		return invalid
 	}
-	if bucket != "" && !couldMatch(&p, bucket) {
+	if bucket != "" && !couldMatch(&r.pattern, bucket) {
 		return invalid + ": it is not in this bucket"
 	}
-	s.resources = append(s.resources, p)
+	s.resources = append(s.resources, r)
 	return ""
 }
 
@@ -240,7 +269,7 @@ func couldMatch(p *pattern, bucket string) bool {
 	return matchParts(head, bucket, false)
 }
 
-func (s *statement) parseConditions(n node, vars bool) string {
+func (s *statement) parseConditions(n node, g grammar, vars bool) string {
 	if n.kind != jsonObject {
 		return "must be an object"
 	}
@@ -260,7 +289,7 @@ func (s *statement) parseConditions(n node, vars bool) string {
 				}
 				values = append(values, v.text)
 			}
-			c, wrong := parseCondition(op.name, key.name, values, vars)
+			c, wrong := parseCondition(op.name, key.name, values, g, vars)
 			if wrong != "" {
 				return wrong
 			}

@@ -1,5 +1,5 @@
-// Package policy is the policy language of AWS as buckets use it: it parses and validates documents, and
-// evaluates them.
+// Package policy is the policy language of AWS as buckets, identities and the trust of roles use it: it parses
+// and validates documents, and evaluates them.
 //
 // It promises that a document either is refused with the statement and element at fault or has exactly the
 // meaning AWS gives it, and that evaluation is a pure function of policy and request. It must never know
@@ -35,9 +35,14 @@ func (e Effect) String() string { return [...]string{"none", "Allow", "Deny"}[e]
 
 // Principal is who sends a request. The zero Principal is anonymous.
 type Principal struct {
-	Canonical string // canonical id, 64 hex digits
+	Canonical string // canonical id of the account, 64 hex digits
 	Account   string // account id, 12 digits
-	Name      string // user name
+	Name      string // user name; "" for the session of a role
+	Role      string // name of the role of a session
+	Session   string // name of the session of a role
+	Within    bool   // a user or role inside of the account, not the account itself
+	Site      bool   // of the site itself: ARNs without an account name such users and roles only
+	Federated string // ARN of the identity provider that vouches for the caller, in trust policies
 }
 
 // Lookup returns the values of a condition key of the request, ok false where the request has no such key.
@@ -51,13 +56,29 @@ type Request struct {
 	Action    string // "s3:GetObject"
 	Bucket    string
 	Key       string // "" asks about the bucket itself
+	Resource  string // ARN of what is no bucket or object; then Bucket and Key are empty
 	Lookup    Lookup
 }
 
-// Result is the answer: the effect and the statement that decided, -1 where none applies.
+// Reach says how a statement that allows names the caller. A greater one is the more direct.
+type Reach uint8
+
+const (
+	// ByAccount: the statement names the account of the caller, which leaves it to the account to say who
+	// inside may.
+	ByAccount Reach = iota
+	// Directly: the statement names the caller, or everybody.
+	Directly
+	// BySession: the statement names this very session of a role.
+	BySession
+)
+
+// Result is the answer: the effect, the statement that decided, -1 where none applies, and how an Allow names
+// the caller.
 type Result struct {
 	Effect    Effect
 	Statement int
+	Reach     Reach
 }
 
 // Policy is a parsed document. It is immutable and may be used concurrently.
@@ -68,6 +89,12 @@ type Policy struct {
 	public     bool
 }
 
+// resource is one Resource: a pattern on BUCKET/KEY, or with full on the whole ARN.
+type resource struct {
+	pattern
+	full bool
+}
+
 type statement struct {
 	sid          string
 	effect       Effect
@@ -75,8 +102,9 @@ type statement struct {
 	notPrincipal bool
 	actions      actionSet
 	notAction    bool
-	resources    []pattern
+	resources    []resource
 	notResource  bool
+	ofTrust      bool // of a role's trust policy, which has no resources
 	conditions   []condition
 }
 
@@ -117,25 +145,31 @@ func (p *Policy) Sid(i int) string { return p.statements[i].sid }
 // a key that tells callers apart.
 func (p *Policy) IsPublic() bool { return p != nil && p.public }
 
-// Evaluate says what the policy says about r: Deny where any statement denies, else Allow where any allows.
-// A nil policy says nothing.
+// Evaluate says what the policy says about r: Deny where any statement denies, else Allow where any allows, by
+// the statement that names the caller most directly. A nil policy says nothing.
 func (p *Policy) Evaluate(r *Request) Result {
 	res := Result{Statement: -1}
 	if p == nil {
 		return res
 	}
-	e := evaluation{Request: r, action: actionNumber(r.Action), resource: r.Bucket}
+	e := evaluation{Request: r, action: actionNumber(r.Action), path: r.Bucket}
 	if r.Key != "" {
-		e.resource = r.Bucket + "/" + r.Key
+		e.path = r.Bucket + "/" + r.Key
 	}
 	for i := range p.statements {
 		s := &p.statements[i]
-		if res.Effect == Allow && s.effect == Allow || !e.applies(s) {
+		if res.Effect == Allow && s.effect == Allow && res.Reach == BySession {
 			continue
 		}
-		res = Result{s.effect, i}
+		reach, ok := e.applies(s)
+		if !ok {
+			continue
+		}
 		if s.effect == Deny {
-			return res
+			return Result{Deny, i, reach}
+		}
+		if res.Effect != Allow || reach > res.Reach {
+			res = Result{Allow, i, reach}
 		}
 	}
 	return res
@@ -144,25 +178,46 @@ func (p *Policy) Evaluate(r *Request) Result {
 // evaluation is one request on its way through a policy.
 type evaluation struct {
 	*Request
-	action   int // number of the action, -1 for one that is not known
-	resource string
+	action int    // number of the action, -1 for one that is not known
+	path   string // BUCKET/KEY
+	arn    string // of path, once asked for
 }
 
-func (e *evaluation) applies(s *statement) bool {
-	return s.actions.has(e.action, e.Action) != s.notAction &&
-		s.principals.match(&e.Principal) != s.notPrincipal &&
-		e.matchResource(s) != s.notResource &&
-		e.holds(s.conditions)
+func (e *evaluation) applies(s *statement) (Reach, bool) {
+	if s.actions.has(e.action, e.Action) == s.notAction {
+		return 0, false
+	}
+	reach, named := s.principals.match(&e.Principal)
+	if s.notPrincipal {
+		reach = Directly
+	}
+	return reach, named != s.notPrincipal && (s.ofTrust || e.matchResource(s) != s.notResource) && e.holds(s.conditions)
 }
 
 func (e *evaluation) matchResource(s *statement) bool {
 	for i := range s.resources {
-		if s.resources[i].match(e.resource, e.Lookup, false) {
+		r := &s.resources[i]
+		switch {
+		case r.full:
+			if r.match(e.fullARN(), e.Lookup, false) {
+				return true
+			}
+		case e.Resource == "" && r.match(e.path, e.Lookup, false):
 			return true
 		}
 	}
-	// An identity policy may leave out resources only where it is about none; the parser sees to that.
 	return false
+}
+
+// fullARN returns the ARN of what the request is about.
+func (e *evaluation) fullARN() string {
+	if e.Resource != "" {
+		return e.Resource
+	}
+	if e.arn == "" {
+		e.arn = "arn:aws:s3:::" + e.path
+	}
+	return e.arn
 }
 
 func (e *evaluation) holds(cs []condition) bool {

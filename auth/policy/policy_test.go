@@ -15,8 +15,8 @@ const (
 )
 
 var (
-	anna      = Principal{Canonical: canonicalA, Account: "111122223333", Name: "anna"}
-	bert      = Principal{Canonical: canonicalB, Account: "444455556666", Name: "bert"}
+	anna      = Principal{Canonical: canonicalA, Account: "111122223333", Name: "anna", Site: true}
+	bert      = Principal{Canonical: canonicalB, Account: "444455556666", Name: "bert", Site: true}
 	anonymous Principal
 )
 
@@ -259,11 +259,11 @@ func TestStatements(t *testing.T) {
 			look = keys("aws:username=" + c.who.Name)
 		}
 		got := p.Evaluate(&Request{Principal: c.who, Action: c.action, Bucket: "photos", Key: c.key, Lookup: look})
-		if got != (Result{c.want, c.at}) {
+		if got.Effect != c.want || got.Statement != c.at {
 			t.Errorf("%s: %v by %d, want %v by %d", c.name, got.Effect, got.Statement, c.want, c.at)
 		}
 	}
-	if r := (*Policy)(nil).Evaluate(&Request{}); r != (Result{None, -1}) {
+	if r := (*Policy)(nil).Evaluate(&Request{}); r.Effect != None || r.Statement != -1 {
 		t.Errorf("nil policy: %v", r)
 	}
 	// An action this build does not know is still matched by patterns.

@@ -12,31 +12,57 @@ type principals struct {
 type principal struct {
 	canonical string
 	account   string
+	site      bool   // an ARN without an account: users and roles of the site only
 	user      string // user name, or canonical id as tools that know no names write it
-	never     bool   // well-formed, but nobody here can be it: a service, role or federated user
+	role      string // role name
+	session   string // session name, beside role
+	federated string // ARN of an identity provider
+	never     bool   // well-formed, but nobody here can be it: a service or federated user
 }
 
-func (p *principals) match(who *Principal) bool {
+// match reports whether who is among the principals, and how it is named.
+func (p *principals) match(who *Principal) (reach Reach, ok bool) {
 	if p.any {
-		return true
+		return Directly, true
 	}
-	if who.Canonical == "" {
-		return false
+	if who.Canonical == "" && who.Federated == "" {
+		return 0, false
 	}
 	for i := range p.list {
-		q := &p.list[i]
-		if !q.never && (q.canonical == "" || q.canonical == who.Canonical) &&
-			(q.account == "" || q.account == who.Account) &&
-			(q.user == "" || q.user == who.Name || q.user == who.Canonical) {
-			return true
+		if r, is := p.list[i].match(who); is && (!ok || r > reach) {
+			reach, ok = r, true
 		}
 	}
-	return false
+	return reach, ok
+}
+
+func (q *principal) match(who *Principal) (Reach, bool) {
+	if q.never || q.federated != who.Federated {
+		return 0, false
+	}
+	if q.federated != "" {
+		return Directly, true
+	}
+	if q.canonical != "" && q.canonical != who.Canonical || q.account != "" && q.account != who.Account || q.site && !who.Site {
+		return 0, false
+	}
+	switch {
+	case q.session != "":
+		return BySession, q.role == who.Role && q.session == who.Session
+	case q.role != "":
+		return Directly, q.role == who.Role
+	case q.user != "":
+		return Directly, q.user == who.Name || q.user == who.Canonical && !who.Within
+	case who.Within:
+		return ByAccount, true
+	}
+	return Directly, true
 }
 
 // addAWS adds a value of {"AWS": ...}: "*", an account id, a canonical id, or an ARN of an account, user,
 // role or session. Every user of a site is an account of its own, so that arn:aws:iam::ACCOUNT:root and
-// arn:aws:iam::ACCOUNT:user/NAME name the same caller; an empty account leaves it to the name.
+// arn:aws:iam::ACCOUNT:user/NAME name the same caller; an empty account is the site, never somebody's account,
+// who could otherwise make a user of any name.
 func (p *principals) addAWS(s string) bool {
 	switch {
 	case s == "*":
@@ -53,9 +79,15 @@ func (p *principals) addAWS(s string) bool {
 	if !ok || parts[0] != "arn" || !isPartition(parts[1]) || parts[3] != "" || strings.ContainsAny(s, "*?") {
 		return false
 	}
-	q := principal{account: parts[4]}
+	q := principal{account: parts[4], site: parts[4] == ""}
 	kind, name, _ := strings.Cut(parts[5], "/")
+	base := name[strings.LastIndexByte(name, '/')+1:] // the path of an ARN is not part of the name
 	switch {
+	case parts[2] == "sts" && kind == "assumed-role":
+		q.role, q.session, _ = strings.Cut(name, "/")
+		if q.role == "" || q.session == "" || strings.Contains(q.session, "/") {
+			return false
+		}
 	case parts[2] == "sts" && name != "":
 		q.never = true
 	case parts[2] != "iam":
@@ -65,14 +97,10 @@ func (p *principals) addAWS(s string) bool {
 		if q.account == "" {
 			return false
 		}
-	case kind == "user" && name != "":
-		// The path of a user's ARN, if any, is not part of the name.
-		q.user = name[strings.LastIndexByte(name, '/')+1:]
-		if q.user == "" {
-			return false
-		}
-	case kind == "role" && name != "":
-		q.never = true
+	case kind == "user" && base != "":
+		q.user = base
+	case kind == "role" && base != "":
+		q.role = base
 	default:
 		return false
 	}

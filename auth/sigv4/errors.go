@@ -108,6 +108,10 @@ func errToken() *Error {
 	}
 }
 
+func errTokenExpired() *Error {
+	return &Error{Code: "ExpiredToken", Status: 400, Message: "The provided token has expired."}
+}
+
 func errNotSigned(names string) *Error {
 	return &Error{
 		Code: "AccessDenied", Status: 403,

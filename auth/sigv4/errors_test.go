@@ -98,7 +98,7 @@ func TestErrorCodes(t *testing.T) {
 		{"date not signed", authorization(";x-amz-date", ""), 0, "AccessDenied", 403},
 		{"empty signed header", authorization("host;range", "host;;range"), 0, "AuthorizationHeaderMalformed", 400},
 		{"too many signed headers", authorization("host;", "host;"+strings.Repeat("a;", 101)), 0, "AuthorizationHeaderMalformed", 400},
-		{"token", header("X-Amz-Security-Token", "abc"), 0, "InvalidToken", 400},
+		{"token not signed", header("X-Amz-Security-Token", "abc"), 0, "AccessDenied", 403},
 		{"no date", header("X-Amz-Date", ""), 0, "AccessDenied", 403},
 		{"bad date", header("X-Amz-Date", "2013-05-24T00:00:00Z"), 0, "AccessDenied", 403},
 		{"impossible date", header("X-Amz-Date", "20130532T000000Z"), 0, "AccessDenied", 403},

@@ -62,9 +62,7 @@ func (v *Verifier) verifyForm4(ctx context.Context, policy string, field func(st
 	if err != nil || date[:8] != cred.date {
 		return nil, invalidArgument(`X-Amz-Date must be in the ISO8601 Long Format "yyyyMMdd'T'HHmmss'Z'"`, "X-Amz-Date", date)
 	}
-	if field("x-amz-security-token") != "" {
-		return nil, errToken()
-	}
+	cred.token = field("x-amz-security-token")
 	res := &Result{
 		Type: Form, Version: algorithm, AccessKey: cred.accessKey, Signed: signed,
 		Region: cred.region, date: date, scope: cred.scope,
@@ -79,6 +77,7 @@ func (v *Verifier) verifyForm4(ctx context.Context, policy string, field func(st
 	if !decodeHex(want[:], provided) || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 		return nil, errSignature(cred.accessKey, provided, policy, "")
 	}
+	res.Identity.Used(v.now())
 	return res, nil
 }
 
@@ -91,7 +90,7 @@ func (v *Verifier) verifyForm2(ctx context.Context, policy string, field func(st
 			return nil, errFormField(f.name)
 		}
 	}
-	secret, id, err := v.lookup(ctx, accessKey)
+	secret, id, err := v.lookup(ctx, accessKey, field("x-amz-security-token"))
 	if err != nil {
 		return nil, err
 	}
@@ -101,5 +100,6 @@ func (v *Verifier) verifyForm2(ctx context.Context, policy string, field func(st
 	if err != nil || subtle.ConstantTimeCompare(m.Sum(nil), want) != 1 {
 		return nil, errSignature(accessKey, provided, policy, "")
 	}
+	id.Used(v.now())
 	return &Result{Type: Form, Version: "AWS", AccessKey: accessKey, Identity: id}, nil
 }

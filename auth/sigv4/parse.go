@@ -57,6 +57,7 @@ type credential struct {
 	date      string // yyyyMMdd
 	region    string
 	scope     string // DATE/REGION/SERVICE/aws4_request
+	token     string // of temporary credentials
 }
 
 // parseCredential parses ACCESSKEY/DATE/REGION/SERVICE/aws4_request; the access key may hold slashes. rawQuery

@@ -15,6 +15,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"strings"
@@ -50,8 +51,12 @@ type Options struct {
 	// Region is the one region accepted in credential scopes; "" accepts any. A site passes DefaultRegion
 	// unless configured otherwise.
 	Region string
-	// Service is the service name in credential scopes; "" is "s3".
+	// Service is the service name in credential scopes; "" is "s3". Requests of other services go to
+	// VerifyCall.
 	Service string
+	// Session returns the secret of temporary credentials, by access key and session token, and whom they stand
+	// for: auth.ErrToken, auth.ErrExpired. Nil knows none.
+	Session func(ctx context.Context, accessKey, token string) (secret string, id *auth.Identity, err error)
 	// MaxSkew bounds the difference of the request's time and the clock; 0 is 15 minutes.
 	MaxSkew time.Duration
 	// Now is the clock; nil is time.Now.
@@ -65,12 +70,13 @@ type Verifier struct {
 	skew    time.Duration
 	now     func() time.Time
 	secret  SecretFunc
+	session func(ctx context.Context, accessKey, token string) (string, *auth.Identity, error)
 	keys    keyCache
 }
 
 // New returns a Verifier that asks secret for the secret of each access key.
 func New(secret SecretFunc, o Options) *Verifier {
-	v := &Verifier{region: o.Region, service: o.Service, skew: o.MaxSkew, now: o.Now, secret: secret}
+	v := &Verifier{region: o.Region, service: o.Service, skew: o.MaxSkew, now: o.Now, secret: secret, session: o.Session}
 	if v.service == "" {
 		v.service = "s3"
 	}
@@ -150,7 +156,7 @@ func (v *Verifier) Verify(r *http.Request) (*Result, error) {
 	case signed && presigned != queryPlain, len(hdr) > 1:
 		return nil, errTwoMechanisms()
 	case signed:
-		return v.verifyHeader(r, hdr[0])
+		return v.verifyHeader(r, hdr[0], "")
 	case presigned == queryV4:
 		return v.verifyQuery(r)
 	case presigned == queryV2:
@@ -163,8 +169,26 @@ func (v *Verifier) Verify(r *http.Request) (*Result, error) {
 	return res, nil
 }
 
-// verifyHeader checks a request with an Authorization header.
-func (v *Verifier) verifyHeader(r *http.Request, value string) (*Result, error) {
+// VerifyCall checks a request of another service than S3, whose whole body is at hand: signed in its header, over
+// the body, which x-amz-content-sha256 need not name. One without an Authorization header is anonymous.
+func (v *Verifier) VerifyCall(r *http.Request, body []byte) (*Result, error) {
+	hdr := r.Header["Authorization"]
+	switch {
+	case len(hdr) > 1 || queryKind(r.URL.RawQuery) != queryPlain:
+		return nil, errMechanism()
+	case len(hdr) == 0 || hdr[0] == "":
+		return &Result{Identity: &auth.Identity{}}, nil
+	}
+	sum := sha256.Sum256(body)
+	hash := hex.EncodeToString(sum[:])
+	if sent := r.Header["X-Amz-Content-Sha256"]; len(sent) > 1 || len(sent) == 1 && sent[0] != hash {
+		return nil, errContentSHA256(strings.Join(sent, ","))
+	}
+	return v.verifyHeader(r, hdr[0], hash)
+}
+
+// verifyHeader checks a request with an Authorization header. hash is the body's; "" takes what the request says.
+func (v *Verifier) verifyHeader(r *http.Request, value, hash string) (*Result, error) {
 	if strings.HasPrefix(value, "AWS ") {
 		return nil, errMechanism()
 	}
@@ -191,8 +215,8 @@ func (v *Verifier) verifyHeader(r *http.Request, value string) (*Result, error) 
 		return nil, headerErrors.wrong("Invalid credential date " + quote(cred.date) +
 			". This date is not the same as X-Amz-Date: " + quote(iso[:8]) + ".")
 	}
-	if len(r.Header["X-Amz-Security-Token"]) > 0 {
-		return nil, errToken()
+	if err := cred.addToken(r.Header["X-Amz-Security-Token"], ""); err != nil {
+		return nil, err
 	}
 	now := v.now()
 	if d := now.Sub(signed); d > v.skew || d < -v.skew {
@@ -202,9 +226,10 @@ func (v *Verifier) verifyHeader(r *http.Request, value string) (*Result, error) 
 		Type: Header, Version: algorithm, AccessKey: cred.accessKey, Signed: signed,
 		Region: cred.region, date: iso, scope: cred.scope,
 	}
-	hash, err := res.headerPayload(r.Header)
-	if err != nil {
-		return nil, err
+	if hash == "" {
+		if hash, err = res.headerPayload(r.Header); err != nil {
+			return nil, err
+		}
 	}
 	if err := v.check(r, res, &cred, h.signedHeaders, h.signature, hash); err != nil {
 		return nil, err
@@ -230,8 +255,8 @@ func (v *Verifier) verifyQuery(r *http.Request) (*Result, error) {
 		return nil, queryErrors.wrong("Invalid credential date " + quote(cred.date) +
 			". This date is not the same as X-Amz-Date: " + quote(q.date[:8]) + ".")
 	}
-	if q.token != "" || len(r.Header["X-Amz-Security-Token"]) > 0 {
-		return nil, errToken()
+	if err := cred.addToken(r.Header["X-Amz-Security-Token"], q.token); err != nil {
+		return nil, err
 	}
 	life, err := parseExpires(q.expires)
 	if err != nil {
@@ -281,6 +306,7 @@ func (v *Verifier) check(r *http.Request, res *Result, cred *credential, signedH
 	s.toSign(res)
 	got := key.sum(&s.mac, s.sts)
 	if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+		res.Identity.Used(v.now())
 		return nil
 	}
 	// A few clients sign the path and query in the very form they send instead of in S3's encoding of them.
@@ -290,6 +316,7 @@ func (v *Verifier) check(r *http.Request, res *Result, cred *credential, signedH
 		s.toSign(res)
 		got = key.sum(&s.mac, s.sts)
 		if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+			res.Identity.Used(v.now())
 			return nil
 		}
 		s.buf = append(s.buf[:0], first...)
@@ -300,7 +327,7 @@ func (v *Verifier) check(r *http.Request, res *Result, cred *credential, signedH
 
 // signingKey looks up the identity of cred and derives or finds its signing key.
 func (v *Verifier) signingKey(ctx context.Context, res *Result, cred *credential) (*macKey, error) {
-	secret, id, err := v.lookup(ctx, cred.accessKey)
+	secret, id, err := v.lookup(ctx, cred.accessKey, cred.token)
 	if err != nil {
 		return nil, err
 	}
@@ -308,12 +335,37 @@ func (v *Verifier) signingKey(ctx context.Context, res *Result, cred *credential
 	return v.keys.get(cred, v.service, secret), nil
 }
 
-func (v *Verifier) lookup(ctx context.Context, accessKey string) (string, *auth.Identity, error) {
-	secret, id, err := v.secret(ctx, accessKey)
-	if errors.Is(err, auth.ErrNoSuchKey) {
+func (v *Verifier) lookup(ctx context.Context, accessKey, token string) (secret string, id *auth.Identity, err error) {
+	switch {
+	case token == "":
+		secret, id, err = v.secret(ctx, accessKey)
+	case v.session == nil:
+		return "", nil, errToken()
+	default:
+		secret, id, err = v.session(ctx, accessKey, token)
+	}
+	switch {
+	case errors.Is(err, auth.ErrNoSuchKey):
 		return "", nil, errNoSuchKey(accessKey)
+	case errors.Is(err, auth.ErrToken):
+		return "", nil, errToken()
+	case errors.Is(err, auth.ErrExpired):
+		return "", nil, errTokenExpired()
 	}
 	return secret, id, firn.E("look up access key", "", err)
+}
+
+// addToken takes the session token of a request, which may be sent once.
+func (c *credential) addToken(header []string, query string) error {
+	if len(header) > 1 || len(header) == 1 && query != "" && header[0] != query {
+		return errToken()
+	}
+	if c.token = query; len(header) == 1 {
+		if c.token = header[0]; c.token == "" {
+			return errToken()
+		}
+	}
+	return nil
 }
 
 // toSign fills s.sts with the string to sign for the canonical request in s.buf.

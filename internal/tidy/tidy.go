@@ -81,8 +81,12 @@ func Edges() []Edge {
 
 		{"auth", "kv", "keeps users beside the namespace"},
 		{"auth", "auth/policy", "decides with the bucket's policy"},
+		{"auth", "seal", "seals secrets and session tokens"},
 		{"auth/sigv4", "auth", "returns the identity behind a signature"},
 
+		{"iamapi", "auth", "manages users, groups, roles, policies and keys"},
+		{"iamapi", "auth/policy", "asks the trust of roles"},
+		{"iamapi", "auth/sigv4", "verifies signatures"},
 		{"s3api", "object", "translates requests into calls of the namespace"},
 		{"s3api", "auth", "asks who calls and what they may do"},
 		{"s3api", "auth/sigv4", "verifies signatures"},
@@ -128,6 +132,8 @@ func Edges() []Edge {
 
 		{"node", "adminapi", "serves the admin endpoint"},
 		{"node", "auth", "opens the users"},
+		{"node", "iamapi", "serves IAM and STS"},
+		{"node", "seal", "keeps the key of secrets"},
 		{"node", "config", "builds what it describes"},
 		{"node", "hlc", "shows the time of journal entries"},
 		{"node", "kv", "knows the error of an engine that stopped"},
