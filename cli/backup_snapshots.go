@@ -75,12 +75,13 @@ func forgetCommand(env *Env) *cobra.Command {
 		within string
 		by     string
 		dry    bool
+		prune  bool
 	)
 	c := &cobra.Command{
 		Use: "forget [SNAPSHOT...]", Short: "Remove snapshots, by a policy or by id",
 		Long: `Remove the snapshots that no rule keeps, or those that are named. Rules look at each group of snapshots by itself,
 of the same host and the same paths unless --group-by says otherwise, and the newest of a group always stays. The
-space comes back with firn repo prune. --dry-run tells for each snapshot what would happen, and why.`,
+space comes back with --prune, or with firn repo prune later. --dry-run tells for each snapshot what would happen, and why.`,
 		Example: `  firn forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
   firn forget 4f1c2a`,
 	}
@@ -144,7 +145,14 @@ space comes back with firn repo prune. --dry-run tells for each snapshot what wo
 			if !asJSON(cmd) {
 				fmt.Fprintf(env.Out, "forgot %d snapshots\n", len(gone))
 			}
-			return nil
+			if !prune {
+				return nil
+			}
+			rep, err := re.Prune(cmd.Context(), repo.PruneOptions{})
+			if err != nil {
+				return err
+			}
+			return showPrune(cmd, env, rep, false)
 		})
 	}
 	r.register(c.Flags())
@@ -159,6 +167,7 @@ space comes back with firn repo prune. --dry-run tells for each snapshot what wo
 	f.StringArrayVar(&p.Tags, "keep-tag", nil, "keep those with this tag (may be repeated)")
 	f.StringVar(&by, "group-by", "host,paths", "what snapshots of one group share: host, paths, tags, or nothing")
 	f.BoolVar(&dry, "dry-run", false, "only tell what would happen")
+	f.BoolVar(&prune, "prune", false, "then give back the space of what no snapshot needs, as firn repo prune does")
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -119,8 +120,14 @@ func (e *Env) password(ctx context.Context, name, what string, twice bool) ([]by
 	return p, err
 }
 
+// gcPercent keeps garbage below half of what lives: a backup shares its machine with the service it is for.
+const gcPercent = 50
+
 // with opens the repository and runs fn.
 func (r *repoFlags) with(ctx context.Context, opt repo.Options, fn func(*repo.Repo) error) error {
+	if r.env.variable("GOGC") == "" {
+		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	}
 	url, err := r.place()
 	if err != nil {
 		return err

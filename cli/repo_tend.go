@@ -284,26 +284,7 @@ interrupted, and the next one goes on.`,
 			if err != nil {
 				return err
 			}
-			if asJSON(cmd) {
-				return emit(env.Out, rep)
-			}
-			verb := "removed"
-			if o.DryRun {
-				verb = "would remove"
-			}
-			fmt.Fprintf(env.Out, "%s %d packs, %s, and rewrote %d, %s; freed %d packs, %s, by now\n", verb,
-				rep.RemovePacks, bytesOf(rep.RemoveSize), rep.RepackPacks, bytesOf(rep.RepackSize), rep.FreedPacks, bytesOf(rep.Freed))
-			if rep.Pending > 0 {
-				fmt.Fprintf(env.Out, "%d packs, %s, wait for %d running backups to end: the next prune deletes them\n",
-					rep.Pending, bytesOf(rep.PendingSize), len(rep.Waiting))
-			}
-			if rep.NoSpace {
-				fmt.Fprintln(env.Err, "firn: the place is too full to rewrite packs: only whole ones were removed")
-			}
-			if rep.NoReserve != nil {
-				fmt.Fprintf(env.Err, "firn: the space put aside for a full place could not be taken again: %v\n", rep.NoReserve)
-			}
-			return nil
+			return showPrune(cmd, env, rep, o.DryRun)
 		})
 	}
 	r.register(c.Flags())
@@ -314,6 +295,29 @@ interrupted, and the next one goes on.`,
 	f.StringVar(&o.Scratch, "scratch", "", "directory for temporary files (default: the system's)")
 	f.StringVar(&timeout, "session-timeout", "", "how long a backup must show no sign of life to be taken for dead (default 5m)")
 	return c
+}
+
+func showPrune(cmd *cobra.Command, env *Env, rep repo.PruneReport, dry bool) error {
+	if asJSON(cmd) {
+		return emit(env.Out, rep)
+	}
+	verb := "removed"
+	if dry {
+		verb = "would remove"
+	}
+	fmt.Fprintf(env.Out, "%s %d packs, %s, and rewrote %d, %s; freed %d packs, %s, by now\n", verb,
+		rep.RemovePacks, bytesOf(rep.RemoveSize), rep.RepackPacks, bytesOf(rep.RepackSize), rep.FreedPacks, bytesOf(rep.Freed))
+	if rep.Pending > 0 {
+		fmt.Fprintf(env.Out, "%d packs, %s, wait for %d running backups to end: the next prune deletes them\n",
+			rep.Pending, bytesOf(rep.PendingSize), len(rep.Waiting))
+	}
+	if rep.NoSpace {
+		fmt.Fprintln(env.Err, "firn: the place is too full to rewrite packs: only whole ones were removed")
+	}
+	if rep.NoReserve != nil {
+		fmt.Fprintf(env.Err, "firn: the space put aside for a full place could not be taken again: %v\n", rep.NoReserve)
+	}
+	return nil
 }
 
 func repoStatsCommand(env *Env) *cobra.Command {
