@@ -126,6 +126,7 @@ func Edges() []Edge {
 		{"archive/scan", "archive/tree", "walks in its order, knows its types"},
 		{"archive/tree", "repo", "makes and reads tree chunks"},
 
+		{"audit", "vfs", "syncs its directory"},
 		{"tlsconf", "vfs", "syncs the directory of what it makes"},
 
 		{"adminapi", "auth", "manages users"},

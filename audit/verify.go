@@ -1,0 +1,203 @@
+package audit
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"firn"
+)
+
+// maxLine bounds a line, in bytes: keys and user agents are bounded by the doors.
+const maxLine = 256 << 10
+
+// list returns the names of the record's files in order.
+func list(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries {
+		if _, ok := number(e.Name()); ok {
+			files = append(files, e.Name())
+		}
+	}
+	slices.Sort(files)
+	return files, nil
+}
+
+// number returns the number of the first line of a file, from its name.
+func number(name string) (uint64, bool) {
+	s, ok := strings.CutPrefix(name, "audit-")
+	s, ok2 := strings.CutSuffix(s, ".jsonl")
+	if !ok || !ok2 || len(s) != 16 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n, err == nil
+}
+
+// fileEnd is where a file ends.
+type fileEnd struct {
+	lines int
+	seq   uint64
+	hash  string    // of the last line
+	began time.Time // time of the first line
+	size  int64     // of whole lines
+	torn  int64     // bytes after them
+}
+
+// tail reads a file to its end.
+func tail(path string) (fileEnd, error) {
+	var end fileEnd
+	f, err := os.Open(path)
+	if err != nil {
+		return end, err
+	}
+	defer f.Close()
+	r := bufio.NewReaderSize(f, maxLine)
+	for {
+		b, err := r.ReadSlice('\n')
+		if errors.Is(err, io.EOF) {
+			end.torn = int64(len(b))
+			return end, nil
+		}
+		if err != nil {
+			return end, corrupt(path, end.lines+1, "is longer than any that this program writes")
+		}
+		var l line
+		if err := json.Unmarshal(b, &l); err != nil {
+			return end, corrupt(path, end.lines+1, "is not JSON")
+		}
+		if end.lines == 0 {
+			end.began = l.Time
+		}
+		end.lines++
+		end.seq, end.hash = l.Seq, hashOf(b[:len(b)-1])
+		end.size += int64(len(b))
+	}
+}
+
+func hashOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+func corrupt(path string, n int, what string) error {
+	return &firn.Error{Kind: firn.Corrupt, Subject: path, Err: fmt.Errorf("line %d %s", n, what)}
+}
+
+// Head is what a verified record ends with.
+type Head struct {
+	Files int       `json:"files"`
+	Lines int64     `json:"lines"`
+	First uint64    `json:"first"` // number of the first line; more than 1 where old files were removed
+	Last  uint64    `json:"last"`
+	Hash  string    `json:"hash"` // of the last line
+	From  time.Time `json:"from"`
+	To    time.Time `json:"to"`
+	Lost  int64     `json:"lost"` // events that the record itself says were not recorded
+	// Torn is set where the last line is incomplete, as a running or crashed site leaves it.
+	Torn bool `json:"torn,omitempty"`
+}
+
+// Verify reads the record in dir from its oldest file to its end, which must be one chain. The error of a break says
+// file and line. What it cannot find is that lines are missing from the end: known, where not "", is a hash noted
+// before which a line must have.
+func Verify(dir, known string) (Head, error) {
+	const op = "verify audit log"
+	files, err := list(dir)
+	if err != nil {
+		return Head{}, firn.E(op, dir, err)
+	}
+	if len(files) == 0 {
+		return Head{}, &firn.Error{Kind: firn.NotFound, Op: op, Subject: dir, Err: errors.New("no file of an audit log is there")}
+	}
+	v := verifier{known: known}
+	for i, name := range files {
+		if err := v.file(filepath.Join(dir, name), i == len(files)-1); err != nil {
+			return v.head, firn.E(op, "", err)
+		}
+	}
+	if known != "" && !v.seen {
+		return v.head, &firn.Error{
+			Kind: firn.Corrupt, Op: op, Subject: dir,
+			Err: errors.New("no line has the given hash: lines were removed from the end, or files from the beginning"),
+		}
+	}
+	return v.head, nil
+}
+
+type verifier struct {
+	head  Head
+	known string
+	seen  bool
+}
+
+func (v *verifier) file(path string, last bool) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	v.head.Files++
+	want, _ := number(filepath.Base(path))
+	r := bufio.NewReaderSize(f, maxLine)
+	for n := 1; ; n++ {
+		b, err := r.ReadSlice('\n')
+		switch {
+		case errors.Is(err, io.EOF) && len(b) == 0:
+			if n == 1 && !last {
+				return corrupt(path, n, "is missing: the file is empty")
+			}
+			return nil
+		case errors.Is(err, io.EOF) && last:
+			v.head.Torn = true
+			return nil
+		case err != nil:
+			return corrupt(path, n, "is incomplete or too long")
+		}
+		if err := v.line(path, n, want, b[:len(b)-1]); err != nil {
+			return err
+		}
+	}
+}
+
+func (v *verifier) line(path string, n int, want uint64, b []byte) error {
+	var l line
+	if err := json.Unmarshal(b, &l); err != nil {
+		return corrupt(path, n, "is not JSON")
+	}
+	h := &v.head
+	switch {
+	case n == 1 && l.Seq != want:
+		return corrupt(path, n, fmt.Sprintf("has number %d, the file's name says %d", l.Seq, want))
+	case h.Lines > 0 && l.Seq != h.Last+1:
+		return corrupt(path, n, fmt.Sprintf("has number %d after %d: lines are missing or were put in", l.Seq, h.Last))
+	case h.Lines > 0 && l.Prev != h.Hash:
+		return corrupt(path, n, "does not follow from the one before: one of the two was changed")
+	case l.Seq == 1 && strings.Trim(l.Prev, "0") != "":
+		return corrupt(path, n, "is the first and names one before it")
+	}
+	if h.Lines == 0 {
+		h.First, h.From = l.Seq, l.Time
+	}
+	h.Lines++
+	h.Last, h.Hash, h.To = l.Seq, hashOf(b), l.Time
+	if l.Kind == "dropped" {
+		h.Lost += l.Count
+	}
+	v.seen = v.seen || h.Hash == v.known
+	return nil
+}
