@@ -105,8 +105,9 @@ func (id *Identity) Used(t time.Time) {
 // User is a user's record without secrets.
 type User struct {
 	Name      string    `json:"name"`
-	Canonical string    `json:"canonical_id"`
+	Canonical string    `json:"canonical_id,omitempty"` // "" within root's account
 	Account   string    `json:"account_id"`
+	Within    bool      `json:"within,omitempty"` // of root's account, not an account of its own
 	Grants    []Grant   `json:"grants"`
 	Keys      []KeyInfo `json:"keys"`
 	Created   time.Time `json:"created"`

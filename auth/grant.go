@@ -2,6 +2,7 @@ package auth
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -117,6 +118,8 @@ func (id *Identity) Condition(key string) (values []string, ok bool) {
 		return one("User")
 	case "aws:principalisawsservice":
 		return one("false")
+	case "sts:authentication": // Ceph's: whether the credentials are temporary
+		return one(strconv.FormatBool(!id.Anonymous() && id.Temporary))
 	}
 	if id.Anonymous() {
 		return nil, false

@@ -176,9 +176,14 @@ type record struct {
 	entity *Entity
 }
 
-func (v *View) key(ref Ref, name string) []byte {
-	if ref.Kind == KindUser && ref.Account == v.root.Canonical {
+// keyOf returns the key of an entity in the metadata store.
+func keyOf(ref Ref, e *Entity) []byte {
+	name := e.Name
+	switch {
+	case e.Canonical != "":
 		return []byte(userPrefix + name)
+	case ref.Kind != KindProvider:
+		name = strings.ToLower(name)
 	}
 	return append(append([]byte(entityPrefix+ref.Account), kindBytes[ref.Kind]), name...)
 }
@@ -193,7 +198,7 @@ func (u *Users) read(r kv.Reader, v *View) (_ *View, stale []record, err error) 
 		if err := checkVersion(e.Version, recordVersion); err != nil {
 			return err
 		}
-		if v.stored(Ref{ref.Account, ref.Kind, e.Name}) != ref.Name {
+		if string(keyOf(ref, e)) != string(key) {
 			return firn.NewError(firn.Corrupt, "stored record is not readable")
 		}
 		sealed := true
@@ -356,7 +361,6 @@ func (u *Users) Change(ctx context.Context, op string, ref Ref, edit func(*View,
 // apply is Change while the change is held.
 func (u *Users) apply(ctx context.Context, ref Ref, edit func(*View, *Entity) (*Entity, error)) error {
 	v := u.snap.Load()
-	ofSite := ref.Kind == KindUser && ref.Account == v.root.Canonical
 	old := v.Entity(ref)
 	oldName := ""
 	var e *Entity
@@ -369,42 +373,34 @@ func (u *Users) apply(ctx context.Context, ref Ref, edit func(*View, *Entity) (*
 		return err
 	}
 	var keys [][]byte
-	var write func(tx kv.Tx) error
+	if old != nil {
+		keys = append(keys, keyOf(ref, old))
+	}
+	var b []byte
 	switch {
 	case e == nil && old == nil:
 		return nil
-	case e == nil:
-		keys = append(keys, v.key(ref, oldName))
-		write = func(tx kv.Tx) error {
-			tx.Delete(keys[0])
-			if ofSite {
-				tx.DeleteRange([]byte(entityPrefix+old.Canonical), []byte(entityPrefix+old.Canonical+"\xff"))
-			}
-			return nil
-		}
-	default:
+	case e != nil:
 		if err := u.admit(v, ref, old, e); err != nil {
 			return err
 		}
-		name := v.stored(Ref{ref.Account, ref.Kind, e.Name})
-		if old != nil && strings.EqualFold(old.Name, e.Name) && ofSite {
-			name = e.Name
-		}
-		b, err := e.encode(u.opt.Sealer)
-		if err != nil {
+		if b, err = e.encode(u.opt.Sealer); err != nil {
 			return err
 		}
-		keys = append(keys, v.key(ref, name))
-		if old != nil && oldName != name {
-			keys = append(keys, v.key(ref, oldName))
-		}
-		write = func(tx kv.Tx) error {
-			for _, k := range keys[1:] {
-				tx.Delete(k)
+		keys = append(keys, keyOf(ref, e))
+	}
+	write := func(tx kv.Tx) error {
+		if old != nil {
+			tx.Delete(keys[0])
+			if e == nil && old.Canonical != "" {
+				inside := entityPrefix + old.Canonical
+				tx.DeleteRange([]byte(inside), []byte(inside+"\xff"))
 			}
-			tx.Set(keys[0], b)
-			return nil
 		}
+		if e != nil {
+			tx.Set(keys[len(keys)-1], b)
+		}
+		return nil
 	}
 	next := v.with(ref, oldName, e)
 	if err := next.index(u.root.SecretKey, u.used); err != nil {
@@ -489,17 +485,6 @@ func (u *Users) Add(ctx context.Context, name string, creds Credentials, grants 
 	}
 	made, err = u.Get(name)
 	return made, creds, err
-}
-
-// NewUser returns a new user for Change: in root's account one of the site, else one within the account.
-func (v *View) NewUser(accountID, name, path string, now time.Time) (*Entity, error) {
-	e := &Entity{Version: recordVersion, Name: name, Path: path, Created: now.UTC().Truncate(time.Second)}
-	if accountID != v.root.Canonical {
-		e.ID = NewID(KindUser)
-		return e, nil
-	}
-	e.Canonical = v.freeCanonical()
-	return e, validName(name)
 }
 
 // Remove removes a user of the site with its keys and what is within its account. ErrNoSuchUser; ErrOwnsBuckets

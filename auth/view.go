@@ -24,7 +24,7 @@ type View struct {
 	total       int                  // entities, without users of the site
 }
 
-// account is what one account holds, by kind and lower-case name; users of the site are by their very name.
+// account is what one account holds, by kind and lower-case name; users in root's account are by their very name.
 type account struct {
 	owner *Entity // the user of the site; nil for root
 	kinds map[Kind]map[string]*Entity
@@ -158,7 +158,7 @@ func (v *View) Trust(role *Entity, who policy.Principal, action string, look pol
 	return role.trust.Evaluate(&policy.Request{Principal: who, Action: action, Resource: "*", Lookup: look})
 }
 
-// withUser returns a view with one entity of an account replaced: old is removed, e added, either may be nil.
+// with returns a view with one entity of an account replaced: old is removed, e added, either may be nil.
 func (v *View) with(ref Ref, old string, e *Entity) *View {
 	n := *v
 	n.accounts = maps.Clone(v.accounts)
@@ -174,24 +174,23 @@ func (v *View) with(ref Ref, old string, e *Entity) *View {
 	if m == nil {
 		m = make(map[string]*Entity)
 	}
-	ofSite := ref.Kind == KindUser && ref.Account == v.root.Canonical
 	if prev := m[old]; prev != nil {
 		delete(m, old)
-		if ofSite && (e == nil || e.Canonical != prev.Canonical) {
+		if prev.Canonical != "" && e == nil {
 			delete(n.accounts, prev.Canonical) // with all that is in it
 		}
 	}
 	if e != nil {
-		name := strings.ToLower(e.Name)
-		if ofSite {
-			name = e.Name
+		if e.Canonical != "" {
 			own := account{}
 			if o := n.accounts[e.Canonical]; o != nil {
 				own = *o
 			}
 			own.owner = e
 			n.accounts[e.Canonical] = &own
-		} else if ref.Kind == KindProvider {
+		}
+		name := strings.ToLower(e.Name)
+		if ref.Kind == KindProvider || ref.Kind == KindUser && ref.Account == v.root.Canonical {
 			name = e.Name
 		}
 		m[name] = e
@@ -214,10 +213,13 @@ func (v *View) index(rootSecret string, used map[string]*atomic.Int64) error {
 		v.ids[AccountID(c)] = c
 		if a.owner != nil {
 			v.names[c] = a.owner.Name
-			v.fold[strings.ToLower(a.owner.Name)] = a.owner.Name
 		}
 		for kind, m := range a.kinds {
-			if kind != KindUser || c != v.root.Canonical {
+			if kind == KindUser && c == v.root.Canonical {
+				for name := range m {
+					v.fold[strings.ToLower(name)] = name
+				}
+			} else {
 				v.total += len(m)
 			}
 			if kind == KindGroup {
@@ -291,8 +293,11 @@ func (v *View) freeCanonical() string {
 
 func (v *View) user(e *Entity) User {
 	u := User{
-		Name: e.Name, Canonical: e.Canonical, Account: AccountID(e.Canonical), Created: e.Created,
+		Name: e.Name, Canonical: e.Canonical, Account: AccountID(e.Canonical), Created: e.Created, Within: e.Canonical == "",
 		Grants: slices.Clone(e.Grants), Keys: make([]KeyInfo, len(e.Keys)),
+	}
+	if u.Within {
+		u.Account = v.root.Account
 	}
 	for i := range e.Keys {
 		k := &e.Keys[i]

@@ -81,9 +81,6 @@ func (s *issuers) provider(ctx context.Context, url string) (*oidc.Provider, err
 	return is.provider, is.err
 }
 
-// awsTags is the claim by which an identity provider gives a session its tags.
-const awsTags = "https://aws.amazon.com/tags"
-
 // webClaims are the claims of a token that conditions may ask about.
 type webClaims struct {
 	audience []string

@@ -130,9 +130,13 @@ func listInline(c *call, kind auth.Kind, param string) (Node, error) {
 }
 
 // attachable returns the managed policy of an ARN that this account may attach: its own or one that comes with
-// the site.
+// the site. An ARN without an account is either.
 func (c *call) attachable(v *auth.View, arn string) (auth.Ref, *auth.Entity, error) {
 	ref, p := v.Resolve(arn)
+	if name, ok := strings.CutPrefix(arn, "arn:aws:iam:::policy/"); ok && p == nil {
+		arn = "arn:aws:iam::aws:policy/" + name
+		ref, p = v.Resolve(arn)
+	}
 	if p == nil || ref.Kind != auth.KindPolicy || ref.Account != c.account && !strings.HasPrefix(arn, "arn:aws:iam::aws:") {
 		return ref, nil, fail(http.StatusNotFound, "NoSuchEntity", "Policy "+arn+" does not exist or is not attachable.")
 	}

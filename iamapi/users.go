@@ -46,10 +46,10 @@ func createUser(c *call) (Node, error) {
 	if err := c.may(auth.ARN(auth.AccountID(c.account), auth.KindUser, c.get("Path"), name), c.own); err != nil {
 		return Node{}, err
 	}
-	e, err := c.v.NewUser(c.account, name, c.get("Path"), c.now())
-	if err != nil {
-		return Node{}, err
+	if name == auth.RootName {
+		return Node{}, exists("user", name)
 	}
+	e := &auth.Entity{Name: name, ID: auth.NewID(auth.KindUser), Path: c.get("Path"), Created: c.now().UTC().Truncate(time.Second)}
 	if e.Tags, err = c.tags(); err != nil {
 		return Node{}, err
 	}
@@ -118,11 +118,8 @@ func deleteUser(c *call) (Node, error) {
 		return Node{}, err
 	}
 	return Node{}, c.change(ref, func(_ *auth.View, u *auth.Entity) (*auth.Entity, error) {
-		switch {
-		case len(u.Keys) > 0:
+		if len(u.Keys) > 0 {
 			return nil, conflict("Cannot delete entity, must delete access keys first.")
-		case len(u.Groups) > 0:
-			return nil, conflict("Cannot delete entity, must remove users from group first.")
 		}
 		if err := bare(u); err != nil {
 			return nil, err

@@ -56,6 +56,11 @@ func coreRoutes() []route {
 // listBuckets answers ListBuckets with the buckets the caller owns or was granted; root sees all. Anonymous
 // callers own none.
 func listBuckets(s *Server, rq *request) error {
+	if !rq.who.Anonymous() {
+		if err := s.authorize(rq, rq.action); err != nil {
+			return err
+		}
+	}
 	limit, err := parseBuckets(rq)
 	if err != nil {
 		return err
