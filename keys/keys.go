@@ -89,7 +89,7 @@ type Info struct {
 
 // Options are the settings of Keys. Zero values mean the defaults named here.
 type Options struct {
-	// Default is the key used where none is named. Default "default". It is made at its first use.
+	// Default is the key used where none is named, made at its first use. Default "default".
 	Default string
 	// CacheSize is the number of opened data keys kept. Default 4096.
 	CacheSize int
@@ -228,7 +228,7 @@ func (k *Keys) Generate(ctx context.Context, id string, context []byte) (DataKey
 	}
 	d := DataKey{Plain: seal.NewKey()}
 	w, err := k.main.Wrap(ctx, name, d.Plain, context)
-	if errors.Is(err, ErrNoKey) && id == "" {
+	if errors.Is(err, ErrNoKey) && name == k.o.Default {
 		if err = k.main.Create(ctx, name); err == nil || errors.Is(err, ErrKeyExists) {
 			w, err = k.main.Wrap(ctx, name, d.Plain, context)
 		}

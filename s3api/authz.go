@@ -42,7 +42,9 @@ type bucketDocs struct {
 	ownership auth.Ownership
 	public    auth.PublicAccessBlock
 	cors      []s3doc.CORSRule
-	err       error // a document that cannot be read denies everybody but root
+	// encryption is how objects are encrypted that do not say it themselves.
+	encryption s3doc.Encryption
+	err        error // a document that cannot be read denies everybody but root
 }
 
 // docCache keeps the parsed documents of buckets by bucket id, as of the revision they were parsed at.
@@ -88,6 +90,10 @@ func parseDocs(b *object.Bucket) *bucketDocs {
 	d.ownership, d.public = set.ownership, set.publicAccess
 	d.cors, err = bucketCORS(b)
 	fail(confCORS, err)
+	if doc := b.Config[confEncryption]; doc != nil {
+		d.encryption, err = s3doc.ParseEncryption(doc)
+		fail(confEncryption, err)
+	}
 	return d
 }
 

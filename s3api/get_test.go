@@ -148,7 +148,7 @@ func TestGetErrorsAndOverrides(t *testing.T) {
 	h.refused(400, "InvalidArgument", "GET", "/bkt/k?partNumber=0", "")
 	h.refused(400, "InvalidPart", "GET", "/bkt/k?partNumber=2", "")
 	h.refused(501, "NotImplemented", "GET", "/bkt/k?torrent", "")
-	h.refused(501, "NotImplemented", "GET", "/bkt/k", "", "x-amz-server-side-encryption-customer-algorithm: AES256")
+	h.refused(400, "InvalidArgument", "GET", "/bkt/k", "", "x-amz-server-side-encryption-customer-algorithm: AES256")
 	h.refused(400, "InvalidURI", "GET", "/bkt/%ff%fe", "")
 
 	r := h.must("GET", "/bkt/k?response-content-type=a/b&response-cache-control=no-store&response-expires=0"+

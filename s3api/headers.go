@@ -12,6 +12,7 @@ import (
 	"firn/object"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
 )
 
 const (
@@ -34,23 +35,6 @@ var responseOverrides = [...]struct{ param, header string }{
 	{"response-content-language", "Content-Language"},
 	{"response-content-type", "Content-Type"},
 	{"response-expires", "Expires"},
-}
-
-// refuseEncryption refuses requests that ask for server-side encryption: storing such an object in the clear
-// would be worse than not storing it.
-func refuseEncryption(rq *request) error {
-	for _, k := range [...]string{
-		"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Customer-Algorithm",
-		"X-Amz-Server-Side-Encryption-Customer-Key", "X-Amz-Server-Side-Encryption-Customer-Key-Md5",
-		"X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", "X-Amz-Server-Side-Encryption-Context",
-		"X-Amz-Copy-Source-Server-Side-Encryption-Customer-Algorithm",
-		"X-Amz-Copy-Source-Server-Side-Encryption-Customer-Key",
-	} {
-		if rq.hasHeader(k) {
-			return s3err.NotImplemented(strings.ToLower(k))
-		}
-	}
-	return nil
 }
 
 // objectHeaders returns the standard headers to store with an object.
@@ -230,9 +214,6 @@ func retentionMode(m object.RetentionMode) string {
 // newVersion reads all that a request says about an object it is about to make: what PutObject, CopyObject and
 // CreateMultipartUpload have in common. tags is false where the tags come from elsewhere.
 func (s *Server) newVersion(rq *request) (o object.PutOptions, err error) {
-	if err = refuseEncryption(rq); err != nil {
-		return o, err
-	}
 	o.Size = -1
 	if o.Headers, err = objectHeaders(rq); err != nil {
 		return o, err
@@ -253,7 +234,15 @@ func (s *Server) newVersion(rq *request) (o object.PutOptions, err error) {
 		return o, err
 	}
 	o.Owner = s.objectOwner(rq)
-	return o, s.authorizeExtras(rq, &o)
+	if err = s.authorizeExtras(rq, &o); err != nil {
+		return o, err
+	}
+	d := s.docsOf(rq.bkt)
+	if d.err != nil {
+		return o, d.err // it may ask for encryption
+	}
+	o.Encryption, o.DataKey, err = sse.New(rq.r, d.encryption, s.opt.Keys, rq.bucket, rq.key)
+	return o, err
 }
 
 // authorizeExtras asks for the permissions that parts of a write need beyond s3:PutObject.

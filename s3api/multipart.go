@@ -11,6 +11,7 @@ import (
 	"firn/object"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
 )
 
 // maxCompleteBody bounds the document of a completion: 10,000 parts with checksums need about 2.5 MB.
@@ -29,6 +30,7 @@ func createUpload(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
+	sse.TellNew(rq.h, o.Encryption, rq.r)
 	if o.Checksum != nil {
 		rq.set("X-Amz-Checksum-Algorithm", algorithms[o.Checksum.Algorithm].name)
 		rq.set("X-Amz-Checksum-Type", checksumType(o.Checksum.Type))
@@ -66,14 +68,15 @@ func (s *Server) target(rq *request) (up *object.UploadInfo, number int, err err
 
 // putPart answers UploadPart.
 func putPart(s *Server, rq *request) error {
-	if err := refuseEncryption(rq); err != nil {
-		return err
-	}
 	up, number, err := s.target(rq)
 	if err != nil {
 		return err
 	}
 	var o object.PutOptions
+	var own *sse.Customer
+	if o.DataKey, own, err = sse.OpenUpload(rq.r, s.opt.Keys, up.Options.Encryption, up.Bucket, up.Key); err != nil {
+		return err
+	}
 	if o.Size, err = rq.bodySize(); err != nil {
 		return err
 	}
@@ -97,6 +100,7 @@ func putPart(s *Server, rq *request) error {
 		return err
 	}
 	rq.set("Etag", quoteETag(hex.EncodeToString(p.MD5[:])))
+	sse.Tell(rq.h, up.Options.Encryption, own)
 	if o.Checksum != nil && len(p.Checksum) == algorithms[o.Checksum.Algorithm].size {
 		rq.set(algorithms[o.Checksum.Algorithm].header, base64.StdEncoding.EncodeToString(p.Checksum))
 	}
@@ -105,10 +109,11 @@ func putPart(s *Server, rq *request) error {
 
 // copyPart answers UploadPartCopy.
 func copyPart(s *Server, rq *request) error {
-	if err := refuseEncryption(rq); err != nil {
+	up, number, err := s.target(rq)
+	if err != nil {
 		return err
 	}
-	up, number, err := s.target(rq)
+	key, own, err := sse.OpenUpload(rq.r, s.opt.Keys, up.Options.Encryption, up.Bucket, up.Key)
 	if err != nil {
 		return err
 	}
@@ -127,7 +132,7 @@ func copyPart(s *Server, rq *request) error {
 			return s3err.InvalidRequest("The specified copy source is larger than the maximum allowable size for a copy "+
 				"source: %d", object.MaxPut)
 		}
-		p, v, err := s.store.CopyPart(rq.ctx, src.pinned(), offset, length, rq.bucket, rq.key, up.ID, number, nil)
+		p, v, err := s.store.CopyPart(rq.ctx, src.pinned(), offset, length, rq.bucket, rq.key, up.ID, number, key)
 		if errors.Is(err, errSourceChanged) {
 			if try < copyTries {
 				continue
@@ -140,6 +145,7 @@ func copyPart(s *Server, rq *request) error {
 		if v != nil && src.bkt.Versioning != object.VersioningOff {
 			rq.set("X-Amz-Copy-Source-Version-Id", v.ID)
 		}
+		sse.Tell(rq.h, up.Options.Encryption, own)
 		sum := object.Checksum{Value: p.Checksum}
 		if up.Options.Checksum != nil {
 			sum.Algorithm = up.Options.Checksum.Algorithm
@@ -204,6 +210,7 @@ func completeUpload(s *Server, rq *request) error {
 		return err
 	}
 	rq.setNewVersionID(v.ID)
+	sse.Tell(rq.h, v.Encryption, nil)
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, `<CompleteMultipartUploadResult xmlns="`+xmlNamespace+`">`...)
 	b = appendElement(b, "Location", rq.location())

@@ -9,13 +9,16 @@ import (
 
 	"firn/object"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
+	"firn/seal"
 )
 
 // source is what a copy reads: the bucket and version as found when the request came.
 type source struct {
 	copySource
-	bkt *object.Bucket
-	v   *object.Version
+	bkt     *object.Bucket
+	v       *object.Version
+	dataKey *seal.Key // of encrypted content
 }
 
 // findSource reads x-amz-copy-source, looks the version up, and checks permission and conditions.
@@ -53,7 +56,14 @@ func (s *Server) findSource(rq *request) (*source, error) {
 	if err := s.authorizeOn(rq, action, src.bkt, c.key, src.v); err != nil {
 		return nil, err
 	}
-	return src, copyConditions(rq, src.v)
+	if err := copyConditions(rq, src.v); err != nil {
+		return nil, err
+	}
+	own, err := sse.ReadCustomer(rq.r, sse.Source)
+	if err == nil {
+		src.dataKey, err = sse.Open(rq.ctx, s.opt.Keys, src.v.Encryption, c.bucket, c.key, own)
+	}
+	return src, err
 }
 
 // copyConditions checks the x-amz-copy-source-if-* headers. All of them fail with PreconditionFailed.
@@ -83,7 +93,7 @@ var errSourceChanged = errors.New("copy source changed")
 func (c *source) pinned() object.CopySource {
 	clock, id := c.v.Clock, c.v.ID
 	return object.CopySource{
-		Bucket: c.bucket, Key: c.key, VersionID: id,
+		Bucket: c.bucket, Key: c.key, VersionID: id, DataKey: c.dataKey,
 		Precondition: func(v *object.Version) error {
 			if v == nil || v.Clock != clock || v.ID != id {
 				return errSourceChanged
@@ -138,6 +148,7 @@ func copyObject(s *Server, rq *request) error {
 			return err
 		}
 		rq.setNewVersionID(v.ID)
+		sse.TellNew(rq.h, v.Encryption, rq.r)
 		if src.bkt.Versioning != object.VersioningOff {
 			rq.set("X-Amz-Copy-Source-Version-Id", src.v.ID)
 		}
@@ -152,7 +163,7 @@ func (s *Server) copyFrom(rq *request, src *source, o object.PutOptions, replace
 	}
 	self := src.bucket == rq.bucket && src.key == rq.key
 	if self && src.v.Latest && !replaceMeta && !replaceTags && o.StorageClass == src.v.StorageClass && o.Checksum == nil &&
-		!rq.hasHeader(redirectHeader) && o.Retention.Mode == object.RetentionNone && !o.LegalHold {
+		!sse.Asked(rq.r.Header) && !rq.hasHeader(redirectHeader) && o.Retention.Mode == object.RetentionNone && !o.LegalHold {
 		return nil, s3err.InvalidRequest("This copy request is illegal because it is trying to copy an object to itself " +
 			"without changing the object's metadata, storage class, website redirect location or encryption attributes.")
 	}

@@ -10,6 +10,7 @@ import (
 	"firn"
 	"firn/object"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
 )
 
 // versionID returns the versionId parameter, "" where it was not sent.
@@ -74,7 +75,8 @@ func getObject(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseEncryption(rq); err != nil {
+	key, err := sse.ReadForRead(rq.r)
+	if err != nil {
 		return err
 	}
 	o, err := s.store.Open(rq.ctx, rq.bucket, rq.key, id)
@@ -90,10 +92,18 @@ func getObject(s *Server, rq *request) error {
 	if err := s.authorizeOn(rq, versioned("s3:GetObject", "s3:GetObjectVersion", id), rq.bkt, rq.key, v); err != nil {
 		return err
 	}
+	dataKey, err := sse.Open(rq.ctx, s.opt.Keys, v.Encryption, v.Bucket, v.Key, key)
+	if err != nil {
+		return err
+	}
+	if err := o.Unlock(dataKey); err != nil {
+		return err
+	}
 	sp, err := s.describe(rq, v)
 	if err != nil {
 		return err
 	}
+	sse.Tell(rq.h, v.Encryption, key)
 	if sp.length == 0 {
 		rq.writeHeader(sp.status)
 		return nil
@@ -115,7 +125,8 @@ func headObject(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseEncryption(rq); err != nil {
+	key, err := sse.ReadForRead(rq.r)
+	if err != nil {
 		return err
 	}
 	v, err := s.store.Head(rq.ctx, rq.bucket, rq.key, id)
@@ -125,10 +136,14 @@ func headObject(s *Server, rq *request) error {
 	if err := s.authorizeOn(rq, versioned("s3:GetObject", "s3:GetObjectVersion", id), rq.bkt, rq.key, v); err != nil {
 		return err
 	}
+	if err := sse.Check(v.Encryption, v.Bucket, v.Key, key); err != nil {
+		return err
+	}
 	sp, err := s.describe(rq, v)
 	if err != nil {
 		return err
 	}
+	sse.Tell(rq.h, v.Encryption, key)
 	rq.writeHeader(sp.status)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"firn/object"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
 )
 
 // maxMetaDoc bounds the small documents about one object.
@@ -259,7 +260,8 @@ func restoreObject(s *Server, rq *request) error {
 
 // getObjectAttributes answers GetObjectAttributes.
 func getObjectAttributes(s *Server, rq *request) error {
-	if err := refuseEncryption(rq); err != nil {
+	key, err := sse.ReadForRead(rq.r)
+	if err != nil {
 		return err
 	}
 	want, err := attributes(rq.r.Header["X-Amz-Object-Attributes"])
@@ -272,6 +274,9 @@ func getObjectAttributes(s *Server, rq *request) error {
 	}
 	if err := s.authorizeOn(rq, versioned("s3:GetObjectAttributes", "s3:GetObjectVersionAttributes",
 		rq.query.Get("versionId")), rq.bkt, rq.key, v); err != nil {
+		return err
+	}
+	if err := sse.Check(v.Encryption, v.Bucket, v.Key, key); err != nil {
 		return err
 	}
 	rq.setVersionID(v.ID)

@@ -6,6 +6,7 @@ import (
 
 	"firn/object"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
 )
 
 // writePrecondition returns the condition of a write from If-Match and If-None-Match, nil where there is none.
@@ -78,5 +79,6 @@ func putObject(s *Server, rq *request) error {
 	rq.set("Etag", quoteETag(v.ETag))
 	rq.setChecksum(&v.Checksum)
 	rq.setNewVersionID(v.ID)
+	sse.TellNew(rq.h, v.Encryption, rq.r)
 	return rq.noContent(http.StatusOK)
 }

@@ -12,6 +12,7 @@ import (
 	"firn/s3api/postform"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
 )
 
 // formHeaders are the fields of a POST form that carry what a PUT carries in a header of the same name, beside the
@@ -160,6 +161,7 @@ func (rq *request) answerForm(v *object.Version, f postform.Fields) error {
 	rq.set("Etag", etag)
 	rq.setChecksum(&v.Checksum)
 	rq.setNewVersionID(v.ID)
+	sse.TellNew(rq.h, v.Encryption, rq.r)
 	redirect := f["success_action_redirect"]
 	if redirect == "" {
 		redirect = f["redirect"]

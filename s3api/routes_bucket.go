@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"firn/s3api/s3doc"
+	"firn/s3api/sse"
 )
 
 // bucketRoutes are the operations on a bucket's sub-resources, on ACLs and the POST form.
@@ -86,7 +87,7 @@ func bucketRoutes() []route {
 		},
 		{
 			atBucket, put, "encryption", "PutBucketEncryption", "s3:PutEncryptionConfiguration",
-			putDoc(confEncryption, maxSmallDoc, ok, s3doc.CheckEncryption), 0,
+			putDoc(confEncryption, maxSmallDoc, ok, sse.CheckDefault), 0,
 		},
 		{
 			atBucket, del, "encryption", "DeleteBucketEncryption", "s3:PutEncryptionConfiguration",

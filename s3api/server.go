@@ -24,6 +24,7 @@ import (
 	"firn/auth/sigv4"
 	"firn/object"
 	"firn/s3api/s3err"
+	"firn/s3api/sse"
 )
 
 // Options are the settings of a Server. The zero value of each field has a sensible meaning.
@@ -34,6 +35,9 @@ type Options struct {
 	Region string
 	// StorageClasses are the classes accepted beside STANDARD.
 	StorageClasses []string
+	// Keys gives out the keys of encrypted objects. Without it requests for encryption are refused but for those that
+	// bring their own key.
+	Keys sse.Keys
 	// MaxConcurrent bounds the requests served at once; more are answered SlowDown. 0 is 4096.
 	MaxConcurrent int
 	// StallTimeout ends a request whose body makes no progress for so long. 0 is one minute.

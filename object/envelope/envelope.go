@@ -9,6 +9,7 @@ package envelope
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -63,6 +64,23 @@ func (e *Encryption) PlainETag() bool { return e == nil || e.Method == Site }
 // SharesWith reports whether a version encrypted as o can share content that is encrypted as e.
 func (e *Encryption) SharesWith(o *Encryption) bool {
 	return (e == nil) == (o == nil) && e.PlainETag() == o.PlainETag()
+}
+
+// Binding returns what the data key is bound to in the key service: the client's context and the name of the object, or
+// of its bucket where objects share data keys.
+func (e *Encryption) Binding(bucket, key string) ([]byte, error) {
+	m := map[string]string{}
+	if e.Context != "" {
+		if err := json.Unmarshal([]byte(e.Context), &m); err != nil {
+			return nil, errRecord
+		}
+	}
+	name := "arn:aws:s3:::" + bucket
+	if e.Method != Site && !e.BucketKey {
+		name += "/" + key
+	}
+	m["aws:s3:arn"] = name
+	return json.Marshal(m) // with its keys in order
 }
 
 // Purposes of derived keys. They are part of the format.

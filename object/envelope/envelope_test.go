@@ -69,6 +69,22 @@ func TestSealedFormat(t *testing.T) {
 	}
 }
 
+func TestBinding(t *testing.T) {
+	for want, e := range map[string]*Encryption{
+		`{"aws:s3:arn":"arn:aws:s3:::b"}`:              {Method: Site},
+		`{"aws:s3:arn":"arn:aws:s3:::b/k"}`:            {Method: Service},
+		`{"a":"1","aws:s3:arn":"arn:aws:s3:::b/k"}`:    {Method: Service, Context: `{"a":"1","aws:s3:arn":"else"}`},
+		`{"aws:s3:arn":"arn:aws:s3:::b","z":"\u003c"}`: {Method: Service, Context: `{"z":"<"}`, BucketKey: true},
+	} {
+		if got, err := e.Binding("b", "k"); err != nil || string(got) != want {
+			t.Errorf("%s, %v, want %s", got, err, want)
+		}
+	}
+	if _, err := (&Encryption{Context: "x"}).Binding("b", "k"); err == nil {
+		t.Error("a context that is none")
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(New(Encryption{Method: Service, Key: "k", Context: "{}", BucketKey: true, Wrapped: []byte("w")}).Append(nil))
 	f.Add([]byte{8, 1})

@@ -63,48 +63,71 @@ func VersioningDoc(status string) []byte {
 	return n.render()
 }
 
+// Encryption is how a bucket has objects encrypted that do not say it themselves.
+type Encryption struct {
+	Algorithm string // "AES256", "aws:kms" or "aws:kms:dsse"; "" is not at all
+	KeyID     string
+	BucketKey bool
+}
+
 // CheckEncryption reads and validates a ServerSideEncryptionConfiguration.
 func CheckEncryption(body []byte) ([]byte, error) {
-	doc, err := parseDoc(body, "ServerSideEncryptionConfiguration")
+	_, doc, err := readEncryption(body)
 	if err != nil {
 		return nil, err
 	}
+	return doc.render(), nil
+}
+
+// ParseEncryption reads a ServerSideEncryptionConfiguration.
+func ParseEncryption(body []byte) (Encryption, error) {
+	e, _, err := readEncryption(body)
+	return e, err
+}
+
+func readEncryption(body []byte) (Encryption, *node, error) {
+	var e Encryption
+	doc, err := parseDoc(body, "ServerSideEncryptionConfiguration")
+	if err != nil {
+		return e, nil, err
+	}
 	if err := doc.only("Rule"); err != nil {
-		return nil, err
+		return e, nil, err
 	}
 	r, err := doc.need("Rule")
 	if err != nil {
-		return nil, err
+		return e, nil, err
 	}
 	if err := r.only("ApplyServerSideEncryptionByDefault", "BucketKeyEnabled"); err != nil {
-		return nil, err
+		return e, nil, err
 	}
-	if _, _, err := r.flag("BucketKeyEnabled"); err != nil {
-		return nil, err
+	if e.BucketKey, _, err = r.flag("BucketKeyEnabled"); err != nil {
+		return e, nil, err
 	}
 	by, err := r.need("ApplyServerSideEncryptionByDefault")
 	if err != nil {
-		return nil, err
+		return e, nil, err
 	}
 	if err := by.only("SSEAlgorithm", "KMSMasterKeyID"); err != nil {
-		return nil, err
+		return e, nil, err
 	}
-	algorithm, err := by.enum("SSEAlgorithm", "AES256", "aws:kms", "aws:kms:dsse")
-	if err != nil || algorithm == "" {
-		return nil, errXML
+	e.Algorithm, err = by.enum("SSEAlgorithm", "AES256", "aws:kms", "aws:kms:dsse")
+	if err != nil || e.Algorithm == "" {
+		return e, nil, errXML
 	}
 	id, there, err := by.str("KMSMasterKeyID")
 	if err != nil {
-		return nil, err
+		return e, nil, err
 	}
-	if there && algorithm == "AES256" {
-		return nil, s3err.Refuse("InvalidArgument", "a KMSMasterKeyID is not applicable if the default sse algorithm is not "+
+	if there && e.Algorithm == "AES256" {
+		return e, nil, s3err.Refuse("InvalidArgument", "a KMSMasterKeyID is not applicable if the default sse algorithm is not "+
 			"aws:kms or aws:kms:dsse")
 	}
 	if there && (id == "" || len(id) > 2048) {
-		return nil, s3err.Refuse("InvalidArgument", "the KMSMasterKeyID is not valid")
+		return e, nil, s3err.Refuse("InvalidArgument", "the KMSMasterKeyID is not valid")
 	}
-	return doc.render(), nil
+	e.KeyID = id
+	return e, doc, nil
 }
 
 // The modes of a retention.
