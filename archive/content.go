@@ -314,17 +314,7 @@ func (f *restoredFile) write(t *restore, parent int, offset int64, p []byte) err
 	defer release()
 	t.written.Add(int64(len(p)))
 	return eachRange(f.Node, offset, int64(len(p)), func(at, from, to int64) error {
-		for q := p[from:to]; len(q) > 0; {
-			n, err := unix.Pwrite(fd, q, at)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			q, at = q[n:], at+int64(n)
-		}
-		return nil
+		return pwrite(fd, p[from:to], at)
 	})
 }
 
