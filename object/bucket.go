@@ -22,6 +22,7 @@ type bucket struct {
 	gone bool // guarded by gate
 
 	objects, versions, bytes atomic.Int64
+	quota                    quotaState
 }
 
 func (b *bucket) add(u Usage) {

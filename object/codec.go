@@ -555,6 +555,8 @@ const (
 	bYears      = 8
 	bConfig     = 9
 	bRevision   = 10
+	bMaxBytes   = 11
+	bMaxVers    = 12
 )
 
 func appendBucket(b []byte, k *Bucket) []byte {
@@ -574,7 +576,9 @@ func appendBucket(b []byte, k *Bucket) []byte {
 	for _, name := range names {
 		b = appendPairs(b, bConfig, []Field{{name, string(k.Config[name])}})
 	}
-	return appendUint(b, bRevision, k.Revision)
+	b = appendUint(b, bRevision, k.Revision)
+	b = appendUint(b, bMaxBytes, uint64(max(0, k.Quota.Bytes)))
+	return appendUint(b, bMaxVers, uint64(max(0, k.Quota.Versions)))
 }
 
 func decodeBucket(name string, raw []byte) (*Bucket, error) {
@@ -585,7 +589,7 @@ func decodeBucket(name string, raw []byte) (*Bucket, error) {
 		if f.num == bOwner || f.num == bConfig {
 			want = protowire.BytesType
 		}
-		if f.num <= bRevision && !f.is(want) {
+		if f.num <= bMaxVers && !f.is(want) {
 			return nil, errRecord
 		}
 		switch f.num {
@@ -623,6 +627,10 @@ func decodeBucket(name string, raw []byte) (*Bucket, error) {
 			k.Config[name] = value
 		case bRevision:
 			k.Revision = f.u
+		case bMaxBytes:
+			k.Quota.Bytes = int64(f.u & (1<<63 - 1))
+		case bMaxVers:
+			k.Quota.Versions = int64(f.u & (1<<63 - 1))
 		}
 	}
 	if f.bad || k.ID == 0 {

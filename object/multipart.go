@@ -142,6 +142,10 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 	if err != nil {
 		return nil, err
 	}
+	// Parts count once they are an object; one that can never be part of any is refused before it is sent.
+	if b.rec.Load().Quota.tooLarge(o.Size) {
+		return nil, ErrQuota
+	}
 	q := u.Options.Checksum
 	switch {
 	case q != nil && o.Checksum == nil:

@@ -220,6 +220,8 @@ func checkPut(b *Bucket, o *PutOptions) error {
 	switch {
 	case o.Size > MaxPut:
 		return ErrTooLarge
+	case b.Quota.tooLarge(o.Size):
+		return ErrQuota
 	case o.ContentMD5 != nil && len(o.ContentMD5) != 16:
 		return ErrBadDigest
 	case !b.ObjectLock && (o.Retention.Mode != RetentionNone || o.LegalHold):

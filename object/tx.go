@@ -20,6 +20,7 @@ type txn struct {
 	refs  map[BlobID]int // changes of the reference counts of shared blobs
 	delta Usage          // of all operations
 	freed bool           // blobs went on the garbage queue
+	grows bool           // a version with content was added: the quota counts
 	buf   []byte         // scratch for keys and records
 	// committing is set once fn is done: a later error, unless it is the context's, leaves the outcome open.
 	committing bool
@@ -33,6 +34,7 @@ func (s *Store) change(ctx context.Context, b *bucket, fn func(*txn) error, lock
 		return false, ErrNoSuchBucket
 	}
 	t := txn{s: s, b: b.rec.Load(), now: s.o.Now()}
+	reserved := false
 	err = s.db.Update(ctx, func(tx kv.Tx) error {
 		t.tx = tx
 		if err := fn(&t); err != nil {
@@ -41,16 +43,26 @@ func (s *Store) change(ctx context.Context, b *bucket, fn func(*txn) error, lock
 		if err := t.finish(); err != nil {
 			return err
 		}
+		if t.grows && t.b.Quota != (Quota{}) {
+			if reserved = b.reserve(t.b.Quota, t.delta); !reserved {
+				return ErrQuota
+			}
+		}
 		t.committing = true
 		return nil
 	}, locks...)
+	if reserved {
+		defer func() { b.settle(t.delta, err == nil) }()
+	}
 	if err != nil {
 		// The context ends only waits from before the hand-over to the engine: its error says that nothing came of
 		// the commit.
 		before := ctx.Err() != nil && errors.Is(err, ctx.Err())
 		return t.committing && !before, err
 	}
-	b.add(t.delta)
+	if !reserved {
+		b.add(t.delta)
+	}
 	if t.freed {
 		s.wakeCollector()
 	}
@@ -168,6 +180,7 @@ func (t *txn) place(ck []byte, r *record, cur *stored, op Op) error {
 	m.delta.Versions++
 	m.delta.Bytes += r.Size
 	if !r.DeleteMarker {
+		t.grows = true
 		m.delta.Objects++
 		m.size, m.md5, m.nparts = r.Size, &r.md5, r.nparts
 	}

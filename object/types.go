@@ -90,6 +90,7 @@ type Bucket struct {
 	Versioning Versioning
 	ObjectLock bool
 	Retention  DefaultRetention
+	Quota      Quota
 	// Config holds the sub-resource documents as the doors store them, by name: "policy", "cors",
 	// "lifecycle", "notification", "encryption", "tagging", "publicAccessBlock", "ownershipControls",
 	// "acl", ... The namespace does not read them.

@@ -179,10 +179,12 @@ func (s *Server) decide(rq *request, b *object.Bucket, v *object.Version) error 
 		a.Lookup = rq.lookup
 	}
 	dec := auth.Authorize(a)
+	rq.asked = true
 	rq.asVersion = nil
 	if !dec.Allowed {
 		s.log.Debug("access denied", "request_id", rq.id, "action", a.Action, "bucket", a.Bucket, "key", a.Key,
 			"user", rq.who.Name, "reason", dec.Reason())
+		rq.decision = dec
 		return s3err.New("AccessDenied")
 	}
 	if a.Action == rq.action {

@@ -106,6 +106,7 @@ var storeErrors = [...]struct {
 		return s3err.New("AccessDenied").Saying("Access Denied because object protected by object lock.")
 	}},
 	{object.ErrLockConfig, func(*request) *s3err.Error { return s3err.New("InvalidBucketState") }},
+	{object.ErrQuota, func(rq *request) *s3err.Error { return s3err.New("QuotaExceeded").With("BucketName", rq.bucket) }},
 	{object.ErrNoSpace, func(*request) *s3err.Error { return s3err.New("InsufficientStorage") }},
 	{auth.ErrDenied, func(*request) *s3err.Error { return s3err.New("AccessDenied") }},
 }

@@ -17,6 +17,7 @@ import (
 	"firn/auth/policy"
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/pace"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
@@ -52,6 +53,9 @@ type request struct {
 	asPrefix  string          // s3:prefix where a missing key is asked about
 	newTags   []object.Field  // tags the request would set
 	nobody    auth.Identity   // the anonymous caller
+	asked     bool            // decision was made
+	user      *pace.User      // the caller's bounds; nil where there are none
+	answered  time.Duration   // from the start until the response's header was sent
 
 	status int
 	code   string // S3 error code sent
@@ -149,7 +153,8 @@ func (rq *request) hasHeader(key string) bool { return len(rq.r.Header[key]) > 0
 // writeHeader sends status and headers. Every response goes through here.
 func (rq *request) writeHeader(status int) {
 	rq.status, rq.wrote = status, true
-	if now := time.Now(); now.Sub(rq.start) > rq.s.opt.StallTimeout/4 {
+	now := time.Now()
+	if rq.answered = now.Sub(rq.start); rq.answered > rq.s.opt.StallTimeout/4 {
 		// What took so long was not the client's doing.
 		_ = http.NewResponseController(rq.w).SetWriteDeadline(now.Add(rq.s.opt.StallTimeout))
 	}
@@ -164,6 +169,10 @@ func (rq *request) writeBody(status int, contentType string, body []byte) error 
 	}
 	rq.writeHeader(status)
 	if rq.r.Method == http.MethodHead {
+		return nil
+	}
+	if rq.user != nil && len(body) > smallBuffer && rq.user.Wait(rq.ctx, len(body)) != nil {
+		rq.abort = true // the client is gone
 		return nil
 	}
 	n, err := rq.w.Write(body)

@@ -46,6 +46,14 @@ type Options struct {
 	IdleTimeout time.Duration
 	// HeaderTimeout bounds reading a request's header. 0 is 20 seconds.
 	HeaderTimeout time.Duration
+	// MinRate is how many bytes a second a body must bring on average while the server waits for it; 0 asks for none.
+	MinRate int64
+	// Pace bounds what one user takes; nil bounds nothing.
+	Pace pacer
+	// Ready is asked before a request is served; what it returns is answered instead. It may be nil.
+	Ready func() error
+	// Done is told of every finished request in full. It must not wait long. It may be nil.
+	Done func(*Finished)
 	// Log gets a line for each request at debug level and for each failure of the server; nil discards.
 	Log *slog.Logger
 	// Observe is told of every finished request: the operation (such as "GetObject"), the HTTP status, the
@@ -133,8 +141,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	if s.active.Add(1) > int64(s.opt.MaxConcurrent) {
 		rq.op = "Overload"
+		rq.set("Retry-After", "1")
 		rq.fail(s3err.New("SlowDown"))
 		return
+	}
+	if s.opt.Ready != nil {
+		if err := s.opt.Ready(); err != nil {
+			rq.op = "NotReady"
+			rq.fail(err)
+			return
+		}
 	}
 	if err := s.serve(rq); err != nil {
 		rq.fail(err)
@@ -164,6 +180,9 @@ func (s *Server) serve(rq *request) error {
 		if aerr := s.authenticate(rq); aerr != nil {
 			return aerr
 		}
+	}
+	if err := s.admit(rq); err != nil {
+		return err
 	}
 	if err != nil {
 		return err
@@ -197,6 +216,12 @@ func (s *Server) end(rq *request) {
 	took := time.Since(rq.start)
 	if s.opt.Observe != nil {
 		s.opt.Observe(rq.op, rq.status, rq.in, rq.out, took)
+	}
+	if s.opt.Done != nil {
+		s.opt.Done(rq.finished(took))
+	}
+	if rq.user != nil {
+		rq.user.End()
 	}
 	if s.log.Enabled(rq.ctx, slog.LevelDebug) {
 		s.accessLog(rq, took)

@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"firn/s3api/s3err"
 )
 
 // Bodies have no total time limit, only one for standing still. net/http has no such limit, so the readers and
@@ -19,7 +21,13 @@ type bodyReader struct {
 	src   io.ReadCloser
 	push  time.Time // when to push the deadline; zero before the first read
 	ended bool
+
+	waited time.Duration // for the client, since slow began to count
+	moved  int64         // bytes that came meanwhile
 }
+
+// errSlow ends a request whose body trickles: each byte would push the deadline for ever.
+var errSlow = s3err.New("RequestTimeout")
 
 func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.ended {
@@ -35,8 +43,12 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		}
 		b.push = now.Add(deadlineStep)
 	}
+	asked := time.Now()
 	n, err := b.src.Read(p)
 	rq.in += int64(n)
+	if err == nil {
+		err = b.pace(n, time.Since(asked))
+	}
 	if err == io.EOF {
 		// From here on net/http reads ahead to learn whether the client goes away. A deadline would look like that
 		// and cancel a handler that takes long.
@@ -44,6 +56,26 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		_ = http.NewResponseController(rq.w).SetReadDeadline(time.Time{})
 	}
 	return n, err
+}
+
+// pace notes that n bytes came after a wait, ends a body that comes too slowly, and holds back one that comes faster
+// than its user may send.
+func (b *bodyReader) pace(n int, waited time.Duration) error {
+	rq := b.rq
+	if least := rq.s.opt.MinRate; least > 0 {
+		b.waited, b.moved = b.waited+waited, b.moved+int64(n)
+		if window := rq.s.opt.StallTimeout; b.waited >= window {
+			if float64(b.moved) < float64(least)*b.waited.Seconds() {
+				rq.set("Connection", "close") // the rest of the body is not read
+				return errSlow
+			}
+			b.waited, b.moved = 0, 0
+		}
+	}
+	if rq.user == nil {
+		return nil
+	}
+	return rq.user.Wait(rq.ctx, n)
 }
 
 // Close does nothing. net/http closes the body after the response; closed earlier, what is left of it would be
@@ -65,7 +97,12 @@ func (b *bodyWriter) Write(p []byte) (int, error) {
 		rq.writeHeader(b.status)
 		b.push = rq.start.Add(deadlineStep)
 	}
-	if b.left > deadlineBytes {
+	if rq.user != nil {
+		if err := rq.user.Wait(rq.ctx, len(p)); err != nil {
+			return 0, &clientGone{err}
+		}
+	}
+	if b.left > deadlineBytes || rq.user != nil {
 		if now := time.Now(); !now.Before(b.push) {
 			_ = http.NewResponseController(rq.w).SetWriteDeadline(now.Add(rq.s.opt.StallTimeout))
 			b.push = now.Add(deadlineStep)

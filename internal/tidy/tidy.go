@@ -91,6 +91,7 @@ func Edges() []Edge {
 		{"s3api", "auth", "asks who calls and what they may do"},
 		{"s3api", "auth/sigv4", "verifies signatures"},
 		{"s3api", "auth/policy", "validates policies before they are stored"},
+		{"s3api", "pace", "holds users to their bounds"},
 		{"s3api", "s3api/postform", "takes uploads of browsers"},
 		{"s3api", "s3api/s3doc", "reads and writes the documents of buckets"},
 		{"s3api", "s3api/s3err", "answers with its errors"},

@@ -172,6 +172,7 @@ var codes = map[string]struct {
 	"ServerSideEncryptionConfigurationNotFoundError": {404, "The server side encryption configuration was not found"},
 	"ServiceUnavailable":                             {503, "Service is unable to handle request."},
 	"SignatureDoesNotMatch":                          {403, "The request signature we calculated does not match the signature you provided. Check your key and signing method."},
+	"QuotaExceeded":                                  {403, "The quota of the bucket is used up."},
 	"SlowDown":                                       {503, "Please reduce your request rate."},
 	"TooManyBuckets":                                 {400, "You have attempted to create more buckets than allowed"},
 	"UnexpectedContent":                              {400, "This request does not support content."},
