@@ -125,9 +125,9 @@ const memTables = 4
 // pebbleOptions returns Pebble's settings.
 func (d *DB) pebbleOptions(fsys *guardFS) *pebble.Options {
 	o := &pebble.Options{
-		FS:           fsys,
-		Cache:        d.cache,
-		MemTableSize: uint64(d.o.MemTableBytes),
+		FS:                          fsys,
+		Cache:                       d.cache,
+		MemTableSize:                uint64(d.o.MemTableBytes),
 		MemTableStopWritesThreshold: memTables,
 		// Values are mostly separated, so tables in level 0 are small and cheap to merge. Stopping writes late keeps
 		// bursts level.
