@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 
 	"firn/adminapi"
 	"firn/auth"
+	"firn/config"
 )
 
 func userCommand(env *Env) *cobra.Command {
@@ -69,26 +71,35 @@ policies and ACLs allow.`,
 				return emit(env.Out, users)
 			}
 			w := tabwriter.NewWriter(env.Out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tCREATED\tKEYS\tGRANTS")
+			fmt.Fprintln(w, "NAME\tCREATED\tKEYS\tGRANTS\tGROUPS\tPOLICIES")
 			for _, u := range users {
-				fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", u.Name, u.Created.Format(time.DateTime), len(u.Keys), grantList(u.Grants))
+				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", u.Name, u.Created.Format(time.DateTime), len(u.Keys), grantList(u.Grants),
+					listed(u.Groups), listed(u.Policies))
 			}
 			return w.Flush()
 		},
 	}
+	var to string
 	rm := &cobra.Command{
-		Use: "rm NAME", Short: "Remove a user and its keys; its buckets and objects stay", Args: oneArg("the user's name"),
+		Use: "rm NAME", Short: "Remove a user with its keys and what is within its account", Args: oneArg("the user's name"),
+		Long: `Remove a user with its keys and what is within its account. A user that owns buckets is not removed: remove
+the buckets, or hand them over with --to, to another user or to root.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			site, err := admin.connect()
 			if err != nil {
 				return err
 			}
-			if err := site.call(cmd.Context(), "DELETE", "/admin/v1/users/"+url.PathEscape(args[0]), nil, nil); err != nil {
+			path := "/admin/v1/users/" + url.PathEscape(args[0])
+			if to != "" {
+				path += "?to=" + url.QueryEscape(to)
+			}
+			if err := site.call(cmd.Context(), "DELETE", path, nil, nil); err != nil {
 				return err
 			}
 			return done(cmd, env, "removed", args[0])
 		},
 	}
+	rm.Flags().StringVar(&to, "to", "", "user, or root, who gets the buckets")
 	grant := &cobra.Command{
 		Use: "grant NAME [GRANT...]", Short: "Replace the grants of a user; without any, take all away",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -127,9 +138,29 @@ func keyCommand(env *Env) *cobra.Command {
 	admin := addAdminFlags(c, env)
 
 	var q adminapi.KeyRequest
+	var expires, policy string
 	add := &cobra.Command{
 		Use: "add USER", Short: "Give a user one more key", Args: oneArg("the user's name"),
+		Long: `Give a user one more key. With --policy the key may do only what both the user may and the policy allows: a key
+for a program that should not have all of the user's rights.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if expires != "" {
+				d, err := config.ParseDuration(expires)
+				if err != nil || d <= 0 {
+					return usageError("--expires %s: want a span such as 90d or 12h", expires)
+				}
+				q.Expires = time.Now().Add(time.Duration(d))
+			}
+			if policy != "" {
+				doc, err := readPolicy(env, policy)
+				if err != nil {
+					return err
+				}
+				if !json.Valid([]byte(doc)) {
+					return usageError("--policy %s: not a JSON document", policy)
+				}
+				q.Policy = json.RawMessage(doc)
+			}
 			site, err := admin.connect()
 			if err != nil {
 				return err
@@ -147,6 +178,9 @@ func keyCommand(env *Env) *cobra.Command {
 	}
 	add.Flags().StringVar(&q.AccessKey, "access-key", "", "access key to use instead of a made one")
 	add.Flags().StringVar(&q.SecretKey, "secret-key", "", "secret key to use instead of a made one")
+	add.Flags().StringVar(&expires, "expires", "", "span after which the key ends, such as 90d")
+	add.Flags().StringVar(&policy, "policy", "", "file with a policy that narrows what the key may do; - reads standard input")
+	add.Flags().StringVar(&q.Note, "note", "", "what the key is for")
 
 	list := &cobra.Command{
 		Use: "list [USER]", Short: "List access keys, never their secrets",
@@ -162,9 +196,8 @@ func keyCommand(env *Env) *cobra.Command {
 				return err
 			}
 			type key struct {
-				User      string    `json:"user"`
-				AccessKey string    `json:"access_key"`
-				Created   time.Time `json:"created"`
+				User string `json:"user"`
+				auth.KeyInfo
 			}
 			keys := []key{}
 			known := len(args) == 0
@@ -174,7 +207,7 @@ func keyCommand(env *Env) *cobra.Command {
 				}
 				known = true
 				for _, k := range u.Keys {
-					keys = append(keys, key{u.Name, k.AccessKey, k.Created})
+					keys = append(keys, key{u.Name, k})
 				}
 			}
 			if !known {
@@ -184,9 +217,10 @@ func keyCommand(env *Env) *cobra.Command {
 				return emit(env.Out, keys)
 			}
 			w := tabwriter.NewWriter(env.Out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "USER\tACCESS KEY\tCREATED")
+			fmt.Fprintln(w, "USER\tACCESS KEY\tCREATED\tLAST USED\tEXPIRES\tSTATE\tNOTE")
 			for _, k := range keys {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", k.User, k.AccessKey, k.Created.Format(time.DateTime))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.User, k.AccessKey, k.Created.Format(time.DateTime),
+					moment(k.Used), moment(k.Expires), keyState(k.KeyInfo), k.Note)
 			}
 			return w.Flush()
 		},
@@ -204,8 +238,60 @@ func keyCommand(env *Env) *cobra.Command {
 			return done(cmd, env, "removed", args[0])
 		},
 	}
-	c.AddCommand(add, list, rm)
+	var overlap string
+	rotate := &cobra.Command{
+		Use: "rotate ACCESS-KEY", Short: "Make a new key that may do the same, and let the old one end", Args: oneArg("the access key"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := config.ParseDuration(overlap)
+			if err != nil || d < 0 {
+				return usageError("--overlap %s: want a span such as 24h or 7d", overlap)
+			}
+			site, err := admin.connect()
+			if err != nil {
+				return err
+			}
+			var made auth.Credentials
+			path := "/admin/v1/keys/" + url.PathEscape(args[0]) + "/rotate"
+			q := adminapi.RotateRequest{OverlapSeconds: int64(time.Duration(d) / time.Second)}
+			if err := site.call(cmd.Context(), "POST", path, q, &made); err != nil {
+				return err
+			}
+			if asJSON(cmd) {
+				return emit(env.Out, made)
+			}
+			return printCredentials(env.Out, made, true)
+		},
+	}
+	rotate.Flags().StringVar(&overlap, "overlap", "24h", "span for which the old key goes on working")
+	c.AddCommand(add, list, rm, rotate)
 	return c
+}
+
+// moment shows a time, a dash where it is none.
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Format(time.DateTime)
+}
+
+func keyState(k auth.KeyInfo) string {
+	switch {
+	case k.Inactive:
+		return "inactive"
+	case !k.Expires.IsZero() && !time.Now().Before(k.Expires):
+		return "expired"
+	case k.Narrowed:
+		return "narrowed"
+	}
+	return "active"
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "-"
+	}
+	return strings.Join(names, " ")
 }
 
 func listUsers(cmd *cobra.Command, admin *adminFlags) ([]auth.User, error) {
