@@ -29,7 +29,7 @@ const sidecarAddress = "127.0.0.1:9011"
 
 // sidecarCommands are the commands for the directories of services.
 func sidecarCommands(env *Env) []*cobra.Command {
-	all := []*cobra.Command{sidecarCommand(env)}
+	all := []*cobra.Command{sidecarCommand(env), persistCommand(env)}
 	for _, c := range all {
 		c.GroupID = "backup"
 	}

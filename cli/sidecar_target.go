@@ -33,6 +33,10 @@ func (t *targetFlags) register(f *pflag.FlagSet) {
 	t.repoFlags.register(f)
 	t.registerName(f)
 	f.StringVar(&t.dir, "dir", "", "directory of the service")
+	t.registerRules(f)
+}
+
+func (t *targetFlags) registerRules(f *pflag.FlagSet) {
 	f.StringArrayVar(&t.rules.Include, "include", nil, "pattern, as of gitignore, of what belongs to the data; all else is left out (may be repeated)")
 	f.StringArrayVar(&t.rules.Exclude, "exclude", nil, "pattern of what to leave out, such as *.log or /cache (may be repeated)")
 }

@@ -67,6 +67,10 @@ type Options struct {
 	Fail bool
 	// Seize takes the lease from a holder that lives. It finds out at its next Check.
 	Seize bool
+	// Moved makes the record one that says that what is protected is being moved to this URL, from the first moment on.
+	Moved string
+	// Above is a number that the lease's must be higher than, such as that of the place that something was moved from.
+	Above uint64
 	// Waiting is told, once for each holder, for whom the caller waits; may be nil.
 	Waiting func(Record)
 }
@@ -90,19 +94,14 @@ type Lease struct {
 // Look returns the highest record, and firn.NotFound where there is none yet.
 func Look(ctx context.Context, store *blob.Store, prefix string) (Record, error) {
 	for range 3 {
-		top := uint64(0)
-		for info, err := range store.List(ctx, prefix+"/") {
-			if err != nil {
-				return Record{}, err
-			}
-			if n, ok := number(prefix, info.Key); ok {
-				top = max(top, n)
-			}
+		n, err := top(ctx, store, prefix)
+		if err != nil {
+			return Record{}, err
 		}
-		if top == 0 {
+		if n == 0 {
 			return Record{}, &firn.Error{Kind: firn.NotFound, Op: "find", Subject: prefix + " in " + store.Name(), Err: errors.New("nobody ever held it")}
 		}
-		p, err := store.ReadAll(ctx, key(prefix, top), limit)
+		p, err := store.ReadAll(ctx, key(prefix, n), limit)
 		if firn.KindOf(err) == firn.NotFound {
 			continue // a later one is there, whose holder removed it
 		}
@@ -110,10 +109,24 @@ func Look(ctx context.Context, store *blob.Store, prefix string) (Record, error)
 			return Record{}, err
 		}
 		r, err := Parse(p)
-		r.Number = top
-		return r, firn.E("read", key(prefix, top)+" in "+store.Name(), err)
+		r.Number = n
+		return r, firn.E("read", key(prefix, n)+" in "+store.Name(), err)
 	}
 	return Record{}, &firn.Error{Kind: firn.Unavailable, Op: "find", Subject: prefix + " in " + store.Name(), Err: errors.New("it changes hands all the time")}
+}
+
+// top returns the highest number, 0 for none.
+func top(ctx context.Context, store *blob.Store, prefix string) (uint64, error) {
+	var highest uint64
+	for info, err := range store.List(ctx, prefix+"/") {
+		if err != nil {
+			return 0, err
+		}
+		if n, ok := number(prefix, info.Key); ok {
+			highest = max(highest, n)
+		}
+	}
+	return highest, nil
 }
 
 // Parse reads a record. It fails with firn.Corrupt, and with firn.Unsupported for one of a later version.
@@ -148,7 +161,7 @@ func Acquire(ctx context.Context, store *blob.Store, prefix string, o Options) (
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
 	l := &Lease{store: store, prefix: prefix, ttl: o.TTL}
-	l.mu.rec = Record{Version: version, Holder: hex.EncodeToString(id[:]), Info: o.Info, Count: 1}
+	l.mu.rec = Record{Version: version, Holder: hex.EncodeToString(id[:]), Info: o.Info, Count: 1, Moved: o.Moved, Moving: o.Moved != ""}
 	var seen Record
 	var since time.Time
 	for range attempts {
@@ -183,7 +196,7 @@ func Acquire(ctx context.Context, store *blob.Store, prefix string, o Options) (
 				return nil, err
 			}
 		}
-		ok, err := l.take(ctx, seen.Number+1)
+		ok, err := l.take(ctx, max(seen.Number, o.Above)+1)
 		if err != nil {
 			return nil, err
 		}
@@ -294,18 +307,20 @@ func (s *Superseded) Is(target error) bool { return target == ErrMoved && s.By.M
 // Check asks the place whether the lease is still held. It fails with firn.Conflict and a *Superseded where it is not:
 // then nothing may be written any more.
 func (l *Lease) Check(ctx context.Context) error {
-	top, err := Look(ctx, l.store, l.prefix)
-	if err != nil {
+	n := l.Number()
+	newest, err := top(ctx, l.store, l.prefix)
+	if err != nil || newest == n {
 		return err
 	}
-	rec := l.Record()
-	if top.Number > rec.Number || top.Number == rec.Number && top.Holder != rec.Holder {
-		return &firn.Error{Kind: firn.Conflict, Op: "keep", Subject: l.name(), Err: &Superseded{top}}
+	err = errors.New("its record is gone: somebody removed it")
+	if newest > n {
+		by, lerr := Look(ctx, l.store, l.prefix)
+		if lerr != nil && firn.KindOf(lerr) != firn.NotFound {
+			return lerr
+		}
+		err = &Superseded{by}
 	}
-	if top.Number < rec.Number {
-		return &firn.Error{Kind: firn.Conflict, Op: "keep", Subject: l.name(), Err: errors.New("its record is gone: somebody removed it")}
-	}
-	return nil
+	return &firn.Error{Kind: firn.Conflict, Op: "keep", Subject: l.name(), Err: err}
 }
 
 // Renew shows that the holder lives.
@@ -380,4 +395,11 @@ func (l *Lease) end(ctx context.Context, change func(*Record)) error {
 		return err
 	}
 	return l.put(ctx, change)
+}
+
+// TakeBack lets what a Move that was cut off began to move stay: r is the record that Look returned.
+func TakeBack(ctx context.Context, store *blob.Store, prefix string, r Record) error {
+	l := &Lease{store: store, prefix: prefix}
+	l.mu.rec = r
+	return l.Stay(ctx)
 }

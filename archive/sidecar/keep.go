@@ -10,6 +10,7 @@ import (
 
 	"firn"
 	"firn/archive/lease"
+	"firn/blob"
 )
 
 // request asks the loop of Keep for something.
@@ -23,7 +24,7 @@ type request struct {
 // fails with firn.Unavailable where Keep does not run.
 func (s *Sidecar) Do(ctx context.Context, what, rev string) error {
 	r := request{what, rev, make(chan error, 1)}
-	quiet := time.NewTimer(10 * time.Second)
+	quiet := time.NewTimer(time.Minute)
 	defer quiet.Stop()
 	select {
 	case s.requests <- r:
@@ -51,9 +52,35 @@ func (s *Sidecar) Keep(ctx context.Context) error {
 		_ = pause(work, s.o.Grace) // ends early with the work
 		cancel(firn.NewError(firn.Unavailable, fmt.Sprintf("the grace period of %s was over", s.o.Grace)))
 	})()
-	err := s.keepAlive(work, func(work context.Context) error { return s.loop(ctx, work) })
-	s.setStatus(func(t *Status) { t.Phase, t.Ready = Stopped, false })
+	s.renew(work, cancel)
+	err := s.loop(ctx, work)
+	s.renewing.stop()
+	s.renewing.done.Wait()
+	s.setStatus(func(t *Status) {
+		t.Ready = false
+		if t.Phase != Superseded {
+			t.Phase = Stopped
+		}
+	})
 	return err
+}
+
+// renew keeps the lease, and has cancel end all work where another sidecar took it. Where the backups were moved, the
+// loop is told.
+func (s *Sidecar) renew(work context.Context, cancel context.CancelCauseFunc) {
+	l := s.lease
+	run, stop := context.WithCancel(work)
+	s.renewing.stop, s.renewing.work, s.renewing.cancel = stop, work, cancel
+	s.renewing.done.Go(func() {
+		err := l.Run(run, s.renewFailed)
+		switch {
+		case err == nil:
+		case errors.Is(err, lease.ErrMoved):
+			s.moved <- err // holds one; there is one for each lease
+		default:
+			cancel(err)
+		}
+	})
 }
 
 // loop is all that happens while the service runs, one thing after the other.
@@ -86,7 +113,12 @@ func (s *Sidecar) loop(ctx, work context.Context) error {
 		case <-ctx.Done():
 			return s.final(work)
 		case <-work.Done():
+			if err := context.Cause(work); firn.KindOf(err) == firn.Conflict {
+				return s.superseded(work, err)
+			}
 			return context.Cause(work)
+		case s.wasMoved = <-s.moved:
+			err = s.tick(work, false, true)
 		case <-changed:
 			now := time.Now()
 			if first.IsZero() {
@@ -128,7 +160,10 @@ func (s *Sidecar) final(work context.Context) error {
 			return err
 		}
 		t := s.Status()
-		if t.Failures == 0 {
+		if t.RolledBack != "" {
+			return nil // the next start restores what is to be kept
+		}
+		if t.Failures == 0 || t.Held { // what is held does not pass
 			if t.Reason != "" {
 				return firn.E("the last backup of", s.o.Dir, firn.NewError(firn.Conflict, t.Reason))
 			}
@@ -175,6 +210,9 @@ func (s *Sidecar) do(ctx context.Context, r request) error {
 func (s *Sidecar) tick(ctx context.Context, accepted, forced bool) error {
 	if s.Status().RolledBack != "" {
 		return nil // what the directory holds is not to be kept
+	}
+	if s.wasMoved != nil {
+		return s.superseded(ctx, s.wasMoved)
 	}
 	if s.o.Pre != nil {
 		if err := s.o.Pre(ctx); err != nil {
@@ -320,6 +358,9 @@ func (s *Sidecar) next(now Survey, held bool) Version {
 
 // forget removes versions beyond those that are kept. That it fails is no reason to doubt the backup.
 func (s *Sidecar) forget(ctx context.Context) error {
+	if s.keepAll {
+		return nil
+	}
 	versions, _, err := s.target.Versions(ctx)
 	if err == nil {
 		s.metrics.versions.Set(float64(len(versions)))
@@ -358,10 +399,20 @@ func (s *Sidecar) superseded(ctx context.Context, cause error) error {
 		s.o.Log.Error("stopped: another sidecar has become the writer", "error", cause)
 		return firn.E("back up", s.o.Dir, cause)
 	}
-	if by.By.Moving {
-		s.failure(fmt.Errorf("the backups are being moved to %s", by.By.Moved))
+	// From now on nothing is written to where they were.
+	s.wasMoved = cause
+	r, err := lease.Look(ctx, s.leaseStore(), s.leasePrefix())
+	switch {
+	case err != nil:
+		s.failure(fmt.Errorf("the backups are being moved to %s: %w", by.By.Moved, err))
+		return nil
+	case r.Moved == "": // the move was taken back
+		return s.back(ctx)
+	case r.Moving:
+		s.failure(fmt.Errorf("the backups are being moved to %s", r.Moved))
 		return nil
 	}
+	by.By = r
 	if err := s.follow(ctx, by.By.Moved); err != nil {
 		if firn.KindOf(err) == firn.Conflict {
 			return err
@@ -369,7 +420,47 @@ func (s *Sidecar) superseded(ctx context.Context, cause error) error {
 		s.failure(fmt.Errorf("the backups were moved to %s, which cannot be used: %w", by.By.Moved, err))
 		return nil
 	}
-	return s.judge(ctx, false, true)
+	return s.tick(ctx, false, true)
+}
+
+func (s *Sidecar) leaseStore() *blob.Store {
+	store, _ := s.target.Leases()
+	return store
+}
+
+func (s *Sidecar) leasePrefix() string {
+	_, prefix := s.target.Leases()
+	return prefix
+}
+
+// back goes on where the backups were, after a move of them was taken back.
+func (s *Sidecar) back(ctx context.Context) error {
+	l, err := lease.Acquire(ctx, s.leaseStore(), s.leasePrefix(), lease.Options{TTL: s.o.TTL, Info: s.o.Info, Fail: true})
+	if err == nil {
+		var st *State
+		if st, err = s.dir.readState(); err == nil && st != nil {
+			st.Holder = l.Record().Holder
+			err = s.dir.writeState(*st)
+		}
+	}
+	if err != nil {
+		s.failure(fmt.Errorf("a move of the backups was taken back, and the lease cannot be had: %w", err))
+		return nil
+	}
+	s.use(s.target, l)
+	return s.tick(ctx, false, true)
+}
+
+// use goes on with another lease.
+func (s *Sidecar) use(t Target, l *lease.Lease) {
+	s.renewing.stop()
+	s.renewing.done.Wait()
+	select {
+	case <-s.moved: // of the lease before
+	default:
+	}
+	s.target, s.lease, s.seq, s.wasMoved = t, l, 0, nil
+	s.renew(s.renewing.work, s.renewing.cancel)
 }
 
 // follow goes on with backups that were moved. The version that the directory came from must be there.
@@ -401,7 +492,8 @@ func (s *Sidecar) follow(ctx context.Context, url string) error {
 		return firn.NewError(firn.Conflict, "the last version there is not the directory's")
 	}
 	old := s.target
-	s.target, s.lease, s.seq, s.last, t = t, l, 0, good, nil
+	s.use(t, l)
+	s.last, t = good, nil
 	st.Holder, st.Version, st.Mark, st.Pending = l.Record().Holder, good.ID, good.Mark, ""
 	s.baseline = Survey{}
 	s.setStatus(func(t *Status) { t.Target = s.target.Name() })
@@ -415,7 +507,10 @@ func (s *Sidecar) rollback(ctx context.Context, rev string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.tick(ctx, true, false); err != nil {
+	s.keepAll = true // old may be the oldest of all
+	err = s.tick(ctx, true, false)
+	s.keepAll = false
+	if err != nil {
 		return err
 	}
 	if t := s.Status(); t.Failures > 0 {

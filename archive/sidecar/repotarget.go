@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"firn"
 	"firn/archive"
@@ -149,9 +150,17 @@ func (t *RepoTarget) tags(v Version) []string {
 
 // Backup makes a snapshot.
 func (t *RepoTarget) Backup(ctx context.Context, dir string, v Version) (Version, int64, error) {
+	var problems atomic.Int64
+	report := func(e archive.Event) {
+		if _, log := archive.DatabaseLog(e.Path); log && e.What == archive.EventChanged {
+			return // of a database that is written to, whose content came from SQLite
+		}
+		problems.Add(1)
+		t.report(e)
+	}
 	res, err := archive.Backup(ctx, t.r, archive.BackupOptions{
 		Paths: []string{dir}, Scan: scan.Options{Excludes: t.rules.At(dir)}, Host: t.name, Tags: t.tags(v), Meta: t.notes(v),
-		CopyDatabases: t.opt.CopyDatabases, Report: t.report,
+		CopyDatabases: t.opt.CopyDatabases, Report: report,
 	})
 	if err != nil {
 		return v, 0, err
@@ -165,7 +174,7 @@ func (t *RepoTarget) Backup(ctx context.Context, dir string, v Version) (Version
 		}
 	}
 	v.ID, v.Time = snap.ID.String(), snap.Time
-	return v, res.Summary.Problems + res.Summary.Changed, nil
+	return v, problems.Load(), nil
 }
 
 func (t *RepoTarget) report(e archive.Event) {

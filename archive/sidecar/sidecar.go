@@ -139,7 +139,17 @@ type Sidecar struct {
 	last     *Version
 	baseline Survey // what the last version holds; zero where that is not known
 	tended   time.Time
+	keepAll  bool // no version is forgotten just now
 	requests chan request
+
+	renewing struct { // of Keep
+		work   context.Context
+		cancel context.CancelCauseFunc
+		stop   func()
+		done   sync.WaitGroup
+	}
+	moved    chan error // holds one, when the backups were moved
+	wasMoved error      // what came from it, until they are followed
 
 	mu struct {
 		sync.Mutex
@@ -152,7 +162,8 @@ func New(o Options) (*Sidecar, error) {
 	if err := o.defaults(); err != nil {
 		return nil, err
 	}
-	s := &Sidecar{o: o, metrics: newMetrics(), requests: make(chan request)}
+	s := &Sidecar{o: o, metrics: newMetrics(), requests: make(chan request), moved: make(chan error, 1)}
+	s.renewing.stop = func() {}
 	s.mu.status = Status{Phase: Starting, Directory: o.Dir, Interval: Duration(o.Interval)}
 	return s, nil
 }
@@ -272,33 +283,38 @@ func (s *Sidecar) open(ctx context.Context) (*Plan, error) {
 }
 
 // maxMoves bounds how often a move is followed by another one.
-const maxMoves = 4
+const maxMoves = 16
 
 func (s *Sidecar) openAt(ctx context.Context, url string, moves int) (*Plan, error) {
-	t, err := s.o.Open(ctx, url, false)
+	state, serr := s.dir.readState()
 	// Most places cannot tell one that was never made from one that is not mounted: such a one is made only in a first run
 	// that was asked for, and fails for what cannot be reached.
-	if err != nil && url == "" && (s.o.Init || firn.KindOf(err) == firn.NotFound) {
-		state, serr := s.dir.readState()
+	first := Decide(Situation{Missing: true, MissingErr: errors.New("there is none"), State: state, StateErr: serr, Init: s.o.Init})
+	t, err := s.o.Open(ctx, url, url == "" && first.Action == Make)
+	if firn.KindOf(err) == firn.NotFound && url == "" {
 		plan := Decide(Situation{Missing: true, MissingErr: err, State: state, StateErr: serr, Init: s.o.Init})
-		if plan.Action != Make {
-			return &plan, nil
+		if plan.Action == Make {
+			plan = wait("it cannot be made: %v", err)
 		}
-		t, err = s.o.Open(ctx, url, true)
+		return &plan, nil
 	}
 	if err != nil {
 		plan := Decide(Situation{Err: err})
 		return &plan, ctx.Err()
 	}
 	plan, moved, err := s.acquire(ctx, t)
-	if err == nil && plan == nil {
+	if err == nil && plan == nil && moved == "" {
 		s.target = t
 		return nil, nil
 	}
 	if cerr := t.Close(); cerr != nil {
 		s.o.Log.Debug("close", "error", cerr)
 	}
-	if moved != "" && moves < maxMoves {
+	if moved != "" {
+		if moves == maxMoves {
+			p := wait("the backups were moved to %s, and too often: give that URL", moved)
+			return &p, nil
+		}
 		s.o.Log.Info("the backups were moved", "to", moved)
 		return s.openAt(ctx, moved, moves+1)
 	}

@@ -68,7 +68,7 @@ func (r Rules) Skip() func(path string, dir bool) bool { return scan.NewPatterns
 
 // Survey is what the directory holds, by a walk that reads no content.
 type Survey struct {
-	// Entries, Files (regular ones) and Bytes (of those).
+	// Entries, Files (regular ones) and Bytes (of those). Logs of SQLite, which come and go, count as entries only.
 	Entries, Files, Bytes int64
 	// Digest changes with any change but that of a directory's time.
 	Digest [32]byte
@@ -97,12 +97,11 @@ func (d *directory) survey(ctx context.Context) (Survey, error) {
 			return nil // SQLite's shared memory: it changes when a database is read, and is no data
 		}
 		v.Entries++
-		if typ == tree.File {
+		if _, log := archive.DatabaseLog(rel); typ == tree.File && !log {
 			v.Files++
 			v.Bytes += m.Size
-			if m.Size == 0 && strings.HasSuffix(rel, "-wal") {
-				return nil // comes and goes when a database is read
-			}
+		} else if log && m.Size == 0 {
+			return nil // comes and goes when a database is read
 		}
 		b = append(append(b[:0], rel...), 0)
 		for _, n := range []uint64{uint64(m.Mode), uint64(m.UID), uint64(m.GID), m.Rdev} {
