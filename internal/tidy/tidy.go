@@ -221,7 +221,6 @@ type Large struct {
 // LargePackages are all such packages.
 func LargePackages() []Large {
 	return []Large{
-		{"cli", 9000, "one file a group of commands, which share their flags and words; none does work of its own"},
 		{"object", 7200, "one set of transactions over one key space; digests, part files and envelopes are out already"},
 		{"cli", 8000, "one file a group of commands; what commands do is in other packages"},
 	}
