@@ -60,6 +60,8 @@ type Config struct {
 	Journal Journal `yaml:"journal"`
 	// What is written about the site's running, and how.
 	Log Log `yaml:"log"`
+	// Encryption of what is stored, and where its keys are kept. docs/encryption.md tells how they fit together.
+	Encryption Encryption `yaml:"encryption"`
 	// Bounds on what clients can make the site do at once.
 	Limits Limits `yaml:"limits"`
 	// Record of who did what, in a chain that shows changes. docs/audit.md tells how.
@@ -215,6 +217,52 @@ type Log struct {
 	Format string `yaml:"format"`
 }
 
+// Encryption configures encryption at rest.
+type Encryption struct {
+	// Whether everything that the data directory holds is encrypted, the metadata store included. It can be set for a new
+	// data directory only, and stays.
+	All bool `yaml:"all"`
+	// Service that wraps new data keys: keyring, a file of this site, vault, the transit engine of HashiCorp Vault or
+	// OpenBao, or kes, a MinIO KES server. What another one wrapped opens as long as that one is configured too.
+	// keyring, vault or kes.
+	Service string `yaml:"service"`
+	// Name of the key for objects that ask for encryption without naming a key. It is made at its first use.
+	Key string `yaml:"key"`
+	// File of the keyring. By default keyring.json in the data directory: keep it elsewhere where whoever takes the disk
+	// must not have it. Without it nothing encrypted can be read: keep a copy.
+	Keyring string `yaml:"keyring"`
+	// Passphrase that seals the keyring. Prefer the environment or secret_file. One of passphrase, secret_file and
+	// secret_command; without any it is keyring.key beside the keyring, made at the first start.
+	Passphrase Secret `yaml:"passphrase"`
+	// File whose content seals the keyring.
+	SecretFile string `yaml:"secret_file"`
+	// Command that prints what seals the keyring, such as tpm2_unseal -c 0x81000001. It is run at the start, without a
+	// shell.
+	SecretCommand string `yaml:"secret_command"`
+	// URL of Vault or OpenBao, such as https://vault.example:8200.
+	Vault string `yaml:"vault"`
+	// Path at which the transit engine is mounted.
+	VaultMount string `yaml:"vault_mount"`
+	// Namespace of Vault, where it has them.
+	VaultNamespace string `yaml:"vault_namespace"`
+	// File with the token for Vault. It is read again when Vault refuses the token. Either this or a role.
+	VaultTokenFile string `yaml:"vault_token_file"`
+	// Role id to log in to Vault with (AppRole).
+	VaultRoleID string `yaml:"vault_role_id"`
+	// File with the secret id of the role.
+	VaultSecretIDFile string `yaml:"vault_secret_id_file"`
+	// File with the certificates to trust for Vault, where the system does not.
+	VaultCA string `yaml:"vault_ca"`
+	// URL of a KES server, such as https://kes.example:7373.
+	KES string `yaml:"kes"`
+	// File with the client certificate for KES.
+	KESCert string `yaml:"kes_cert"`
+	// File with the key of the client certificate for KES.
+	KESKey string `yaml:"kes_key"`
+	// File with the certificates to trust for KES, where the system does not.
+	KESCA string `yaml:"kes_ca"`
+}
+
 // Limits bound what clients can use.
 type Limits struct {
 	// Connections open at once on the S3 endpoint. More wait to be accepted.
@@ -268,6 +316,13 @@ const (
 	AuditDrop   = "drop"
 )
 
+// Services that keep keys.
+const (
+	ServiceKeyring = "keyring"
+	ServiceVault   = "vault"
+	ServiceKES     = "kes"
+)
+
 const (
 	kib Size = 1 << 10
 	mib Size = 1 << 20
@@ -291,8 +346,9 @@ func Default() Config {
 		TLS: TLS{
 			Mode: TLSOff, MinVersion: "1.2", ACMEDirectory: "https://acme-v02.api.letsencrypt.org/directory",
 		},
-		Journal: Journal{Keep: 7 * day, KeepEntries: 1_000_000},
-		Log:     Log{Level: "info", Format: "auto"},
+		Journal:    Journal{Keep: 7 * day, KeepEntries: 1_000_000},
+		Log:        Log{Level: "info", Format: "auto"},
+		Encryption: Encryption{Service: ServiceKeyring, Key: "default", VaultMount: "transit"},
 		Limits: Limits{
 			Connections:   8192,
 			Requests:      1024,

@@ -78,6 +78,12 @@ func TestEveryKeyFromEverySource(t *testing.T) {
 		"audit.max_age": "2h", "audit.keep": "10d", "audit.keep_size": "1GiB", "audit.webhook": "https://collector.example/",
 		"audit.webhook_token": "long-enough", "limits.min_rate": "1KiB/s", "limits.user_requests": "50",
 		"limits.user_concurrent": "9", "limits.user_rate": "1MiB/s",
+		"encryption.all": "true", "encryption.service": "vault", "encryption.key": "site", "encryption.keyring": "/etc/firn/keyring",
+		"encryption.passphrase": "long-enough", "encryption.secret_file": "", "encryption.secret_command": "",
+		"encryption.vault": "https://vault.example", "encryption.vault_mount": "kv", "encryption.vault_namespace": "team",
+		"encryption.vault_token_file": "", "encryption.vault_role_id": "role", "encryption.vault_secret_id_file": "/etc/firn/id",
+		"encryption.vault_ca": "/etc/ca.pem", "encryption.kes": "https://kes.example:7373", "encryption.kes_cert": "/etc/c.pem",
+		"encryption.kes_key": "/etc/k.pem", "encryption.kes_ca": "/etc/ca.pem",
 	}
 	var file strings.Builder
 	vars, flags := map[string]string{}, map[string]string{}

@@ -196,6 +196,7 @@ func (e *Effective) validate() Problems {
 	}
 	e.validateTLS(bad, oneOf)
 	e.validateAudit(bad, oneOf)
+	e.validateEncryption(bad, oneOf)
 	for _, p := range e.TrustedProxies {
 		if _, err := netip.ParsePrefix(p); err != nil && net.ParseIP(p) == nil {
 			bad("trusted_proxies", "want addresses and networks such as 10.0.0.0/8, not %q", p)
@@ -313,6 +314,41 @@ func (e *Effective) validateAudit(bad complain, oneOf func(key, value string, al
 	}
 	if a.WebhookToken != "" && a.Webhook == "" {
 		bad("audit.webhook_token", "is set without audit.webhook: set both or neither")
+	}
+}
+
+func (e *Effective) validateEncryption(bad complain, oneOf func(key, value string, allowed ...string)) {
+	c := &e.Encryption
+	oneOf("encryption.service", c.Service, ServiceKeyring, ServiceVault, ServiceKES)
+	if c.Service == ServiceVault && c.Vault == "" {
+		bad("encryption.service", "vault needs encryption.vault: its URL")
+	}
+	if c.Service == ServiceKES && c.KES == "" {
+		bad("encryption.service", "kes needs encryption.kes: its URL")
+	}
+	set := 0
+	for _, v := range []string{c.Passphrase.Reveal(), c.SecretFile, c.SecretCommand} {
+		if v != "" {
+			set++
+		}
+	}
+	if set > 1 {
+		bad("encryption.secret_file", "set one of passphrase, secret_file and secret_command")
+	}
+	if n := len(c.Passphrase); n > 0 && n < 8 {
+		bad("encryption.passphrase", "want 8 characters or more")
+	}
+	for _, u := range []struct{ key, value string }{{"encryption.vault", c.Vault}, {"encryption.kes", c.KES}} {
+		p, err := url.Parse(u.value)
+		if u.value != "" && (err != nil || p.Host == "" || p.User != nil || p.Scheme != "https" && !loopback(net.JoinHostPort(p.Hostname(), "0"))) {
+			bad(u.key, "want a URL with https://, or http:// on this machine, without a password in it")
+		}
+	}
+	if c.Vault != "" && (c.VaultTokenFile == "") == (c.VaultRoleID == "" || c.VaultSecretIDFile == "") {
+		bad("encryption.vault", "needs either vault_token_file, or vault_role_id and vault_secret_id_file")
+	}
+	if c.KES != "" && (c.KESCert == "" || c.KESKey == "") {
+		bad("encryption.kes", "needs kes_cert and kes_key: KES knows clients by their certificate")
 	}
 }
 

@@ -32,8 +32,9 @@ const (
 	maxVersions = 1_000
 )
 
-// Secret returns what seals a keyring: a passphrase, the content of a key file, or what a command prints.
-type Secret func(ctx context.Context) ([]byte, error)
+// Secret returns what seals a keyring: a passphrase, the content of a key file, or what a command prints; and what it
+// is to cost to guess it.
+type Secret func(ctx context.Context) ([]byte, seal.Cost, error)
 
 // Keyring is the key service that keeps its keys in one sealed file.
 type Keyring struct {
@@ -95,12 +96,12 @@ func openKeyring(ctx context.Context, path string, secret Secret) (*Keyring, err
 	if err != nil && !missing {
 		return nil, err
 	}
-	password, err := secret(ctx)
+	password, cost, err := secret(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if missing {
-		return k, k.create(password)
+		return k, k.create(password, cost)
 	}
 	if k.head, err = parseKeyring(raw); err != nil {
 		return nil, err
@@ -150,21 +151,21 @@ func (k *Keyring) load(plain []byte) error {
 	return nil
 }
 
-func (k *Keyring) create(password []byte) error {
+func (k *Keyring) create(password []byte, cost seal.Cost) error {
 	if err := os.MkdirAll(filepath.Dir(k.path), 0o700); err != nil {
 		return err
 	}
 	k.key = seal.NewKey()
 	k.head = keyringFile{Format: keyringFormat, Version: keyringVersion}
-	if err := k.sealWith(password); err != nil {
+	if err := k.sealWith(password, cost); err != nil {
 		return err
 	}
 	return k.write(nil)
 }
 
 // sealWith puts the sealing key under a secret.
-func (k *Keyring) sealWith(password []byte) error {
-	salt, cost := seal.NewSalt(), seal.DefaultCost()
+func (k *Keyring) sealWith(password []byte, cost seal.Cost) error {
+	salt := seal.NewSalt()
 	w, err := seal.Wrap(password, k.key[:], salt, cost, keyringContext)
 	if err != nil {
 		return err
@@ -190,14 +191,14 @@ func (k *Keyring) write(keys []*ringKey) error {
 
 // Seal seals the keyring with another secret. The keys stay as they are.
 func (k *Keyring) Seal(ctx context.Context, secret Secret) error {
-	password, err := secret(ctx)
+	password, cost, err := secret(ctx)
 	if err != nil {
 		return firn.E("seal keyring", k.path, err)
 	}
 	k.change.Lock()
 	defer k.change.Unlock()
 	old := k.head
-	if err = k.sealWith(password); err == nil {
+	if err = k.sealWith(password, cost); err == nil {
 		err = k.write(k.sorted())
 	}
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"firn"
+	"firn/seal"
 )
 
 const (
@@ -26,7 +27,7 @@ const (
 // SecretFile returns the secret in a file, without the line end at its end. Where makeIt is set and the file is not there,
 // it is made with a random secret.
 func SecretFile(path string, makeIt bool) Secret {
-	return func(context.Context) ([]byte, error) {
+	return func(context.Context) ([]byte, seal.Cost, error) {
 		b, err := readBounded(path, maxSecret)
 		if errors.Is(err, fs.ErrNotExist) && makeIt {
 			var r [32]byte
@@ -35,24 +36,30 @@ func SecretFile(path string, makeIt bool) Secret {
 			err = writeDurably(path, append(bytes.Clone(b), '\n'))
 		}
 		if err != nil {
-			return nil, err
+			return nil, seal.Cost{}, err
 		}
-		return checkSecret(b, path)
+		b, cost, err := checkSecret(b, path)
+		if raw, herr := hex.DecodeString(string(b)); herr == nil && len(raw) >= 32 {
+			cost = cheapest() // nobody guesses 256 random bits, however fast each guess is
+		}
+		return b, cost, err
 	}
 }
 
 // SecretText returns a passphrase that is there already.
 func SecretText(passphrase string) Secret {
-	return func(context.Context) ([]byte, error) { return checkSecret([]byte(passphrase), "the passphrase") }
+	return func(context.Context) ([]byte, seal.Cost, error) {
+		return checkSecret([]byte(passphrase), "the passphrase")
+	}
 }
 
 // SecretCommand returns what a command prints: one that has a TPM, a smart card or a vault give it out. Its words are
 // divided by spaces and no shell reads them.
 func SecretCommand(command string) Secret {
-	return func(ctx context.Context) ([]byte, error) {
+	return func(ctx context.Context) ([]byte, seal.Cost, error) {
 		words := strings.Fields(command)
 		if len(words) == 0 {
-			return nil, firn.NewError(firn.Invalid, "the command that gives the keyring's secret is empty")
+			return nil, seal.Cost{}, firn.NewError(firn.Invalid, "the command that gives the keyring's secret is empty")
 		}
 		ctx, cancel := context.WithTimeout(ctx, commandTime)
 		defer cancel()
@@ -62,7 +69,7 @@ func SecretCommand(command string) Secret {
 		c.Stdout, c.Stderr = &out, &text
 		c.WaitDelay = time.Second // for children that keep its output open
 		if err := c.Run(); err != nil {
-			return nil, &firn.Error{Kind: firn.Unavailable, Op: "run", Subject: words[0], Err: fmt.Errorf(
+			return nil, seal.Cost{}, &firn.Error{Kind: firn.Unavailable, Op: "run", Subject: words[0], Err: fmt.Errorf(
 				"%w %s: it must print the secret of the keyring and end with status 0", err,
 				bytes.TrimSpace(text.Bytes()))}
 		}
@@ -70,13 +77,16 @@ func SecretCommand(command string) Secret {
 	}
 }
 
-func checkSecret(b []byte, what string) ([]byte, error) {
+func checkSecret(b []byte, what string) ([]byte, seal.Cost, error) {
 	b = bytes.TrimRight(b, "\r\n")
 	if len(b) < minSecret {
-		return nil, firn.NewError(firn.Invalid, fmt.Sprintf("%s is shorter than %d bytes: too short to protect keys", what, minSecret))
+		return nil, seal.Cost{}, firn.NewError(firn.Invalid, fmt.Sprintf("%s is shorter than %d bytes: too short to protect keys", what, minSecret))
 	}
-	return b, nil
+	return b, seal.DefaultCost(), nil
 }
+
+// cheapest is the least cost that is taken.
+func cheapest() seal.Cost { return seal.Cost{Memory: 8 << 10, Time: 1, Threads: 1} }
 
 // limited keeps the first bytes written to it.
 type limited struct {

@@ -55,6 +55,7 @@ type Node struct {
 	root    auth.Credentials
 	metrics *telemetry.Metrics
 	engine  *engine
+	keys    *siteKeys
 	users   *auth.Users
 	s3      net.Listener
 	admin   net.Listener
@@ -113,6 +114,9 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		return nil, err
 	}
 
+	if n.keys, err = openKeys(ctx, n.dir, &cfg.Encryption); err != nil {
+		return nil, err
+	}
 	n.metrics = telemetry.New(firn.Version, n.started)
 	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, n.log, n.fail); err != nil {
 		return nil, err
@@ -142,6 +146,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		Domains: cfg.Domains, Region: cfg.Region, MaxConcurrent: cfg.Limits.Requests,
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
+		Keys: n.keys,
 	})
 	iam := iamapi.New(n.users, nil)
 	front := withIdentity(iam, n.users, door, n.log.With("door", "iam"))
