@@ -321,10 +321,21 @@ func (l *Log) Run(ctx context.Context) error {
 			if err := errors.Join(l.append(Event{Kind: "close"}), l.file.Sync(), l.file.Close()); err != nil {
 				l.o.Log.Error("the audit log could not be closed", "error", err)
 			}
+			l.file = nil
 			l.announce()
 			return nil
 		}
 	}
+}
+
+// Close closes a record that was never run. After Run it does nothing.
+func (l *Log) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	err := l.file.Close()
+	l.file = nil
+	return err
 }
 
 // write records e, after what was lost before it. With Refuse it tries until it can; at the end of ctx it gives up.

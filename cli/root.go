@@ -45,7 +45,8 @@ It prints its address and keys at the first start.`,
 	)
 	site := []*cobra.Command{
 		serveCommand(env), statusCommand(env), userCommand(env), keyCommand(env), groupCommand(env), policyCommand(env), journalCommand(env),
-		checkCommand(env), configCommand(env), pprofCommand(env), tlsCommand(env),
+		checkCommand(env), configCommand(env), pprofCommand(env), tlsCommand(env), bucketCommand(env),
+		auditCommand(env),
 	}
 	for _, c := range site {
 		c.GroupID = "site"

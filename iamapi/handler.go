@@ -28,6 +28,37 @@ type Handler struct {
 	log      *slog.Logger
 	services map[string]*sigv4.Verifier
 	calls    chan struct{}
+	tell     func(Call) // nil tells nobody
+}
+
+// Call describes a call that was answered, for the audit log.
+type Call struct {
+	Time            time.Time
+	Service, Action string
+	Subject         string // the name it is about, "" where it has none
+	User, AccessKey string // "" where the signature was refused
+	Request         *http.Request
+	Err             error
+}
+
+// Tell lets fn know of every call. It is called before the first request.
+func (h *Handler) Tell(fn func(Call)) { h.tell = fn }
+
+// told reports a call.
+func (h *Handler) told(c Call) {
+	if h.tell != nil {
+		h.tell(c)
+	}
+}
+
+// subject returns the name that a call is about.
+func subject(p url.Values) string {
+	for _, name := range [...]string{"UserName", "GroupName", "RoleName", "RoleArn", "PolicyArn", "PolicyName", "AccessKeyId"} {
+		if v := p.Get(name); v != "" {
+			return v
+		}
+	}
+	return ""
 }
 
 // maxCalls bounds the calls under way; more wait.
@@ -110,10 +141,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (service, action
 	action = params.Get("Action")
 	res, err := h.services[service].VerifyCall(r, body)
 	if err != nil {
+		h.told(Call{Time: start, Service: service, Action: action, Subject: subject(params), Request: r, Err: err})
 		return service, action, n, err
 	}
 	who := res.Identity
 	n, err = h.api.Do(r.Context(), Caller{Identity: who, Lookup: lookup(r, start)}, service, action, params)
+	h.told(Call{
+		Time: start, Service: service, Action: action, Subject: subject(params), User: who.Name, AccessKey: res.AccessKey,
+		Request: r, Err: err,
+	})
 	if reads(action) {
 		return service, action, n, err
 	}

@@ -106,8 +106,9 @@ func (i identity) HandOver(ctx context.Context, from, to string) ([]string, erro
 }
 
 // withIdentity puts IAM and STS in front of the S3 door, whose address they share.
-func withIdentity(api *iamapi.API, users *auth.Users, door http.Handler, log *slog.Logger) http.Handler {
+func withIdentity(api *iamapi.API, users *auth.Users, door http.Handler, log *slog.Logger, told func(iamapi.Call)) http.Handler {
 	h := iamapi.NewHandler(api, users, log)
+	h.Tell(told)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if iamapi.Takes(r) {
 			h.ServeHTTP(w, r)

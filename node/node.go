@@ -26,9 +26,11 @@ import (
 
 	"firn"
 	"firn/adminapi"
+	"firn/audit"
 	"firn/auth"
 	"firn/config"
 	"firn/iamapi"
+	"firn/pace"
 	"firn/proxied"
 	"firn/s3api"
 	"firn/telemetry"
@@ -62,6 +64,8 @@ type Node struct {
 	s3srv   *http.Server
 	admsrv  *http.Server
 	tls     *tlsconf.Source // nil without
+	audit   *audit.Log      // nil without
+	webhook *audit.Webhook  // nil without
 
 	fatal    chan error // capacity 1
 	draining atomic.Bool
@@ -106,6 +110,9 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if err := n.openTLS(); err != nil {
 		return nil, err
 	}
+	if err := n.openAudit(); err != nil {
+		return nil, err
+	}
 	// The ports are taken before the store is opened: a wrong address is told at once.
 	if n.s3, err = n.bind("listen", cfg.Listen); err != nil {
 		return nil, err
@@ -133,7 +140,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := n.register(); err != nil {
+	if err := errors.Join(n.register(), n.registerAudit()); err != nil {
 		return nil, err
 	}
 	for _, c := range o.Metrics {
@@ -142,14 +149,24 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		}
 	}
 
-	door := s3api.New(n.engine.store, n.users, s3api.Options{
+	options := s3api.Options{
 		Domains: cfg.Domains, Region: cfg.Region, MaxConcurrent: cfg.Limits.Requests,
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
 		Keys: n.keys,
-	})
+		MinRate: int64(cfg.Limits.MinRate), Ready: n.ready,
+	}
+	if l := cfg.Limits; l.UserRequests > 0 || l.UserConcurrent > 0 || l.UserRate > 0 {
+		options.Pace = pace.New(pace.Limits{
+			Requests: l.UserRequests, Concurrent: l.UserConcurrent, Bytes: int64(l.UserRate),
+		}, 0, nil)
+	}
+	if n.audit != nil {
+		options.Done = n.finished
+	}
+	door := s3api.New(n.engine.store, n.users, options)
 	iam := iamapi.New(n.users, nil)
-	front := withIdentity(iam, n.users, door, n.log.With("door", "iam"))
+	front := withIdentity(iam, n.users, door, n.log.With("door", "iam"), n.identityCall)
 	n.s3srv = &http.Server{Handler: n.metrics.InFlight(proxies.Handler(front)), ErrorLog: stdLog(n.log, "s3 connection")}
 	door.ConfigureHTTP(n.s3srv)
 	var metrics http.Handler
@@ -158,8 +175,9 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	}
 	admin := adminapi.New(siteView{n}, n.users, metrics, token, n.log.With("door", "admin"))
 	admin.ServeIdentity(identity{n.users, n.engine.store, door, iam})
+	admin.ServeQuotas(siteView{n})
 	n.admsrv = &http.Server{
-		Handler:           admin,
+		Handler:           n.audited(admin),
 		ErrorLog:          stdLog(n.log, "admin connection"),
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 32 << 10,
@@ -251,6 +269,12 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	run("serve s3", func() error { return n.s3srv.Serve(n.s3) })
 	run("serve admin", func() error { return n.admsrv.Serve(n.admin) })
+	if n.audit != nil {
+		run("write the audit log", func() error { return n.audit.Run(work) })
+	}
+	if n.webhook != nil {
+		run("send the audit log", func() error { return n.webhook.Run(work) })
+	}
 	if n.tls != nil {
 		run("keep the certificate current", func() error { return n.tls.Run(work) })
 	}

@@ -93,11 +93,16 @@ func (s *site) client(t *testing.T) *minio.Client {
 
 func (s *site) admin(t *testing.T, path string) (int, string) {
 	t.Helper()
+	return s.adminDo(t, "GET", path, "")
+}
+
+func (s *site) adminDo(t *testing.T, method, path, body string) (int, string) {
+	t.Helper()
 	token, err := ReadAdminToken(s.cfg.Data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.AdminAddr().String()+path, nil)
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.AdminAddr().String()+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
