@@ -44,7 +44,7 @@ It prints its address and keys at the first start.`,
 		&cobra.Group{ID: "tools", Title: "Tools:"},
 	)
 	site := []*cobra.Command{
-		serveCommand(env), statusCommand(env), userCommand(env), keyCommand(env), groupCommand(env), policyCommand(env), journalCommand(env),
+		serveCommand(env), statusCommand(env), userCommand(env), keyCommand(env), kmsCommand(env), groupCommand(env), policyCommand(env), journalCommand(env),
 		checkCommand(env), configCommand(env), pprofCommand(env), tlsCommand(env), bucketCommand(env),
 		auditCommand(env),
 	}

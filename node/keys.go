@@ -2,10 +2,15 @@ package node
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
+	"firn"
+	"firn/adminapi"
 	"firn/config"
 	"firn/keys"
+	"firn/object"
+	"firn/object/envelope"
 )
 
 const (
@@ -70,4 +75,63 @@ func openKeys(ctx context.Context, dir *DataDir, c *config.Encryption) (*siteKey
 	}
 	k.Keys, err = keys.New(services[c.Service], keys.Options{Default: c.Key}, others...)
 	return k, err
+}
+
+// kms is the keys as the admin endpoint sees them.
+type kms struct {
+	keys  *siteKeys
+	store *object.Store
+}
+
+// Keys implements adminapi.KMS.
+func (k kms) Keys(ctx context.Context) (adminapi.KeyList, error) {
+	out := adminapi.KeyList{Service: k.keys.Service().String(), Default: k.keys.Default(), Keys: []adminapi.KeyInfo{}}
+	list, err := k.keys.Service().List(ctx)
+	for _, i := range list {
+		out.Keys = append(out.Keys, adminapi.KeyInfo{
+			Name: i.Name, State: string(i.State), Version: i.Version, Created: i.Created, Rotated: i.Rotated,
+		})
+	}
+	return out, err
+}
+
+// Change implements adminapi.KMS.
+func (k kms) Change(ctx context.Context, c adminapi.KeyChange) error {
+	s := k.keys.Service()
+	do := map[string]func(context.Context, string) error{
+		"create": s.Create, "rotate": s.Rotate, "enable": s.Enable, "disable": s.Disable, "destroy": s.Destroy,
+	}[c.Do]
+	if do == nil {
+		return firn.NewError(firn.Invalid, "a key can be created, rotated, enabled, disabled or destroyed")
+	}
+	if err := keys.CheckName(c.Name); err != nil {
+		return err
+	}
+	err := do(ctx, c.Name)
+	k.keys.Forget()
+	return err
+}
+
+// Rewrap implements adminapi.KMS.
+func (k kms) Rewrap(ctx context.Context) (adminapi.Rewrapped, error) {
+	sum, err := k.store.Rewrap(ctx, func(ctx context.Context, bucket, key string, e *envelope.Encryption) ([]byte, error) {
+		if e.Method == envelope.Customer {
+			return nil, nil // the client has the key
+		}
+		bound, err := e.Binding(bucket, key)
+		if err != nil {
+			return nil, err
+		}
+		w, err := k.keys.Rewrap(ctx, e.Key, e.Wrapped, bound)
+		if errors.Is(err, keys.ErrDestroyed) || errors.Is(err, keys.ErrDisabled) {
+			return nil, nil // stays as it is: nothing can be done about it, and much about the others
+		}
+		return w, err
+	})
+	return adminapi.Rewrapped(sum), err
+}
+
+// Reseal implements adminapi.KMS.
+func (k kms) Reseal(ctx context.Context, passphrase string) error {
+	return k.keys.ring.Seal(ctx, keys.SecretText(passphrase))
 }

@@ -174,6 +174,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		metrics = n.metrics.Handler()
 	}
 	admin := adminapi.New(siteView{n}, n.users, metrics, token, n.log.With("door", "admin"))
+	admin.ServeKMS(kms{n.keys, n.engine.store})
 	admin.ServeIdentity(identity{n.users, n.engine.store, door, iam})
 	admin.ServeQuotas(siteView{n})
 	n.admsrv = &http.Server{
