@@ -140,6 +140,9 @@ func TestEncryption(t *testing.T) {
 		h.must("PUT", q+"&partNumber=2", "", append(source, m.read...)...).parse(t, &part)
 		doc := fmt.Sprintf("<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>%s</ETag></Part><Part><PartNumber>2"+
 			"</PartNumber><ETag>%s</ETag></Part></CompleteMultipartUpload>", e1, part.ETag)
+		if m.read != nil {
+			h.refused(400, "InvalidRequest", "POST", q, doc, other...)
+		}
 		if r := h.must("POST", q, doc); r.header.Get(m.header) != m.want {
 			t.Errorf("completion of %s: %v", m.name, r.header)
 		}

@@ -196,6 +196,12 @@ func completeUpload(s *Server, rq *request) error {
 	if err != nil && !errors.Is(err, object.ErrNoSuchUpload) {
 		return err
 	}
+	if up != nil {
+		// Clients need not send their own key again, and common ones do not; one that is sent must be right.
+		if err := sse.CheckSent(rq.r, up.Options.Encryption, up.Bucket, up.Key); err != nil {
+			return err
+		}
+	}
 	if up != nil && up.Options.Checksum == nil {
 		// Checksums of parts were checked when those came; the upload keeps none to compare with.
 		for i := range parts {

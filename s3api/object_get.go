@@ -92,6 +92,9 @@ func getObject(s *Server, rq *request) error {
 	if err := s.authorizeOn(rq, versioned("s3:GetObject", "s3:GetObjectVersion", id), rq.bkt, rq.key, v); err != nil {
 		return err
 	}
+	if err := partThere(rq, v); err != nil {
+		return err
+	}
 	dataKey, err := sse.Open(rq.ctx, s.opt.Keys, v.Encryption, v.Bucket, v.Key, key)
 	if err != nil {
 		return err
@@ -134,6 +137,9 @@ func headObject(s *Server, rq *request) error {
 		return s.missing(rq, rq.key, id, v, err)
 	}
 	if err := s.authorizeOn(rq, versioned("s3:GetObject", "s3:GetObjectVersion", id), rq.bkt, rq.key, v); err != nil {
+		return err
+	}
+	if err := partThere(rq, v); err != nil {
 		return err
 	}
 	if err := sse.Check(v.Encryption, v.Bucket, v.Key, key); err != nil {
@@ -256,6 +262,15 @@ func (rq *request) partNumber() (int, error) {
 		return 0, s3err.InvalidArgument("partNumber", t, "Part number must be an integer between 1 and 10000, inclusive")
 	}
 	return n, nil
+}
+
+// partThere says whether the part asked for exists, whatever key came with the request: that is no secret.
+func partThere(rq *request, v *object.Version) error {
+	if len(rq.query) == 0 || !rq.query.Has("partNumber") {
+		return nil
+	}
+	_, err := selectPart(rq, v, &span{})
+	return err
 }
 
 // selectPart narrows sp to the part asked for. It returns nil for an object that was not a multipart upload.

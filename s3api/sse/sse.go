@@ -275,6 +275,15 @@ func Check(e *envelope.Encryption, bucket, key string, c *Customer) error {
 	return err
 }
 
+// CheckSent is Check with the key that came with r, and passes where none did.
+func CheckSent(r *http.Request, e *envelope.Encryption, bucket, key string) error {
+	c, err := ReadCustomer(r, Own)
+	if c == nil || err != nil {
+		return err
+	}
+	return Check(e, bucket, key, c)
+}
+
 func match(e *envelope.Encryption, c *Customer) error {
 	own := e != nil && e.Method == envelope.Customer
 	switch {
