@@ -177,8 +177,13 @@ func TestMatrixWithin(t *testing.T) {
 						}
 					}
 					for _, q := range [...]struct{ action, key string }{
-						{"s3:GetObject", "in/k"}, {"s3:GetObject", "k"}, {"s3:PutObject", "in/k"}, {"s3:DeleteObject", "k"},
-						{"s3:ListBucket", ""}, {"s3:GetBucketTagging", ""}, {"s3:PutBucketTagging", ""},
+						{"s3:GetObject", "in/k"},
+						{"s3:GetObject", "k"},
+						{"s3:PutObject", "in/k"},
+						{"s3:DeleteObject", "k"},
+						{"s3:ListBucket", ""},
+						{"s3:GetBucketTagging", ""},
+						{"s3:PutBucketTagging", ""},
 					} {
 						for _, ownership := range []Ownership{"", BucketOwnerEnforced} {
 							r := &Request{
