@@ -119,7 +119,7 @@ type site struct {
 
 const bucket = "hostile"
 
-func start(t *testing.T) *site {
+func start(t *testing.T, args ...string) *site {
 	t.Helper()
 	base := t.TempDir()
 	for _, name := range []string{"canary", "a/canary", "a/b/canary", "a/b/c/canary", "a/b/other/canary"} {
@@ -131,7 +131,7 @@ func start(t *testing.T) *site {
 			t.Fatal(err)
 		}
 	}
-	s := server.New(t, server.Under(t), filepath.Join(base, "a/b/c/data"))
+	s := server.New(t, server.Under(t), filepath.Join(base, "a/b/c/data"), args...)
 	st := &site{server: s, base: base, client: wire.New(s.Addr(), server.AccessKey, server.SecretKey)}
 	s.Start(t)
 	st.before = tree(t, base, s.Data())

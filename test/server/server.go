@@ -340,6 +340,16 @@ func (s *Server) MustStop(t testing.TB) {
 	}
 }
 
+// PID returns the process id, 0 where nothing runs.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.cmd == nil {
+		return 0
+	}
+	return s.mu.cmd.Process.Pid
+}
+
 // Running reports whether the process runs.
 func (s *Server) Running() bool {
 	s.mu.Lock()
