@@ -97,13 +97,10 @@ func (s *Sidecar) loop(ctx, work context.Context) error {
 			changed = w.wake
 		}
 	}
-	// The first is made at once: what is there may differ from the last version, and be there the first time.
-	if err := s.tick(work, false, false); err != nil {
-		return err
-	}
 	interval := time.NewTicker(s.o.Interval)
 	defer interval.Stop()
-	quiet := newStopped()
+	// The first is made at once: what is there may differ from the last version, and be there the first time.
+	quiet := time.NewTimer(0)
 	defer quiet.Stop()
 	var first time.Time // change that was not backed up
 	var retry time.Duration
@@ -145,12 +142,6 @@ func (s *Sidecar) loop(ctx, work context.Context) error {
 			retry = 0
 		}
 	}
-}
-
-func newStopped() *time.Timer {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return t
 }
 
 // final is the last backup. It fails where not all is backed up.
@@ -238,6 +229,15 @@ func (s *Sidecar) judge(ctx context.Context, accepted, forced bool) error {
 		m.Before = &s.baseline
 	}
 	deed, why := DecideBackup(m)
+	if deed == Hold {
+		// A file that is being written anew may have been seen empty: an accident lasts.
+		if err := pause(ctx, min(s.o.Debounce, 2*time.Second)); err != nil {
+			s.failure(err)
+			return nil
+		}
+		m.Now, m.SurveyErr = s.dir.survey(ctx)
+		deed, why = DecideBackup(m)
+	}
 	s.metrics.surveyed(m.Now)
 	switch deed {
 	case Refuse:
