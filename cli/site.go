@@ -16,6 +16,7 @@ import (
 
 	"firn"
 	"firn/adminapi"
+	"firn/config"
 	"firn/node"
 )
 
@@ -172,8 +173,11 @@ Exit code 0: no problems; 3: problems found.`,
 			if _, err := os.Stat(dir); err != nil {
 				return fmt.Errorf("check: %w: name the data directory with --data", err)
 			}
-			var err error
-			if sum, err = node.CheckOffline(cmd.Context(), dir, o, found); err != nil {
+			cfg, err := config.Load(config.Sources{Env: env.Getenv})
+			if err != nil {
+				return err
+			}
+			if sum, err = node.CheckOffline(cmd.Context(), dir, cfg.Encryption, o, found); err != nil {
 				return err
 			}
 		} else if err := checkOnline(cmd.Context(), admin, o, found, &sum); err != nil {

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"firn/adminapi"
 	"firn/config"
 	"firn/object"
+	"firn/vfs"
 )
 
 // check examines a store.
@@ -27,9 +29,9 @@ func check(
 }
 
 // CheckOffline checks a data directory that no site runs on. It opens the store as a site does, so that what an
-// interrupted write left is cleared up first.
+// interrupted write left is cleared up first. enc opens the keys of an encrypted one.
 func CheckOffline(
-	ctx context.Context, path string, o adminapi.CheckOptions, found func(adminapi.Problem) error,
+	ctx context.Context, path string, enc config.Encryption, o adminapi.CheckOptions, found func(adminapi.Problem) error,
 ) (sum adminapi.CheckSummary, err error) {
 	const op = "check"
 	if _, err := os.Stat(filepath.Join(path, formatName)); err != nil {
@@ -43,6 +45,16 @@ func CheckOffline(
 		return sum, err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
+	dir.fs = vfs.OS()
+	if _, err := dir.readDataKey(); !errors.Is(err, fs.ErrNotExist) {
+		k, err := openKeys(ctx, dir, &enc)
+		if err == nil {
+			err = dir.unseal(ctx, k, false)
+		}
+		if err != nil {
+			return sum, err
+		}
+	}
 	cfg := config.Default()
 	cfg.ScrubRate = 0
 	memory := PlanMemory(int64(cfg.MemoryLimit), engineOffHeap)

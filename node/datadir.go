@@ -62,7 +62,9 @@ type AdminTLS struct {
 type DataDir struct {
 	Path  string
 	lock  io.Closer
-	fresh bool // this process made it
+	fresh bool      // this process made it
+	fs    vfs.FS    // of what the engine keeps; encrypted where the directory is
+	state *seal.Key // seals small files with secrets; nil where the directory is not encrypted
 }
 
 // OpenDataDir makes path where it does not exist, locks it and checks its format. Another process on it is a
@@ -141,13 +143,13 @@ func (d *DataDir) file(name string) string { return filepath.Join(d.Path, name) 
 // durably with mode 0600, and fresh is true.
 func (d *DataDir) Credentials() (c auth.Credentials, fresh bool, err error) {
 	path := d.file(credentialsName)
-	b, err := readSmall(path)
+	b, err := d.readState(credentialsName)
 	if errors.Is(err, fs.ErrNotExist) {
 		c = auth.NewCredentials()
 		if b, err = json.MarshalIndent(c, "", "  "); err != nil {
 			return c, false, err
 		}
-		return c, true, firn.E("store root credentials", path, d.writeDurably(credentialsName, append(b, '\n'), 0o600))
+		return c, true, firn.E("store root credentials", path, d.writeState(credentialsName, append(b, '\n')))
 	}
 	if err != nil {
 		return c, false, firn.E("read root credentials", path, err)
@@ -176,10 +178,10 @@ func (d *DataDir) AdminToken() (string, error) {
 // SiteKey returns the key that seals secrets in the metadata store, made at the first start.
 func (d *DataDir) SiteKey() (seal.Key, error) {
 	path := d.file(siteKeyName)
-	b, err := readSmall(path)
+	b, err := d.readState(siteKeyName)
 	if errors.Is(err, fs.ErrNotExist) {
 		k := seal.NewKey()
-		return k, firn.E("store site key", path, d.writeDurably(siteKeyName, []byte(hex.EncodeToString(k[:])+"\n"), 0o600))
+		return k, firn.E("store site key", path, d.writeState(siteKeyName, []byte(hex.EncodeToString(k[:])+"\n")))
 	}
 	if err != nil {
 		return seal.Key{}, firn.E("read site key", path, err)

@@ -11,7 +11,6 @@ import (
 	"firn/config"
 	"firn/kv/pebblekv"
 	"firn/object"
-	"firn/vfs"
 )
 
 // engine is what keeps a site's state: the metadata store and the namespace over it.
@@ -25,7 +24,7 @@ func openEngine(
 	ctx context.Context, dir *DataDir, cfg *config.Config, mem Memory, log *slog.Logger, fatal func(error),
 ) (_ *engine, err error) {
 	relaxed := cfg.Durability == config.DurabilityRelaxed
-	fsys := vfs.OS()
+	fsys := dir.fs
 	e := &engine{}
 	defer func() {
 		if err != nil {

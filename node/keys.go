@@ -81,6 +81,7 @@ func openKeys(ctx context.Context, dir *DataDir, c *config.Encryption) (*siteKey
 type kms struct {
 	keys  *siteKeys
 	store *object.Store
+	dir   *DataDir
 }
 
 // Keys implements adminapi.KMS.
@@ -128,7 +129,11 @@ func (k kms) Rewrap(ctx context.Context) (adminapi.Rewrapped, error) {
 		}
 		return w, err
 	})
-	return adminapi.Rewrapped(sum), err
+	out := adminapi.Rewrapped(sum)
+	if err == nil {
+		err = k.dir.rewrapDataKey(ctx, k.keys, &out)
+	}
+	return out, err
 }
 
 // Reseal implements adminapi.KMS.

@@ -95,6 +95,12 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		return nil, err
 	}
 	n.onClose(n.dir.Close)
+	if n.keys, err = openKeys(ctx, n.dir, &cfg.Encryption); err != nil {
+		return nil, err
+	}
+	if err := n.dir.unseal(ctx, n.keys, cfg.Encryption.All); err != nil {
+		return nil, err
+	}
 	fresh, err := n.credentials()
 	if err != nil {
 		return nil, err
@@ -121,9 +127,6 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		return nil, err
 	}
 
-	if n.keys, err = openKeys(ctx, n.dir, &cfg.Encryption); err != nil {
-		return nil, err
-	}
 	n.metrics = telemetry.New(firn.Version, n.started)
 	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, n.log, n.fail); err != nil {
 		return nil, err
@@ -174,7 +177,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		metrics = n.metrics.Handler()
 	}
 	admin := adminapi.New(siteView{n}, n.users, metrics, token, n.log.With("door", "admin"))
-	admin.ServeKMS(kms{n.keys, n.engine.store})
+	admin.ServeKMS(kms{n.keys, n.engine.store, n.dir})
 	admin.ServeIdentity(identity{n.users, n.engine.store, door, iam})
 	admin.ServeQuotas(siteView{n})
 	n.admsrv = &http.Server{

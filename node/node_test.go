@@ -402,11 +402,11 @@ func TestDiskNearlyFull(t *testing.T) {
 func TestCheckOffline(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	found := func(p adminapi.Problem) error { t.Errorf("found %+v", p); return nil }
-	if _, err := CheckOffline(t.Context(), dir, adminapi.CheckOptions{}, found); firn.KindOf(err) != firn.NotFound {
+	if _, err := CheckOffline(t.Context(), dir, config.Default().Encryption, adminapi.CheckOptions{}, found); firn.KindOf(err) != firn.NotFound {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 	s := start(t, settings(t, dir), Options{})
-	if _, err := CheckOffline(t.Context(), dir, adminapi.CheckOptions{}, found); firn.KindOf(err) != firn.Conflict {
+	if _, err := CheckOffline(t.Context(), dir, config.Default().Encryption, adminapi.CheckOptions{}, found); firn.KindOf(err) != firn.Conflict {
 		t.Errorf("beside a running site: %v", err)
 	}
 	c := s.client(t)
@@ -420,7 +420,7 @@ func TestCheckOffline(t *testing.T) {
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
-	sum, err := CheckOffline(t.Context(), dir, adminapi.CheckOptions{Read: true}, found)
+	sum, err := CheckOffline(t.Context(), dir, config.Default().Encryption, adminapi.CheckOptions{Read: true}, found)
 	if err != nil || sum.Versions != 1 || sum.Bytes < 1<<20 {
 		t.Errorf("%+v, %v", sum, err)
 	}

@@ -1,0 +1,248 @@
+package node
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/encrypt"
+	"github.com/minio/minio-go/v7/pkg/tags"
+
+	"firn"
+	"firn/adminapi"
+	"firn/config"
+)
+
+// plant stores markers as content small, large and in parts, as key, bucket, metadata, tag and user, and returns them.
+func plant(t *testing.T, s *site) []string {
+	t.Helper()
+	ctx := t.Context()
+	c := s.client(t)
+	const b = "bucket-marker-quartz"
+	if err := c.MakeBucket(ctx, b, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	put := func(key, content string, o minio.PutObjectOptions) {
+		t.Helper()
+		if _, err := c.PutObject(ctx, b, key, strings.NewReader(content), int64(len(content)), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("key-marker-obsidian", "content-marker-feldspar", minio.PutObjectOptions{
+		UserMetadata: map[string]string{"note": "metadata-marker-mica"}, UserTags: map[string]string{"t": "tag-marker-basalt"},
+	})
+	put("large", strings.Repeat("content-marker-granite ", 10_000), minio.PutObjectOptions{})
+	put("parts", strings.Repeat("content-marker-gneiss ", 600_000), minio.PutObjectOptions{PartSize: 5 << 20})
+	if err := c.SetBucketTagging(ctx, b, mustTags(t)); err != nil {
+		t.Fatal(err)
+	}
+	status, made := s.adminDo(t, "POST", "/admin/v1/users", `{"name":"user-marker-schist","access_key":"ACCESSMARKERSLATE1","secret_key":"secret-marker-shale"}`)
+	if status != 200 {
+		t.Fatalf("%d %s", status, made)
+	}
+	root := s.Root()
+	return []string{
+		b, "key-marker-obsidian", "content-marker-feldspar", "metadata-marker-mica", "tag-marker-basalt",
+		"content-marker-granite", "content-marker-gneiss", "bucket-tag-marker-gabbro", "user-marker-schist",
+		"ACCESSMARKERSLATE1", "secret-marker-shale", root.SecretKey,
+	}
+}
+
+func mustTags(t *testing.T) *tags.Tags {
+	t.Helper()
+	x, err := tags.MapToBucketTags(map[string]string{"t": "bucket-tag-marker-gabbro"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+// planted returns which of the markers are in names or contents below dir.
+func planted(t *testing.T, dir string, markers []string) []string {
+	t.Helper()
+	found := map[string]bool{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		all := []byte(d.Name())
+		if !d.IsDir() {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			all = append(all, b...)
+		}
+		for _, m := range markers {
+			if bytes.Contains(all, []byte(m)) {
+				found[m] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, m := range markers {
+		if found[m] {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// TestEncryptAll encrypts a whole site and finds nothing of what was planted in its directory, while it runs and after.
+func TestEncryptAll(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	cfg := settings(t, dir)
+	cfg.Encryption.All = true
+	cfg.Encryption.Keyring = filepath.Join(t.TempDir(), "keyring.json")
+	s := start(t, cfg, Options{})
+	markers := plant(t, s)
+	if got := planted(t, dir, markers); len(got) > 0 {
+		t.Errorf("in the clear while it runs: %q", got)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := planted(t, dir, markers); len(got) > 0 {
+		t.Errorf("in the clear after a stop: %q", got)
+	}
+	found := func(p adminapi.Problem) error { t.Errorf("found %+v", p); return nil }
+	sum, err := CheckOffline(t.Context(), dir, cfg.Encryption, adminapi.CheckOptions{Read: true}, found)
+	if err != nil || sum.Versions != 3 || sum.Bytes < 10<<20 {
+		t.Errorf("check: %+v, %v", sum, err)
+	}
+
+	// It stays encrypted, whatever the setting says, and needs its keyring.
+	other := cfg
+	other.Encryption.Keyring = filepath.Join(t.TempDir(), "keyring.json")
+	if _, err := Build(t.Context(), other, Options{}); err == nil {
+		t.Error("it opens with another keyring")
+	}
+	cfg.Encryption.All = false
+	s = start(t, cfg, Options{})
+	r, err := s.client(t).GetObject(t.Context(), markers[0], "parts", minio.GetObjectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); err != nil || string(b) != strings.Repeat("content-marker-gneiss ", 600_000) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if status, said := s.adminDo(t, "POST", "/admin/v1/kms", `{"name":"default","do":"rotate"}`); status != 204 {
+		t.Errorf("%d %s", status, said)
+	}
+	if status, said := s.adminDo(t, "POST", "/admin/v1/kms/rewrap", ""); status != 200 || !strings.Contains(said, `"records":1,"rewrapped":1`) {
+		t.Errorf("%d %s", status, said)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, cfg, Options{})
+	if _, err := s.client(t).StatObject(t.Context(), markers[0], "large", minio.StatObjectOptions{}); err != nil {
+		t.Errorf("after the rewrap: %v", err)
+	}
+}
+
+// TestPlantedInTheClear makes sure that the search above finds what is there.
+func TestPlantedInTheClear(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	s := start(t, settings(t, dir), Options{})
+	markers := plant(t, s)
+	got := strings.Join(planted(t, dir, markers), " ")
+	for _, m := range markers {
+		if m != "secret-marker-shale" && !strings.Contains(got, m) { // users' secrets are sealed always
+			t.Errorf("%s is not found", m)
+		}
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := settings(t, dir)
+	cfg.Encryption.All = true
+	if _, err := Build(t.Context(), cfg, Options{}); firn.KindOf(err) != firn.Conflict {
+		t.Errorf("encrypting what is there: %v", err)
+	}
+}
+
+// TestKMS rotates, rewraps, disables and destroys a key that objects are encrypted with.
+func TestKMS(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	cfg := settings(t, dir)
+	cfg.Encryption.Passphrase = "correct horse battery"
+	s := start(t, cfg, Options{})
+	do := func(name, what string, want int) string {
+		t.Helper()
+		status, said := s.adminDo(t, "POST", "/admin/v1/kms", fmt.Sprintf(`{"name":%q,"do":%q}`, name, what))
+		if status != want {
+			t.Errorf("%s of %s: %d %s", what, name, status, said)
+		}
+		return said
+	}
+	do("mine", "create", 204)
+	do("mine", "create", 409)
+	do("mine", "dance", 400)
+	c := s.client(t)
+	if err := c.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kms, err := encrypt.NewSSEKMS("mine", map[string]string{"team": "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"small", "large"} {
+		content := strings.Repeat("x", len(key)*20_000)
+		if _, err := c.PutObject(t.Context(), bucket, key, strings.NewReader(content), int64(len(content)),
+			minio.PutObjectOptions{ServerSideEncryption: kms}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func() error {
+		r, err := s.client(t).GetObject(t.Context(), bucket, "large", minio.GetObjectOptions{})
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		return err
+	}
+	do("mine", "rotate", 204)
+	status, said := s.adminDo(t, "POST", "/admin/v1/kms/rewrap", "")
+	var sum adminapi.RewrapLine
+	if err := json.Unmarshal([]byte(said), &sum); err != nil || status != 200 || sum.Rewrapped.Rewrapped != 2 || sum.Error != "" {
+		t.Errorf("%d %s", status, said)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	wrong := cfg
+	wrong.Encryption.Passphrase = config.Secret("another passphrase")
+	if _, err := Build(t.Context(), wrong, Options{}); firn.KindOf(err) != firn.Denied {
+		t.Errorf("another passphrase: %v", err)
+	}
+	s = start(t, cfg, Options{})
+	if err := get(); err != nil {
+		t.Error(err)
+	}
+	do("mine", "disable", 204)
+	if err := get(); minio.ToErrorResponse(err).Code != "KMS.DisabledException" {
+		t.Errorf("disabled: %v", err)
+	}
+	do("mine", "enable", 204)
+	if err := get(); err != nil {
+		t.Error(err)
+	}
+	do("mine", "destroy", 204)
+	if err := get(); minio.ToErrorResponse(err).Code != "KMS.KMSInvalidStateException" {
+		t.Errorf("destroyed: %v", err)
+	}
+	if _, said := s.admin(t, "/admin/v1/kms"); !strings.Contains(said, `"state":"destroyed"`) {
+		t.Error(said)
+	}
+}
