@@ -36,6 +36,7 @@ func TestClients(t *testing.T) {
 		steps func(t *testing.T, b *bench) []step
 	}{
 		{"aws", awsSteps},
+		{"aws-iam", awsIAMSteps},
 		{"boto3", boto3Steps},
 		{"boto3-crc", boto3NewSteps},
 		{"rclone", rcloneSteps},
