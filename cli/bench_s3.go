@@ -97,6 +97,7 @@ removed at the end unless --keep is given, and nothing else ever is.`,
 	f.BoolVar(&o.ListRandom, "list-random", false, "start each page after a random key instead of going on where the last ended")
 	f.StringVar(&signing, "payload", string(loadgen.SignPayload), "how uploads are signed: signed, streaming, unsigned, unsigned-trailer")
 	f.BoolVar(&o.Unique, "random-content", false, "give every object its own content, hashed for each request (default: 16 contents hashed once)")
+	f.BoolVar(&o.Encrypt, "encrypt", false, "ask for server-side encryption (SSE-S3) of objects put in one request")
 	f.BoolVar(&o.Verify, "verify", false, "compare every byte of every object read")
 	f.BoolVar(&o.Keep, "keep", false, "leave objects and bucket behind")
 	f.BoolVar(&o.Preloaded, "preloaded", false, "the objects are there from an earlier run with --keep and the same settings")

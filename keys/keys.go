@@ -93,11 +93,11 @@ type Options struct {
 	Default string
 	// CacheSize is the number of opened data keys kept. Default 4096.
 	CacheSize int
-	// CacheFor is how long an opened data key, of a service elsewhere, is kept. Default 5 minutes. So long may a key
-	// that was disabled or destroyed there still open what was read lately.
+	// CacheFor is how long an opened data key is kept. Default 5 minutes. So long may a key that was disabled or
+	// destroyed elsewhere still open what was read lately; Forget ends it.
 	CacheFor time.Duration
-	// ReuseFor is how long a new data key, of a service elsewhere, is given out again for the same name and context,
-	// at most reuses times. Default 1 minute.
+	// ReuseFor is how long a new data key is given out again for the same name and context, at most reuses times.
+	// Default 1 minute.
 	ReuseFor time.Duration
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
@@ -210,21 +210,16 @@ func hash(parts ...[]byte) cacheKey {
 	return cacheKey(h.Sum(nil))
 }
 
-// local reports whether a service is in this process, so that caching it gains nothing.
-func local(s Service) bool { _, ok := s.(*Keyring); return ok }
-
 // Generate returns a data key for the named key, "" being the default one, which opens again with Unwrap, the name and
-// the same context. Keys of a service elsewhere are given out several times: who needs keys that differ derives them.
+// the same context. A data key is given out several times: who needs keys that differ derives them.
 func (k *Keys) Generate(ctx context.Context, id string, context []byte) (DataKey, error) {
 	name, err := k.keyName(id)
 	if err != nil {
 		return DataKey{}, firn.E("new data key", id, err)
 	}
 	at := hash([]byte(name), context)
-	if !local(k.main) {
-		if d, ok := k.reuse(at); ok {
-			return d, nil
-		}
+	if d, ok := k.reuse(at); ok {
+		return d, nil
 	}
 	d := DataKey{Plain: seal.NewKey()}
 	w, err := k.main.Wrap(ctx, name, d.Plain, context)
@@ -237,11 +232,9 @@ func (k *Keys) Generate(ctx context.Context, id string, context []byte) (DataKey
 		return DataKey{}, firn.E("new data key", name, err)
 	}
 	d.Wrapped = append([]byte{k.main.Kind()}, w...)
-	if !local(k.main) {
-		k.mu.Lock()
-		k.mu.fresh.Add(at, fresh{key: d, until: k.o.Now().Add(k.o.ReuseFor), left: reuses})
-		k.mu.Unlock()
-	}
+	k.mu.Lock()
+	k.mu.fresh.Add(at, fresh{key: d, until: k.o.Now().Add(k.o.ReuseFor), left: reuses})
+	k.mu.Unlock()
 	return d, nil
 }
 
@@ -266,10 +259,6 @@ func (k *Keys) Unwrap(ctx context.Context, id string, wrapped, context []byte) (
 	name, s, err := k.find(id, wrapped)
 	if err != nil {
 		return seal.Key{}, firn.E("open data key", id, err)
-	}
-	if local(s) {
-		key, err := s.Unwrap(ctx, name, wrapped[1:], context)
-		return key, firn.E("open data key", name, err)
 	}
 	at := hash([]byte(name), wrapped, context)
 	k.mu.Lock()

@@ -28,9 +28,9 @@ func TestKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := k.Generate(ctx, "", []byte("c"))
+	e, err := k.Generate(ctx, "", []byte("d"))
 	if err != nil || e.Plain == d.Plain {
-		t.Errorf("the same key twice, %v", err)
+		t.Errorf("the same key for another context, %v", err)
 	}
 	for _, id := range []string{"", "default", "arn:aws:kms:us-east-1:123456789012:key/default", "alias/default"} {
 		if got, err := k.Unwrap(ctx, id, d.Wrapped, []byte("c")); err != nil || got != d.Plain {

@@ -84,6 +84,7 @@ type Options struct {
 	ListRandom  bool          // each page starts after a random preloaded key instead of going on where the last ended
 	Signing     Signing       // SignPayload
 	Unique      bool          // every body differs and is hashed anew, instead of a few bodies hashed once
+	Encrypt     bool          // ask for server-side encryption (SSE-S3) of what is put in one request
 	Verify      bool          // compare every byte of every GET
 	Keep        bool          // leave objects and bucket behind
 	Preloaded   bool          // a run with Keep, same Bucket, Prefix, Size, Objects and Unique left the objects there

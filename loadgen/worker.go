@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -114,6 +115,12 @@ func (w *worker) do(ctx context.Context, q request) (response, error) {
 		}
 	}
 
+	chunked := len(extra) > 0
+	if w.r.o.Encrypt && q.body != nil && len(q.query) == 0 {
+		// Signed headers are in the order of their names: before x-amz-trailer, behind x-amz-decoded-content-length.
+		extra = slices.Insert(extra, min(1, len(extra)), header{"x-amz-server-side-encryption", "AES256"})
+	}
+
 	h := append(w.buf[:0], q.method...)
 	h = append(h, ' ')
 	h = append(h, p...)
@@ -133,7 +140,7 @@ func (w *worker) do(ctx context.Context, q request) (response, error) {
 		h = append(h, ": "...)
 		h = append(h, e.value...)
 	}
-	if len(extra) > 0 {
+	if chunked {
 		h = append(h, "\r\nContent-Encoding: aws-chunked"...)
 	}
 	if q.plain != nil {
@@ -153,7 +160,7 @@ func (w *worker) do(ctx context.Context, q request) (response, error) {
 	switch {
 	case q.plain != nil:
 		h = append(h, q.plain...)
-	case q.body != nil && len(extra) > 0:
+	case q.body != nil && chunked:
 		write = func(dst io.Writer) error { return w.writeChunked(dst, q.body, sig, crc[:]) }
 	case q.body != nil && q.body.size <= streamChunk: // one system call for all
 		_ = q.body.each(func(p []byte) error { h = append(h, p...); return nil })

@@ -189,6 +189,7 @@ func TestEncryptionRefused(t *testing.T) {
 	if err := ring.Disable(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
+	k.Forget()
 	h.refused(400, "KMS.DisabledException", "GET", "/bkt/k", "")
 	h.must("HEAD", "/bkt/k", "")
 	if err := ring.Destroy(t.Context(), "one"); err != nil {

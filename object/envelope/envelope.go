@@ -69,6 +69,9 @@ func (e *Encryption) SharesWith(o *Encryption) bool {
 // Binding returns what the data key is bound to in the key service: the client's context and the name of the object, or
 // of its bucket where objects share data keys.
 func (e *Encryption) Binding(bucket, key string) ([]byte, error) {
+	if e.Method == Site {
+		return []byte(`{"aws:s3:arn":"arn:aws:s3:::` + bucket + `"}`), nil // the names of buckets need no escapes
+	}
 	m := map[string]string{}
 	if e.Context != "" {
 		if err := json.Unmarshal([]byte(e.Context), &m); err != nil {
@@ -76,7 +79,7 @@ func (e *Encryption) Binding(bucket, key string) ([]byte, error) {
 		}
 	}
 	name := "arn:aws:s3:::" + bucket
-	if e.Method != Site && !e.BucketKey {
+	if !e.BucketKey {
 		name += "/" + key
 	}
 	m["aws:s3:arn"] = name
