@@ -7,6 +7,7 @@ set -euo pipefail
 MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 MINIO=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 VERSITYGW=github.com/versity/versitygw/cmd/versitygw@v1.8.0
+KES=github.com/minio/kes/cmd/kes@v0.24.0
 TOOLS=${FIRN_TEST_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/firn-test/tools}
 
 # Package and the file that shows it is there.
@@ -49,6 +50,15 @@ for module in "$MC" "$MINIO" "$VERSITYGW"; do
     GOBIN=$TOOLS GOFLAGS= go install "$module"
   fi
 done
+
+# KES has dependencies that no longer build with "go install", and a module of its own to pin them.
+if [ ! -x "$TOOLS/kes" ]; then
+  echo "installing $KES"
+  module=$(mktemp -d)
+  (cd "$module" && go mod init kestool 2>/dev/null && GOFLAGS= go get "$KES" &&
+    CGO_ENABLED=0 GOFLAGS= go build -o "$TOOLS/kes" "${KES%@*}")
+  rm -rf "$module"
+fi
 
 # A boto3 that sends checksums unasked, which Debian 12's does not yet: pure Python, from the next release, beside the
 # system's own.
