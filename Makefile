@@ -15,7 +15,7 @@ FUZZTIME ?= 5s
 # The binary needs no C library: one file that runs on any Linux of its architecture.
 export CGO_ENABLED = 0
 
-.PHONY: run build test check fmt lint vuln unit setup servers clients fuzz bench clean
+.PHONY: race run build test check fmt lint vuln unit setup servers clients fuzz bench clean
 
 run: build
 	exec ./firn serve
@@ -45,6 +45,10 @@ vuln:
 
 unit:
 	@echo "== unit tests"; go test -timeout 10m $$(go list ./... | grep -v '^firn/test/')
+
+# The race detector needs a C compiler.
+race:
+	@echo "== race detector"; CGO_ENABLED=1 go test -race -timeout 40m $$(go list ./... | grep -v '^firn/test/')
 
 # Installs what the tests below need, as root.
 setup:

@@ -8,6 +8,7 @@ MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 MINIO=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 VERSITYGW=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 KES=github.com/minio/kes/cmd/kes@v0.24.0
+PEBBLE=github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 TOOLS=${FIRN_TEST_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/firn-test/tools}
 
 # Package and the file that shows it is there.
@@ -43,7 +44,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 mkdir -p "$TOOLS"
-for module in "$MC" "$MINIO" "$VERSITYGW"; do
+for module in "$MC" "$MINIO" "$VERSITYGW" "$PEBBLE"; do
   name=${module%@*}
   if [ ! -x "$TOOLS/${name##*/}" ]; then
     echo "installing $module"

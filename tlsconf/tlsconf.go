@@ -232,6 +232,8 @@ func (s *Source) openACME() error {
 	if client.DirectoryURL == "" {
 		client.DirectoryURL = acme.LetsEncryptURL
 	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
+	client.HTTPClient = &http.Client{Timeout: time.Minute, Transport: &orders{next: transport}}
 	if s.o.RootsFile != "" {
 		pem, err := readFile(s.o.RootsFile)
 		if err != nil {
@@ -244,10 +246,7 @@ func (s *Source) openACME() error {
 		if !roots.AppendCertsFromPEM(pem) {
 			return &firn.Error{Kind: firn.Invalid, Subject: s.o.RootsFile, Err: errors.New("it holds no certificate in PEM")}
 		}
-		client.HTTPClient = &http.Client{
-			Timeout:   time.Minute,
-			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, Proxy: http.ProxyFromEnvironment},
-		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
 	s.acme = &autocert.Manager{
 		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(dir), HostPolicy: autocert.HostWhitelist(s.o.Names...),

@@ -178,6 +178,7 @@ func Edges() []Edge {
 		{"cli", "blob/driver", "shows what a place can do"},
 		{"cli", "blob/places", "opens the places of commands"},
 		{"cli", "config", "loads the configuration"},
+		{"cli", "doctor", "says what endangers a site"},
 		{"cli", "loadgen", "runs the benchmark"},
 		{"cli", "node", "runs a site, finds the one that runs, checks one offline"},
 		{"cli", "repo", "opens and tends repositories"},
@@ -201,6 +202,7 @@ type Format struct{ Package, Page string }
 func Formats() []Format {
 	return []Format{
 		{"archive/tree", "file-tree.md"},
+		{"audit", "audit.md"},
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
 		{"blob/fileblob", "blob-file.md"},
