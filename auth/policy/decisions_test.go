@@ -114,3 +114,21 @@ func asked(t *testing.T, kind, text, ask string) *Request {
 	}
 	return r
 }
+
+// FuzzParseOthers: what identity and trust policies accept can be evaluated, whatever it is asked.
+func FuzzParseOthers(f *testing.F) {
+	f.Add(`{"Statement":{"Effect":"Allow","Action":["iam:*","s3:Get*"],"Resource":["*","arn:aws:iam::1:user/${aws:username}"]}}`)
+	f.Add(`{"Statement":{"Effect":"Allow","Action":"sts:*","Principal":{"Federated":"x"},"Condition":{"StringLike":{"host:8080/path:sub":"a*"}}}}`)
+	look := func(string) ([]string, bool) { return []string{"x", ""}, true }
+	f.Fuzz(func(t *testing.T, doc string) {
+		if p, err := ParseIdentity([]byte(doc)); err == nil {
+			p.Evaluate(&Request{Principal: anna, Action: "s3:GetObject", Bucket: "photos", Key: "a/b", Lookup: look})
+			if p.Evaluate(&Request{Action: "iam:GetUser", Resource: "arn:aws:iam::1:user/x"}).Effect == Deny && !strings.Contains(doc, "Deny") && !strings.Contains(doc, `\u`) {
+				t.Errorf("denies without saying so: %s", doc)
+			}
+		}
+		if p, err := ParseTrust([]byte(doc)); err == nil {
+			p.Evaluate(&Request{Principal: Principal{Federated: "x"}, Action: "sts:AssumeRoleWithWebIdentity", Resource: "*", Lookup: look})
+		}
+	})
+}
