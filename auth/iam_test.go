@@ -177,6 +177,10 @@ func TestChangeRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	s.put(root, KindUser, "inside", func(*Entity) {})
+	if err := s.SetGrants(t.Context(), "inside", []Grant{{Role: RoleRead}}); !errors.Is(err, ErrInvalidGrant) {
+		t.Errorf("grants that would mean nothing: %v", err)
+	}
 	if s.View().Entity(Ref{root, KindGroup, "ONE"}) == nil {
 		t.Error("names depend on their case")
 	}

@@ -520,8 +520,11 @@ func (u *Users) SetGrants(ctx context.Context, name string, grants []Grant) erro
 		return firn.E("set grants", name, err)
 	}
 	return u.siteUser(ctx, "set grants", name, func(_ *View, e *Entity) (*Entity, error) {
-		if e == nil {
+		switch {
+		case e == nil:
 			return nil, ErrNoSuchUser
+		case e.Canonical == "" && len(grants) > 0:
+			return nil, fmt.Errorf("%w: a user within root's account, as IAM makes them, has policies in their place", ErrInvalidGrant)
 		}
 		e.Grants = slices.Clone(grants)
 		return e, nil
