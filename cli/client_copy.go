@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,8 @@ func copyCommand(env *Env, move bool) *cobra.Command {
 		include, exclude []string
 		metadata         []string
 		verbose, quiet   bool
+		crypt            ageFlags
+		enc, dec         bool
 	)
 	c := &cobra.Command{
 		Use: "cp SOURCE... DESTINATION", Short: "Copy files and objects",
@@ -84,6 +87,29 @@ become empty stay.`
 				return err
 			}
 		}
+		o.StateDir = uploadStates(env)
+		if enc || dec {
+			if len(from) != 1 || o.Recursive || move || enc == from[0].Remote || dec == to.Remote {
+				return usageError("--encrypt puts one file to one object, --decrypt one object to one file")
+			}
+		}
+		if enc {
+			if to.Key == "" || strings.HasSuffix(to.Key, "/") {
+				if from[0].Std {
+					return usageError("from the standard input: name the object")
+				}
+				to.Key += filepath.Base(from[0].Path) + ".age"
+			}
+			return crypt.copyEncrypted(cmd.Context(), env, from[0], &o, func(stdin transfer.Location) error {
+				return runCopy(cmd, env, src, dst, []transfer.Location{stdin}, to, o, verbose, quiet)
+			})
+		}
+		if dec {
+			return crypt.copyDecrypted(cmd.Context(), env, to, func(w io.Writer) error {
+				_, err := src.Cat(cmd.Context(), from[0], w, transfer.CatOptions{Length: -1, VersionID: o.VersionID, NoVerify: o.NoVerify})
+				return err
+			})
+		}
 		if to.Std {
 			if len(from) != 1 || !from[0].Remote || o.Recursive || move {
 				return usageError("to the standard output one object can be copied")
@@ -91,7 +117,7 @@ become empty stay.`
 			_, err := src.Cat(cmd.Context(), from[0], env.Out, transfer.CatOptions{Length: -1, VersionID: o.VersionID, NoVerify: o.NoVerify})
 			return err
 		}
-		o.Stdin, o.StateDir = env.In, uploadStates(env)
+		o.Stdin = env.In
 		return runCopy(cmd, env, src, dst, from, to, o, verbose, quiet)
 	}
 	cf.register(c.Flags())
@@ -110,6 +136,13 @@ become empty stay.`
 	f.StringVar(&o.ContentType, "content-type", "", "content type (default: from name and content)")
 	f.StringVar(&o.StorageClass, "storage-class", "", "storage class of new objects")
 	f.StringArrayVar(&metadata, "metadata", nil, "user metadata NAME=VALUE of new objects (may be repeated)")
+	if !move {
+		f.BoolVar(&enc, "encrypt", false, "encrypt one file in age format before it leaves, with a password or for each --recipient")
+		f.BoolVar(&dec, "decrypt", false, "decrypt one object after it arrived, with the password or --identity")
+		crypt.registerRecipients(f)
+		crypt.registerIdentities(f)
+		c.MarkFlagsMutuallyExclusive("encrypt", "decrypt")
+	}
 	f.StringVar(&part, "part-size", "", "size of a part of a large upload (default 16MiB, more for objects above 156 GiB)")
 	f.BoolVarP(&verbose, "verbose", "v", false, "print every file")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print failures only")

@@ -60,6 +60,7 @@ It prints its address and keys at the first start.`,
 		c.GroupID = "tools"
 	}
 	root.AddCommand(tools...)
+	root.AddCommand(ageCommands(env)...)
 	root.SetHelpCommandGroupID("tools")
 	root.SetCompletionCommandGroupID("tools")
 	return root

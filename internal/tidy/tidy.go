@@ -163,6 +163,7 @@ func Edges() []Edge {
 		{"node", "telemetry", "measures all of them"},
 		{"node", "vfs", "the one concrete file system; locks the data directory"},
 
+		{"cli", "agefile", "encrypts files for people"},
 		{"cli", "adminapi", "speaks its documents"},
 		{"cli", "archive", "backs up, restores, and looks into snapshots"},
 		{"cli", "archive/scan", "reads files of exclude patterns"},
