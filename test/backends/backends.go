@@ -154,11 +154,18 @@ func poll(within time.Duration, yes func() bool) bool {
 }
 
 // FreePort returns a port of loopback that nothing listens on, below the kernel's range for outgoing connections: a
-// client must not take it while the server is down.
+// client must not take it while the server is down. It is one of the 100 from FIRN_TEST_PORTS on, 21100 by default.
 func FreePort(t testing.TB) int {
 	t.Helper()
+	first := 21100
+	if given := os.Getenv("FIRN_TEST_PORTS"); given != "" {
+		var err error
+		if first, err = strconv.Atoi(given); err != nil {
+			t.Fatalf("FIRN_TEST_PORTS: %v", err)
+		}
+	}
 	for range 200 {
-		port := 21100 + rand.IntN(100)
+		port := first + rand.IntN(100)
 		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
 			continue

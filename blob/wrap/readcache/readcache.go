@@ -32,9 +32,10 @@ type Options struct {
 	Budget int64
 	// Block is how many bytes are fetched and kept together: 1 MiB by default, 4 KiB to 64 MiB.
 	Block int
-	// Immutable says that a key never gets another content by other clients. Then the place is not asked about a blob of
-	// which there are blocks.
-	Immutable bool
+	// Immutable says of which keys the content is never replaced by other clients; nil is none. The place is not asked
+	// about such a blob if there are blocks of it. For a repository these are packs/ and index/ and nothing else: a
+	// session or a snapshot that was remembered would hide that another host removed it.
+	Immutable func(key string) bool
 	// Stale is how long after the place was asked for size and time of a blob its blocks are served without asking
 	// again. 0 asks at each read, which makes reads as fresh as without a cache. Own changes are seen at once.
 	Stale time.Duration
@@ -161,6 +162,8 @@ func (c *Cache) changing(fn func() error, keys ...string) error {
 	return err
 }
 
+func (c *Cache) immutable(key string) bool { return c.opt.Immutable != nil && c.opt.Immutable(key) }
+
 // epoch numbers the own changes of key, and says whether one is running.
 func (c *Cache) epoch(key string) (epoch uint64, running bool) {
 	c.mu.Lock()
@@ -233,7 +236,7 @@ func (c *Cache) open(ctx context.Context, key string, offset, length int64) (io.
 		return c.inner.Get(ctx, key, offset, length)
 	}
 	r := &reader{c: c, ctx: ctx, key: key, at: offset, left: length, epoch: epoch}
-	if !c.opt.Immutable {
+	if !c.immutable(key) {
 		info, err := c.check(ctx, key)
 		if err != nil {
 			return nil, err

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,6 +38,10 @@ func open(t *testing.T, inner driver.Driver, opt Options) *Cache {
 	return c
 }
 
+func all(string) bool { return true }
+
+func packs(key string) bool { return strings.HasPrefix(key, "packs/") }
+
 // lasting is a place that outlives its drivers.
 type lasting struct{ *memblob.Driver }
 
@@ -45,7 +50,8 @@ func (lasting) Close() error { return nil }
 func TestConformance(t *testing.T) {
 	for name, opt := range map[string]Options{
 		"validated": {},
-		"immutable": {Immutable: true},
+		"immutable": {Immutable: all},
+		"some":      {Immutable: packs},
 		"a bound":   {Stale: time.Minute},
 		"small":     {Block: 512 << 10, Budget: 1100 << 10},
 	} {
@@ -170,7 +176,10 @@ func TestSurvivesRestart(t *testing.T) {
 			return memblob.Fault{}
 		}})}
 		dir := t.TempDir()
-		opt := Options{Dir: dir, Immutable: immutable}
+		opt := Options{Dir: dir}
+		if immutable {
+			opt.Immutable = all
+		}
 		content := pattern(1, 3<<20+5)
 		c := open(t, mem, opt)
 		put(t, c, "k", content)
@@ -307,7 +316,8 @@ func TestValidation(t *testing.T) {
 		{"each read", Options{}, false},
 		{"within the bound", Options{Stale: time.Hour}, true},
 		{"beyond the bound", Options{Stale: time.Nanosecond}, false},
-		{"immutable", Options{Immutable: true}, true},
+		{"immutable", Options{Immutable: all}, true},
+		{"others are immutable", Options{Immutable: packs}, false},
 	} {
 		mem := memblob.New(memblob.Options{})
 		cache := open(t, mem, c.opt)

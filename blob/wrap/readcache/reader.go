@@ -53,7 +53,7 @@ func (r *reader) fill() error {
 }
 
 func (r *reader) version() uint64 {
-	if r.c.opt.Immutable {
+	if r.c.immutable(r.key) {
 		return 0
 	}
 	return versionID(r.info.Size, r.info.Modified, r.c.opt.Block)
@@ -129,7 +129,7 @@ func (c *Cache) fetch(ctx context.Context, r *reader, id blockID) (p []byte, err
 	epoch := c.store.epoch()
 	rc, err := c.inner.Get(ctx, r.key, offset, size)
 	if err != nil {
-		if firn.KindOf(err) == firn.NotFound && !c.opt.Immutable {
+		if firn.KindOf(err) == firn.NotFound && !c.immutable(r.key) {
 			err = errChanged
 		}
 		return nil, err
@@ -139,7 +139,7 @@ func (c *Cache) fetch(ctx context.Context, r *reader, id blockID) (p []byte, err
 		return nil, err
 	}
 	c.stats.missBytes.Add(int64(len(p)))
-	if !c.opt.Immutable {
+	if !c.immutable(r.key) {
 		// Size and time after the read are those of before: no other put was in between.
 		info, err := c.ask(ctx, r.key)
 		if firn.KindOf(err) == firn.NotFound || err == nil && (info.Size != r.info.Size || !info.Modified.Equal(r.info.Modified)) {
