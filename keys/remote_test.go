@@ -269,7 +269,9 @@ func TestAway(t *testing.T) {
 	if _, err := v.Unwrap(t.Context(), "k", []byte("vault:v1:x"), nil); firn.KindOf(err) != firn.Unavailable || !strings.Contains(err.Error(), gone.URL) {
 		t.Errorf("not there: %v", err)
 	}
-	odd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound) }))
+	odd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+	}))
 	defer odd.Close()
 	v, err = NewVault(VaultOptions{Address: odd.URL, TokenFile: v.o.TokenFile})
 	if err != nil {
