@@ -327,6 +327,10 @@ func (n *Node) stop(drain bool) {
 
 // warn tells what an operator should reconsider.
 func (n *Node) warn() {
+	if list, err := n.keys.ring.List(context.Background()); err == nil && len(list) > 0 && n.keys.beside {
+		n.log.Warn("the keyring and what opens it lie beside what they encrypt: see encryption.keyring and encryption.secret_file",
+			"keyring", n.dir.file(keyringName))
+	}
 	if n.cfg.Durability == config.DurabilityRelaxed {
 		n.log.Warn("durability is relaxed: a power loss or a crash takes back the last acknowledged writes")
 	}
