@@ -71,11 +71,13 @@ func snapshotsCommand(env *Env) *cobra.Command {
 func forgetCommand(env *Env) *cobra.Command {
 	r := newRepoFlags(env)
 	var (
-		p      archive.Policy
-		within string
-		by     string
-		dry    bool
-		prune  bool
+		p       archive.Policy
+		o       repo.PruneOptions
+		within  string
+		by      string
+		timeout string
+		dry     bool
+		prune   bool
 	)
 	c := &cobra.Command{
 		Use: "forget [SNAPSHOT...]", Short: "Remove snapshots, by a policy or by id",
@@ -97,6 +99,16 @@ space comes back with --prune, or with firn repo prune later. --dry-run tells fo
 				return usageError("--keep-within: %w", err)
 			}
 			p.Within = time.Duration(d)
+		}
+		if timeout != "" {
+			if !prune {
+				return usageError("--session-timeout goes with --prune")
+			}
+			d, err := config.ParseDuration(timeout)
+			if err != nil {
+				return usageError("--session-timeout: %w", err)
+			}
+			o.SessionTimeout = time.Duration(d)
 		}
 		if len(args) > 0 != p.Empty() {
 			return usageError("name snapshots, or rules of what to keep (--keep-...), not both")
@@ -148,7 +160,7 @@ space comes back with --prune, or with firn repo prune later. --dry-run tells fo
 			if !prune {
 				return nil
 			}
-			rep, err := re.Prune(cmd.Context(), repo.PruneOptions{})
+			rep, err := re.Prune(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
@@ -168,6 +180,7 @@ space comes back with --prune, or with firn repo prune later. --dry-run tells fo
 	f.StringVar(&by, "group-by", "host,paths", "what snapshots of one group share: host, paths, tags, or nothing")
 	f.BoolVar(&dry, "dry-run", false, "only tell what would happen")
 	f.BoolVar(&prune, "prune", false, "then give back the space of what no snapshot needs, as firn repo prune does")
+	f.StringVar(&timeout, "session-timeout", "", "with --prune: how long a backup must show no sign of life to be taken for dead (default 5m)")
 	return c
 }
 
