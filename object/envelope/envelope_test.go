@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"bytes"
+	"encoding/hex"
 	"reflect"
 	"testing"
 
@@ -63,9 +64,9 @@ func TestSealedFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := (&seal.Key{1}).Derive("firn object 1", append(append([]byte{1}, make([]byte, 22)...), 5, 'k'))
-	if s.key != want {
-		t.Error("the key is derived otherwise than docs/format/encryption.md says")
+	const want = "c5b8c86cdfcc16eef34896398982a31c66f397cb2547f424240c6cdde7183a5b" // computed by another program
+	if got := hex.EncodeToString(s.key[:]); got != want {
+		t.Error("the key is derived otherwise than docs/format/encryption.md says: " + got)
 	}
 }
 
