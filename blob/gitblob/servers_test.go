@@ -57,7 +57,50 @@ func suite(t *testing.T, g *backends.Git) {
 
 func TestSSH(t *testing.T) { suite(t, backends.GitSSH(t)) }
 
-func TestHTTPS(t *testing.T) { suite(t, backends.GitHTTPS(t)) }
+// Over HTTPS only the way to the remote is another, so one blob of each sort goes it; each step is a connection.
+func TestHTTPS(t *testing.T) {
+	g := backends.GitHTTPS(t)
+	url := g.Repository(t, "https.git")
+	a, b := open(t, remote(t, g, url)), open(t, remote(t, g, url))
+	defer a.Close()
+	defer b.Close()
+	large := bytes.Repeat([]byte("seven bytes"), 600_000) // more than one piece
+	for key, p := range map[string][]byte{"a/small": []byte("1"), "a/large": large, "a/empty": {}} {
+		if err := a.Put(t.Context(), key, blob.Bytes(p)); err != nil {
+			t.Fatal(err)
+		}
+		r, err := b.Get(t.Context(), key, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		if err != nil || r.Close() != nil || !bytes.Equal(got, p) {
+			t.Errorf("the other client read %d bytes of %s, %v, want %d", len(got), key, err, len(p))
+		}
+	}
+	if err := b.Create(t.Context(), "a/small", blob.Bytes([]byte("2"))); firn.KindOf(err) != firn.Exists {
+		t.Errorf("create of what is there: %v, want exists", err)
+	}
+	if err := b.Delete(t.Context(), "a/large"); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	if err := a.List(t.Context(), "a/", func(i driver.Info) error { keys = append(keys, i.Key); return nil }); err != nil ||
+		strings.Join(keys, " ") != "a/empty a/small" {
+		t.Errorf("the first client lists %q, %v", keys, err)
+	}
+	wrong := remote(t, g, url)
+	wrong.Password = "wrong-" + wrong.Password
+	if p, err := New(t.Context(), wrong); err == nil {
+		err = p.Put(t.Context(), "b", blob.Bytes([]byte("x")))
+		if k := firn.KindOf(err); k != firn.Denied {
+			t.Errorf("a wrong password: %v, want denied", err)
+		}
+		_ = p.Close()
+	} else if k := firn.KindOf(err); k != firn.Denied || strings.Contains(err.Error(), wrong.Password) {
+		t.Errorf("a wrong password: %v, want denied", err)
+	}
+}
 
 // Two clients with mirrors of their own put, create and delete at once; then each sees all that was acknowledged.
 func TestTwoClients(t *testing.T) {
