@@ -25,7 +25,7 @@ import (
 func blobCommand(env *Env) *cobra.Command {
 	c := group("blob", "Look into the places that backups and tiers are kept in",
 		blobInitCommand(env), blobListCommand(env), blobGetCommand(env), blobPutCommand(env), blobRemoveCommand(env),
-		blobCopyCommand(env), blobCheckCommand(env))
+		blobCopyCommand(env), blobCheckCommand(env), blobRepairCommand(env))
 	c.Long = `Look into a place: a directory, a bucket, a repository of Git, a server, named by its URL or, as
 place:NAME, by the configuration. docs/places.md lists the URLs and where credentials come from.
 
@@ -65,14 +65,27 @@ func (o *opener) places(url string) (*places.Opener, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
+	wanted := map[string]bool{}
+	var want func(name string)
+	want = func(name string) {
+		if wanted[name] {
+			return
+		}
+		wanted[name] = true
+		for _, member := range e.Places[name].Mirror {
+			want(member)
+		}
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(url, "place:"), "/")
+	want(name)
 	out := &places.Opener{Named: map[string]places.Place{}}
 	for name, c := range e.Places {
 		p := places.Place{
 			URL: c.URL, NoRetry: !c.Retry, Upload: int64(c.UploadRate), Download: int64(c.DownloadRate), Encrypt: c.Encrypt,
-			Compress: c.Compress,
+			Compress: c.Compress, Mirror: c.Mirror, MirrorWrites: c.MirrorWrites, CacheDir: c.Cache.Dir, CacheSize: int64(c.Cache.Size),
 		}
-		// Only the credentials of the place that is wanted need be there.
-		if c.Credentials != "" && strings.HasPrefix(url+"/", "place:"+name+"/") {
+		// Only the credentials of the place that is wanted, and of what it mirrors, need be there.
+		if c.Credentials != "" && wanted[name] {
 			if p.Secrets, err = places.ReadSecrets(c.Credentials); err != nil {
 				return nil, err
 			}

@@ -133,6 +133,14 @@ func DefaultBackup() Backup { return Backup{DrillSample: "5%"} }
 type Place struct {
 	// URL of the place, without password. docs/places.md lists the schemes.
 	URL string `yaml:"url"`
+	// Names of two other places or more that keep the same blobs, in the place of a url. Reads take the first that
+	// has a right copy. Make it with firn blob init place:NAME; a name stays with its place from then on.
+	Mirror []string `yaml:"mirror"`
+	// How many places of mirror must have a change before it counts, 2 or more. 0 is all; with fewer, writing goes on
+	// while places are away, and opening the mirror needs the other places and one of these.
+	MirrorWrites int `yaml:"mirror_writes"`
+	// Directory that keeps what is read of a repository's packs and indexes; nothing else is cached.
+	Cache Cache `yaml:"cache"`
 	// File with the place's credentials: lines NAME = VALUE with username and password (or access_key and
 	// secret_key), session_token and encryption_password. A relative path starts at the working directory.
 	// Without it they come from the environment and the files that are usual for the scheme.
@@ -149,6 +157,15 @@ type Place struct {
 	Encrypt bool `yaml:"encrypt"`
 	// Whether contents are compressed with zstd. A repository compresses by itself and does not need it.
 	Compress bool `yaml:"compress"`
+}
+
+// Cache is the cache of one place.
+type Cache struct {
+	// Directory on a fast local disk that keeps what is read of a repository's packs and indexes, which never change;
+	// all else is read from the place. One process at a time uses it; others go without.
+	Dir string `yaml:"dir"`
+	// Bytes that the files in cache.dir hold together at most, 2MiB or more.
+	Size Size `yaml:"size"`
 }
 
 // DefaultPlace returns the settings of a place of which only the URL is given.

@@ -81,11 +81,23 @@ func BackupKeys() []Key { return namedKeys(reflect.ValueOf(DefaultBackup())) }
 
 func namedKeys(def reflect.Value) []Key {
 	docs := fieldDocs()
-	keys := make([]Key, def.NumField())
-	for i := range keys {
+	var keys []Key
+	add := func(name, doc string, index ...int) {
+		k := newKey(def, name, doc, index)
+		k.Flag, k.Env = "", ""
+		keys = append(keys, k)
+	}
+	for i := range def.NumField() {
 		f := def.Type().Field(i)
-		keys[i] = newKey(def, f.Tag.Get("yaml"), docs[def.Type().Name()+"."+f.Name], []int{i})
-		keys[i].Flag, keys[i].Env = "", ""
+		name := f.Tag.Get("yaml")
+		if f.Type.Kind() != reflect.Struct {
+			add(name, docs[def.Type().Name()+"."+f.Name], i)
+			continue
+		}
+		for j := range f.Type.NumField() {
+			g := f.Type.Field(j)
+			add(name+"."+g.Tag.Get("yaml"), docs[f.Type.Name()+"."+g.Name], i, j)
+		}
 	}
 	return keys
 }

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -110,10 +111,11 @@ func Init(ctx context.Context, o Options) error {
 	if err != nil {
 		return wrap(err)
 	}
+	if slices.Contains(names, markerName) {
+		return d.checkMarker()
+	}
 	for _, name := range names {
 		switch name {
-		case markerName:
-			return d.checkMarker()
 		case tempName, "lost+found":
 		default:
 			return firn.NewError(firn.Conflict, fmt.Sprintf(

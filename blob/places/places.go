@@ -1,7 +1,8 @@
 // Package places opens a place by its URL.
 //
 // It owns the list of schemes, one explicit function, and the order in which a place's wrappers stand: prefix, then
-// compression, then encryption, then retry, then rate limits, then the driver. It promises that a URL with a password is
+// compression, then encryption, then the cache, then retry, then rate limits, then the driver or the mirror of other
+// places; and it says what a cache may keep. It promises that a URL with a password is
 // refused, that neither names nor errors show one, and that Open makes nothing: Init does. It must never import config;
 // a place that a configuration names comes as a Place.
 package places
@@ -35,9 +36,17 @@ import (
 
 // Place is a place with its settings.
 type Place struct {
-	// URL without password.
+	// URL without password; "" for a mirror.
 	URL     string
 	Secrets Secrets
+	// Mirror are the names of the places that a mirror writes to; MirrorWrites is how many of them must have a change
+	// before it counts, 0 for all.
+	Mirror       []string
+	MirrorWrites int
+	// CacheDir keeps up to CacheSize bytes of packs and indexes that were read; "" is no cache. While another process
+	// uses it the place is opened without.
+	CacheDir  string
+	CacheSize int64
 	// NoRetry returns failures that may pass at once. Places on this machine are never retried.
 	NoRetry bool
 	// Upload and Download bound the bytes of content a second; 0 is no bound.
@@ -56,12 +65,12 @@ type Opener struct {
 
 // Open opens the place at a URL, which must be there.
 func Open(ctx context.Context, rawURL string, s Secrets) (*blob.Store, error) {
-	return open(ctx, Place{URL: rawURL, Secrets: s}, "", false)
+	return new(Opener).openPlace(ctx, "", Place{URL: rawURL, Secrets: s}, "", false, nil)
 }
 
 // Init makes the place at a URL where it is not there yet, and opens it.
 func Init(ctx context.Context, rawURL string, s Secrets) (*blob.Store, error) {
-	return open(ctx, Place{URL: rawURL, Secrets: s}, "", true)
+	return new(Opener).openPlace(ctx, "", Place{URL: rawURL, Secrets: s}, "", true, nil)
 }
 
 // Open opens a URL, of a named place too: place:NAME or place:NAME/PREFIX.
@@ -77,7 +86,7 @@ func (o *Opener) Init(ctx context.Context, rawURL string) (*blob.Store, error) {
 func (o *Opener) open(ctx context.Context, rawURL string, create bool) (*blob.Store, error) {
 	rest, named := strings.CutPrefix(rawURL, "place:")
 	if !named {
-		return open(ctx, Place{URL: rawURL}, "", create)
+		return o.openPlace(ctx, "", Place{URL: rawURL}, "", create, nil)
 	}
 	name, below, _ := strings.Cut(rest, "/")
 	p, ok := o.Named[name]
@@ -93,7 +102,7 @@ func (o *Opener) open(ctx context.Context, rawURL string, create bool) (*blob.St
 		}
 		return nil, fail("place:"+name, firn.NewError(firn.NotFound, "no place of this name: "+what))
 	}
-	return open(ctx, p, strings.Trim(below, "/"), create)
+	return o.openPlace(ctx, name, p, strings.Trim(below, "/"), create, nil)
 }
 
 func fail(name string, err error) error { return firn.E("open", name, err) }
@@ -135,25 +144,40 @@ func Redact(rawURL string) string {
 	return scheme + ":...@" + rest[strings.LastIndexByte(rest, '@')+1:]
 }
 
-func open(ctx context.Context, p Place, below string, create bool) (*blob.Store, error) {
-	u, err := Parse(p.URL)
-	if err != nil {
-		return nil, err
+// openPlace opens p, which has a name where it is of the configuration. inside are the mirrors that it is a place of.
+func (o *Opener) openPlace(ctx context.Context, name string, p Place, below string, create bool, inside []string) (*blob.Store, error) {
+	var d driver.Driver
+	patience := retry.Options{}
+	retried := !p.NoRetry
+	shown := "place:" + name
+	if len(p.Mirror) > 0 {
+		var err error
+		if d, err = o.openMirror(ctx, name, p, create, inside); err != nil {
+			return nil, fail(shown, err)
+		}
+		retried = false // its places are
+	} else {
+		u, err := Parse(p.URL)
+		if err != nil {
+			return nil, err
+		}
+		shown = Redact(p.URL)
+		if d, err = openDriver(ctx, u, p.Secrets, create); err != nil {
+			return nil, fail(shown, err)
+		}
+		retried = retried && !local(u)
+		if len(inside) > 0 {
+			patience.Total, patience.Stall = memberPatience, memberPatience
+		}
 	}
-	name := Redact(p.URL)
-	d, err := openDriver(ctx, u, p.Secrets, create)
+	wrapped, err := p.wrap(ctx, d, retried, patience, below, create)
 	if err != nil {
-		return nil, fail(name, err)
-	}
-	wrapped, err := p.wrap(ctx, d, u, below, create)
-	if err != nil {
-		_ = d.Close() // what went wrong before says more
-		return nil, fail(name, err)
+		return nil, fail(shown, err)
 	}
 	if below != "" {
-		name = strings.TrimRight(name, "/") + " below " + below
+		shown = strings.TrimRight(shown, "/") + " below " + below
 	}
-	return blob.New(wrapped, name), nil
+	return blob.New(wrapped, shown), nil
 }
 
 // openDriver is the list of all schemes.
@@ -251,8 +275,16 @@ func local(u *url.URL) bool {
 	return slices.Contains([]string{"file", "mem", "sqlite", "git+file"}, u.Scheme)
 }
 
-// wrap puts the wrappers in front of d.
-func (p Place) wrap(ctx context.Context, d driver.Driver, u *url.URL, below string, create bool) (_ driver.Driver, err error) {
+// wrap puts the wrappers in front of d, and closes it where it fails.
+func (p Place) wrap(
+	ctx context.Context, d driver.Driver, retried bool, patience retry.Options, below string, create bool,
+) (_ driver.Driver, err error) {
+	opened := d
+	defer func() {
+		if err != nil {
+			_ = opened.Close() // what went wrong before says more
+		}
+	}()
 	if p.Upload > 0 || p.Download > 0 {
 		l, err := limit.NewLimiter(limit.Rates{Up: p.Upload, Down: p.Download})
 		if err != nil {
@@ -260,10 +292,16 @@ func (p Place) wrap(ctx context.Context, d driver.Driver, u *url.URL, below stri
 		}
 		d = limit.New(d, l)
 	}
-	if !p.NoRetry && !local(u) {
-		if d, err = retry.New(d, retry.Options{}); err != nil {
+	if retried {
+		if d, err = retry.New(d, patience); err != nil {
 			return nil, err
 		}
+	}
+	if p.CacheDir != "" {
+		if d, err = p.cache(d); err != nil {
+			return nil, err
+		}
+		opened = d // with the cache's hold of its directory
 	}
 	if p.Encrypt {
 		if p.Secrets.EncryptionPassword == "" {

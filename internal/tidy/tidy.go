@@ -53,6 +53,8 @@ func Edges() []Edge {
 		{"blob/places", "blob/wrap/compress", "switched on by a place's settings"},
 		{"blob/places", "blob/wrap/encrypt", "switched on by a place's settings"},
 		{"blob/places", "blob/wrap/limit", "switched on by a place's settings"},
+		{"blob/places", "blob/wrap/mirror", "opens places that are several others"},
+		{"blob/places", "blob/wrap/readcache", "switched on by a place's settings"},
 		{"blob/places", "blob/wrap/prefix", "opens what is below a named place"},
 		{"blob/places", "blob/wrap/retry", "switched on for places on other machines"},
 		{"blob/memblob", "blob", "checks keys and sources"},

@@ -145,6 +145,9 @@ func (m *Mirror) join(ctx context.Context) error {
 		}
 	}
 	if trusted < need {
+		if errs == nil {
+			errs = errors.New("the others have not got everything yet")
+		}
 		return &firn.Error{Kind: firn.Unavailable, Err: fmt.Errorf(
 			"%d members that know what the others missed are needed, %d are there: %w", need, trusted, errs)}
 	}
