@@ -18,7 +18,6 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/driver"
-	"firn/blob/drivertest"
 	"firn/test/backends"
 )
 
@@ -31,36 +30,33 @@ func remote(t *testing.T, g *backends.Git, url string) Options {
 	}
 }
 
-func suite(t *testing.T, g *backends.Git) {
-	n := 0
-	drivertest.Run(t, func(t *testing.T) driver.Driver {
-		n++
-		opt := remote(t, g, g.Repository(t, fmt.Sprintf("%d.git", n)))
-		if !strings.Contains(t.Name(), "SecondClient") && !strings.Contains(t.Name(), "Gone") {
-			opt.MaxAge = time.Minute // every question to the remote takes a connection
-		}
-		return open(t, opt)
-	},
-		drivertest.Expect(everything), drivertest.Blobs(20), drivertest.Large(5<<20+7), drivertest.Rounds(3),
-		drivertest.Clients(4),
-		drivertest.Second(func(t *testing.T, d driver.Driver) driver.Driver {
-			opt := d.(*place).opt
-			opt.Dir = filepath.Join(t.TempDir(), "second.git")
-			return open(t, opt)
-		}),
-		drivertest.Gone(func(t *testing.T, d driver.Driver) {
-			if err := os.RemoveAll(filepath.Join(g.Root, filepath.Base(d.(*place).opt.Remote))); err != nil {
-				t.Fatal(err)
-			}
-		}))
+// The conformance suite runs with a remote on this machine. With others only the way to it is another, so one blob of each
+// sort goes it; each step is a connection.
+func TestSSH(t *testing.T) {
+	g := backends.GitSSH(t)
+	url := g.Repository(t, "ssh.git")
+	suite(t, g, url)
 }
 
-func TestSSH(t *testing.T) { suite(t, backends.GitSSH(t)) }
-
-// Over HTTPS only the way to the remote is another, so one blob of each sort goes it; each step is a connection.
 func TestHTTPS(t *testing.T) {
 	g := backends.GitHTTPS(t)
 	url := g.Repository(t, "https.git")
+	suite(t, g, url)
+	wrong := remote(t, g, url)
+	wrong.Password = "wrong-" + wrong.Password
+	if p, err := New(t.Context(), wrong); err == nil {
+		err = p.Put(t.Context(), "b", blob.Bytes([]byte("x")))
+		if k := firn.KindOf(err); k != firn.Denied {
+			t.Errorf("a wrong password: %v, want denied", err)
+		}
+		_ = p.Close()
+	} else if k := firn.KindOf(err); k != firn.Denied || strings.Contains(err.Error(), wrong.Password) {
+		t.Errorf("a wrong password: %v, want denied", err)
+	}
+}
+
+func suite(t *testing.T, g *backends.Git, url string) {
+	t.Helper()
 	a, b := open(t, remote(t, g, url)), open(t, remote(t, g, url))
 	defer a.Close()
 	defer b.Close()
@@ -88,17 +84,6 @@ func TestHTTPS(t *testing.T) {
 	if err := a.List(t.Context(), "a/", func(i driver.Info) error { keys = append(keys, i.Key); return nil }); err != nil ||
 		strings.Join(keys, " ") != "a/empty a/small" {
 		t.Errorf("the first client lists %q, %v", keys, err)
-	}
-	wrong := remote(t, g, url)
-	wrong.Password = "wrong-" + wrong.Password
-	if p, err := New(t.Context(), wrong); err == nil {
-		err = p.Put(t.Context(), "b", blob.Bytes([]byte("x")))
-		if k := firn.KindOf(err); k != firn.Denied {
-			t.Errorf("a wrong password: %v, want denied", err)
-		}
-		_ = p.Close()
-	} else if k := firn.KindOf(err); k != firn.Denied || strings.Contains(err.Error(), wrong.Password) {
-		t.Errorf("a wrong password: %v, want denied", err)
 	}
 }
 

@@ -52,6 +52,7 @@ PidFile none
 AuthorizedKeysFile %s.pub
 StrictModes no
 UsePAM no
+KexAlgorithms curve25519-sha256
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
