@@ -237,12 +237,18 @@ func (c *service) start(args []string) error {
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr, c.cmd.Env = c.env.In, c.env.Out, c.env.Err, c.env.Environ()
 	// In a group of its own, so that a terminal's interrupt comes once: from here.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Before the service starts: it may tell others to signal at once. What is ignored here, as under nohup, stays so.
+	c.ended, c.signals = make(chan struct{}), make(chan os.Signal, 8)
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH} {
+		if !signal.Ignored(sig) {
+			signal.Notify(c.signals, sig)
+		}
+	}
 	if err := c.cmd.Start(); err != nil {
+		signal.Stop(c.signals)
 		return fmt.Errorf("start the service: %w", err)
 	}
 	c.log.Info("the service was started", "pid", c.cmd.Process.Pid)
-	c.ended, c.signals = make(chan struct{}), make(chan os.Signal, 8)
-	signal.Notify(c.signals, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 	go func() {
 		for sig := range c.signals {
 			_ = c.cmd.Process.Signal(sig) // it may have ended

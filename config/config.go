@@ -145,8 +145,8 @@ type Place struct {
 	// secret_key), session_token and encryption_password. A relative path starts at the working directory.
 	// Without it they come from the environment and the files that are usual for the scheme.
 	Credentials string `yaml:"credentials"`
-	// Whether what fails for now (connection lost, time-out, throttling) is tried again for some minutes. Places
-	// on this machine are never tried again.
+	// Whether what fails and may work a moment later (connection lost, time-out, throttling) is tried again for some
+	// minutes. Places on this machine are never tried again.
 	Retry bool `yaml:"retry"`
 	// Bytes a second of content that are written at most. 0 sets no bound.
 	UploadRate Rate `yaml:"upload_rate"`

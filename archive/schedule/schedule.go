@@ -123,7 +123,7 @@ type Runner struct {
 // maxState bounds the file of what is known.
 const maxState = 4 << 20
 
-// New returns a runner that keeps what it knows in file, "" for nowhere. A file that is damaged is set aside: then each
+// New returns a runner that keeps what it knows in file, or nowhere where file is "". A file that is damaged is set aside: then each
 // job runs at its next time.
 func New(jobs []Job, file string, log *slog.Logger) (*Runner, error) {
 	if log == nil {

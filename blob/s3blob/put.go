@@ -27,6 +27,9 @@ const (
 
 	maxParts  = 10_000
 	maxSingle = 5 << 30 // bytes of one request, by AWS's rules
+	// askFirst is the size from which Create asks whether the blob is there before it sends it: a server that refuses
+	// before it has read the content cuts the connection, and its answer is lost.
+	askFirst = 64 << 10
 	// partsAtOnce are uploaded side by side where the source can be read at any offset.
 	partsAtOnce = 4
 	// abortWithin bounds the abort of an upload that failed, whose context may be over.
@@ -63,6 +66,11 @@ func (b *bucket) Create(ctx context.Context, key string, src driver.Source) erro
 	if !honoured {
 		return firn.NewError(firn.Unsupported,
 			"this S3 server does not honour If-None-Match: it cannot create an object only if it is not there")
+	}
+	if src.Size() > askFirst {
+		if _, err := b.Stat(ctx, key); err == nil {
+			return exists(minio.ErrorResponse{Code: "PreconditionFailed"})
+		}
 	}
 	return b.fail(ctx, tooLong(key, exists(b.putOne(ctx, key, src, onlyNew()))))
 }

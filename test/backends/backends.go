@@ -153,8 +153,12 @@ func poll(within time.Duration, yes func() bool) bool {
 	return false
 }
 
+// ports are those given to tests that still run.
+var ports sync.Map
+
 // FreePort returns a port of loopback that nothing listens on, below the kernel's range for outgoing connections: a
-// client must not take it while the server is down. It is one of the 100 from FIRN_TEST_PORTS on, 21100 by default.
+// client must not take it while the server is down. It is one of the 100 from FIRN_TEST_PORTS on, 21100 by default, and
+// is given to nobody else before the test ends: a server that is killed finds its port free when it starts again.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	first := 21100
@@ -164,13 +168,18 @@ func FreePort(t testing.TB) int {
 			t.Fatalf("FIRN_TEST_PORTS: %v", err)
 		}
 	}
-	for range 200 {
+	for range 1000 {
 		port := first + rand.IntN(100)
+		if _, given := ports.LoadOrStore(port, true); given {
+			continue
+		}
 		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
+			ports.Delete(port)
 			continue
 		}
 		l.Close()
+		t.Cleanup(func() { ports.Delete(port) })
 		return port
 	}
 	t.Fatal("no free port was found")

@@ -334,20 +334,20 @@ func TestChild(t *testing.T) {
 	w, _ := madeWith(t, some(2))
 	dir := t.TempDir()
 	p := w.sidecar(t, dir, "--", "sh", "-c",
-		`cat filea >/dev/null || exit 9; trap 'echo bye >last; exit 5' TERM; trap 'echo hup >hup' HUP; touch up; while :; do sleep 0.05; done`)
+		`cat filea >/dev/null || exit 9; trap 'echo bye >last; exit 5' TERM; trap 'echo usr >usr' USR1; touch up; while :; do sleep 0.05; done`)
 	_ = p
 	t.Cleanup(p.kill)
 	// The service runs where the sidecar was started.
 	if code := p.wait(t); code != 9 {
 		t.Fatalf("code %d, 9 is the service's", code)
 	}
-	script := fmt.Sprintf(`cd %s && cat filea >/dev/null || exit 9; trap 'echo bye >last; exit 5' TERM; trap 'echo hup >hup' HUP; touch up; while :; do sleep 0.05; done`, dir)
+	script := fmt.Sprintf(`cd %s && cat filea >/dev/null || exit 9; trap 'echo bye >last; exit 5' TERM; trap 'echo usr >usr' USR1; touch up; while :; do sleep 0.05; done`, dir)
 	p = w.sidecar(t, dir, "--", "sh", "-c", script)
 	eventually(t, "the service is up", func() bool { _, err := os.Stat(filepath.Join(dir, "up")); return err == nil })
-	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+	if err := p.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the service gets the signal", func() bool { return read(t, dir, "hup") != "" })
+	eventually(t, "the service gets the signal", func() bool { return read(t, dir, "usr") != "" })
 	if code := p.stop(t); code != 5 {
 		t.Errorf("code %d, 5 is the service's", code)
 	}
