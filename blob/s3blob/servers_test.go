@@ -232,6 +232,12 @@ func TestLine(t *testing.T) {
 	}
 
 	// Cut, and replaced before the read goes on: never a mixture.
+	direct, err := New(t.Context(), options(s, b.name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	relay.CutAfter(1 << 20)
 	r, err := b.Get(t.Context(), "blob", 0, -1)
 	if err != nil {
 		t.Fatal(err)
@@ -239,10 +245,9 @@ func TestLine(t *testing.T) {
 	if _, err := io.ReadFull(r, make([]byte, 100)); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Put(t.Context(), "blob", blob.Bytes(bytes.Repeat([]byte("x"), 8<<20))); err != nil {
+	if err := direct.Put(t.Context(), "blob", blob.Bytes(bytes.Repeat([]byte("x"), 8<<20))); err != nil {
 		t.Fatal(err)
 	}
-	relay.Cut()
 	if _, err := io.Copy(io.Discard, r); firn.KindOf(err) != firn.Unavailable {
 		t.Errorf("a read of a blob that was replaced meanwhile: %v (%v), want firn.Unavailable", err, firn.KindOf(err))
 	}
