@@ -160,6 +160,8 @@ func (o BackupOptions) run(ctx context.Context, r *repo.Repo, fill func(*backup)
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
+	closing, release := repo.Closing(ctx)
+	defer release()
 	s, err := r.NewSession(ctx, repo.SessionOptions{Host: o.Host, Purpose: "backup"})
 	if err != nil {
 		return BackupResult{}, err
@@ -170,7 +172,7 @@ func (o BackupOptions) run(ctx context.Context, r *repo.Repo, fill func(*backup)
 	snap, err := b.snapshot(fill)
 	if err != nil {
 		// The chunks stay for the next run; only the session is to end even where ctx has.
-		return BackupResult{}, errors.Join(err, s.Abort(context.WithoutCancel(ctx)))
+		return BackupResult{}, errors.Join(err, s.Abort(closing))
 	}
 	return BackupResult{Snapshot: snap, Summary: b.sum}, nil
 }

@@ -15,6 +15,7 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/driver"
+	"firn/repo"
 )
 
 // blobCheck is what `firn blob check` finds.
@@ -78,9 +79,11 @@ func (c *blobCheck) run(ctx context.Context, s *blob.Store) (err error) {
 	p := make([]byte, 64<<10)
 	_, _ = rand.Read(p) // never fails
 	key := "firn-check-" + hex.EncodeToString(p[:8])
+	closing, release := repo.Closing(ctx)
+	defer release()
 	defer func() {
 		if err != nil {
-			_ = s.Delete(context.WithoutCancel(ctx), key) // the first error counts
+			_ = s.Delete(closing, key) // the first error counts
 		}
 	}()
 	var begin, end time.Time

@@ -18,6 +18,7 @@ import (
 
 	"firn"
 	"firn/archive/sidecar"
+	"firn/repo"
 )
 
 // sidecarClient speaks to the sidecar that runs.
@@ -234,11 +235,13 @@ func (s *sidecarFlags) rollback(cmd *cobra.Command, env *Env, rev string) error 
 	if err != nil {
 		return usageError("%w", err)
 	}
+	closing, release := repo.Closing(ctx)
+	defer release()
 	err = sc.Start(ctx)
 	if err == nil {
 		err = sc.Rollback(ctx, rev)
 	}
-	if err = errors.Join(err, sc.Close(context.WithoutCancel(ctx))); err != nil {
+	if err = errors.Join(err, sc.Close(closing)); err != nil {
 		return err
 	}
 	return done(cmd, env, s.o.Dir+" holds version", rev)

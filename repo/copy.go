@@ -80,12 +80,14 @@ type copier struct {
 const maxDepth = 10000
 
 func (c *copier) snapshot(ctx context.Context, snap Snapshot, origin string) (err error) {
+	closing, release := Closing(ctx)
+	defer release()
 	if c.session, err = c.to.NewSession(ctx, SessionOptions{Purpose: "copy"}); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.session.Abort(context.WithoutCancel(ctx)))
+			err = errors.Join(err, c.session.Abort(closing))
 		}
 	}()
 	// What an earlier snapshot's session stored may be doomed since.

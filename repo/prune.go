@@ -100,11 +100,13 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (rep PruneReport, er
 		p.plan()
 		return rep, nil
 	}
+	closing, release := Closing(ctx)
+	defer release()
 	if err := r.store.Delete(ctx, reserveKey); err != nil {
 		return rep, err
 	}
-	defer func() { rep.NoReserve = r.putReserve(context.WithoutCancel(ctx)) }()
-	return rep, p.run(ctx)
+	defer func() { rep.NoReserve = r.putReserve(closing) }()
+	return rep, p.run(ctx, closing)
 }
 
 // pruner is one run of Prune.
@@ -117,14 +119,14 @@ type pruner struct {
 	session *Session
 }
 
-func (p *pruner) run(ctx context.Context) (err error) {
+func (p *pruner) run(ctx, closing context.Context) (err error) {
 	// Our own session keeps another prune from taking the packs we write for leftovers.
 	if p.session, err = p.r.beginSession(ctx, SessionOptions{Purpose: "prune"}, false); err != nil {
 		return err
 	}
 	p.survey.self = p.session.id
 	defer func() {
-		err = firstError(err, p.session.end(context.WithoutCancel(ctx), err))
+		err = firstError(err, p.session.end(closing, err))
 	}()
 	if err := p.alone(ctx); err != nil {
 		return err

@@ -51,11 +51,13 @@ func (r *Repo) Repair(ctx context.Context, opt RepairOptions, report func(Proble
 				len(sessions), s.Host, s.PID, s.Started.Format("2006-01-02 15:04:05 MST")),
 		}
 	}
+	closing, release := Closing(ctx)
+	defer release()
 	s, err := r.beginSession(ctx, SessionOptions{Purpose: "repair"}, false)
 	if err != nil {
 		return rep, err
 	}
-	defer func() { err = firstError(err, s.end(context.WithoutCancel(ctx), err)) }()
+	defer func() { err = firstError(err, s.end(closing, err)) }()
 	m := &mender{r: r, opt: opt, rep: &rep, report: report, session: s}
 	return rep, m.run(ctx)
 }

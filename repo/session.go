@@ -127,6 +127,8 @@ func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) 
 	if err != nil {
 		return nil, err
 	}
+	closing, release := Closing(ctx)
+	defer release()
 	key := sessionPrefix + s.id.String()
 	if err := r.store.PutBytes(ctx, key, r.boxes.Box(nil, key, p)); err != nil {
 		return nil, err
@@ -135,7 +137,7 @@ func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) 
 		err = r.refresh(ctx)
 	}
 	if err != nil {
-		_ = r.store.Delete(context.WithoutCancel(ctx), key) // what is left of it only makes a prune wait
+		_ = r.store.Delete(closing, key) // what is left of it only makes a prune wait
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
@@ -440,11 +442,13 @@ func (s *Session) Commit(ctx context.Context, snap Snapshot) (Snapshot, error) {
 	if snap.Time.IsZero() {
 		snap.Time = time.Now()
 	}
-	err := s.commit(ctx, snap)
-	return snap, errors.Join(err, s.end(context.WithoutCancel(ctx), err))
+	closing, release := Closing(ctx)
+	defer release()
+	err := s.commit(ctx, closing, snap)
+	return snap, errors.Join(err, s.end(closing, err))
 }
 
-func (s *Session) commit(ctx context.Context, snap Snapshot) error {
+func (s *Session) commit(ctx, closing context.Context, snap Snapshot) error {
 	if err := context.Cause(s.ctx); err != nil {
 		return err
 	}
@@ -454,18 +458,18 @@ func (s *Session) commit(ctx context.Context, snap Snapshot) error {
 	if err := s.flush(ctx); err != nil {
 		return err
 	}
-	return s.publish(ctx, snap)
+	return s.publish(ctx, closing, snap)
 }
 
 // publish puts a snapshot whose chunks are stored, and makes sure that no prune takes them away. It is pending until
 // that is certain: what a killed process leaves there is never taken for a whole snapshot.
-func (s *Session) publish(ctx context.Context, snap Snapshot) error {
+func (s *Session) publish(ctx, closing context.Context, snap Snapshot) error {
 	if err := s.r.putSnapshot(ctx, pendingPrefix, snap, s.id); err != nil {
 		return err
 	}
 	pending := pendingPrefix + snap.ID.String()
 	if err := s.stands(ctx, snap.Root); err != nil {
-		return errors.Join(err, s.r.store.Delete(context.WithoutCancel(ctx), pending))
+		return errors.Join(err, s.r.store.Delete(closing, pending))
 	}
 	if err := s.r.putSnapshot(ctx, snapshotPrefix, snap, ID{}); err != nil {
 		return err
@@ -493,6 +497,7 @@ func (s *Session) stands(ctx context.Context, root ID) error {
 }
 
 // Abort ends the session without a snapshot. What was stored and indexed is found again by the next run, until a prune.
+// Its context is one of Closing, so that the session ends even where the caller's context has.
 func (s *Session) Abort(ctx context.Context) error {
 	err := firn.NewError(firn.Conflict, "the session was ended")
 	s.fail(err)

@@ -141,11 +141,13 @@ func (r *Repo) Snapshot(ctx context.Context, prefix string) (Snapshot, error) {
 // Tag changes a snapshot's tags and notes: fn gets it as it is and changes Tags, Meta or Host. Its id stays.
 func (r *Repo) Tag(ctx context.Context, id ID, fn func(*Snapshot)) (Snapshot, error) {
 	// The session keeps a prune from removing a snapshot's chunks between reading and writing it.
+	closing, release := Closing(ctx)
+	defer release()
 	s, err := r.NewSession(ctx, SessionOptions{Purpose: "tag"})
 	if err != nil {
 		return Snapshot{}, err
 	}
-	defer func() { _ = s.Abort(context.WithoutCancel(ctx)) }() // what is left of it only makes a prune wait
+	defer func() { _ = s.Abort(closing) }() // what is left of it only makes a prune wait
 	snap, err := r.readSnapshot(ctx, id)
 	if err != nil {
 		return Snapshot{}, err
@@ -161,7 +163,7 @@ func (r *Repo) Tag(ctx context.Context, id ID, fn func(*Snapshot)) (Snapshot, er
 	}
 	if err := s.stands(ctx, snap.Root); err != nil {
 		if firn.KindOf(err) == firn.Conflict { // it was forgotten and pruned meanwhile
-			err = errors.Join(err, r.store.Delete(context.WithoutCancel(ctx), snapshotPrefix+id.String()))
+			err = errors.Join(err, r.store.Delete(closing, snapshotPrefix+id.String()))
 		}
 		return Snapshot{}, err
 	}

@@ -55,11 +55,13 @@ func Move(ctx context.Context, from, to Target, o MoveOptions) (rep MoveReport, 
 	}
 	// Numbers of leases order versions: those of the target go on from those of the source. Two more may be drawn there
 	// while this runs, by a sidecar that starts and by the move.
+	closing, release := repo.Closing(ctx)
+	defer release()
 	there, err := lease.Acquire(ctx, target, targetPrefix, lease.Options{TTL: o.TTL, Info: "a move", Fail: true, Above: was.Number + 1000})
 	if err != nil {
 		return rep, err
 	}
-	defer func() { err = errors.Join(err, there.Release(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, there.Release(closing)) }()
 	m := mover{from, to, o, &rep}
 	o.Report("copying the history")
 	if err := renewed(ctx, there, m.copy); err != nil {
@@ -74,7 +76,7 @@ func Move(ctx context.Context, from, to Target, o MoveOptions) (rep MoveReport, 
 		return rep, err
 	}
 	if here.Number() >= there.Number() {
-		return rep, errors.Join(firn.NewError(firn.Conflict, "the source changed hands too often meanwhile: try again"), here.Stay(context.WithoutCancel(ctx)))
+		return rep, errors.Join(firn.NewError(firn.Conflict, "the source changed hands too often meanwhile: try again"), here.Stay(closing))
 	}
 	err = renewed(ctx, there, func(ctx context.Context) error {
 		o.Report("copying what came meanwhile")
@@ -88,7 +90,7 @@ func Move(ctx context.Context, from, to Target, o MoveOptions) (rep MoveReport, 
 		err = here.Move(ctx, o.To, true)
 	}
 	if err != nil {
-		return rep, errors.Join(err, here.Stay(context.WithoutCancel(ctx)))
+		return rep, errors.Join(err, here.Stay(closing))
 	}
 	return rep, nil
 }

@@ -235,6 +235,8 @@ func (t *RepoTarget) Again(ctx context.Context, old, v Version) (Version, error)
 	if err != nil {
 		return v, err
 	}
+	closing, release := repo.Closing(ctx)
+	defer release()
 	session, err := t.r.NewSession(ctx, repo.SessionOptions{Purpose: "rollback"})
 	if err != nil {
 		return v, err
@@ -242,7 +244,7 @@ func (t *RepoTarget) Again(ctx context.Context, old, v Version) (Version, error)
 	s.Parent, s.Time = s.ID, v.Time
 	s.Tags, s.Meta = append(t.tags(v), "rollback"), t.notes(v)
 	if s, err = session.Commit(ctx, s); err != nil {
-		return v, errors.Join(err, session.Abort(context.WithoutCancel(ctx)))
+		return v, errors.Join(err, session.Abort(closing))
 	}
 	v.ID = s.ID.String()
 	return v, nil
