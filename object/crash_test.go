@@ -16,7 +16,9 @@ import (
 	pebblevfs "github.com/cockroachdb/pebble/v2/vfs"
 
 	"firn/object/envelope"
+	"firn/seal"
 	"firn/vfs"
+	"firn/vfs/cryptfs"
 )
 
 // state is everything a bucket shows: every version with its content.
@@ -182,13 +184,27 @@ func TestPowerLossAfterEveryOperation(t *testing.T) {
 	for _, percent := range []int{0, 50} {
 		for _, sc := range scenarios() {
 			t.Run(fmt.Sprintf("%s, %d%% of unsynced data kept, seed %d", sc.name, percent, seed), func(t *testing.T) {
-				crashEverywhere(t, sc, percent, seed)
+				crashEverywhere(t, sc, percent, seed, func(fsys vfs.FS) vfs.FS { return fsys })
 			})
 		}
 	}
 }
 
-func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64) {
+// TestPowerLossEncrypted does the same on an encrypted file system.
+func TestPowerLossEncrypted(t *testing.T) {
+	seed := rand.Uint64()
+	key := seal.NewKey()
+	for _, percent := range []int{0, 50} {
+		for _, sc := range scenarios() {
+			t.Run(fmt.Sprintf("%s, %d%% of unsynced data kept, seed %d", sc.name, percent, seed), func(t *testing.T) {
+				crashEverywhere(t, sc, percent, seed, func(fsys vfs.FS) vfs.FS { return cryptfs.New(fsys, key) })
+			})
+		}
+	}
+}
+
+// crashEverywhere interrupts a scenario on the file system that over puts over the one that crashes.
+func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64, over func(vfs.FS) vfs.FS) {
 	mem := vfs.NewCrashableMem()
 	tap := vfs.NewTap(mem)
 	var mu sync.Mutex
@@ -208,7 +224,7 @@ func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64) {
 			take(op.String(), false)
 		}
 	}
-	f := newFixture(t, tap, Options{})
+	f := newFixture(t, over(tap), Options{})
 	f.bucket("bucket", BucketOptions{})
 	sc.setup(f)
 	before := f.state("bucket")
@@ -231,7 +247,7 @@ func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64) {
 		t.Fatalf("only %d moments", len(clones))
 	}
 	for i, c := range clones {
-		g := newFixture(t, c.fs, Options{})
+		g := newFixture(t, over(c.fs), Options{})
 		got := g.state("bucket")
 		switch {
 		case got == after:

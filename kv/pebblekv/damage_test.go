@@ -67,6 +67,42 @@ func TestDamagedLog(t *testing.T) {
 	}
 }
 
+// TestDamagedValues cuts off most of each file of separated values: reading says that it is damaged, where Pebble by
+// itself panics.
+func TestDamagedValues(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	options := pebblekv.Options{MemTableBytes: 1 << 20, ValueSeparationMin: 1000}
+	open := func(fsys vfs.FS) (*pebblekv.DB, error) { return pebblekv.Open(fsys, "db", options) }
+	db, err := open(mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, db, 600, func(int) {})
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := mem.List("db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".blob") {
+			continue
+		}
+		tried++
+		fsys := vfs.CrashClone(mem)
+		p := readAll(t, fsys, "db/"+name)
+		writeAll(t, fsys, "db/"+name, p[:10])
+		if _, err := contents(t, fsys, open); firn.KindOf(err) != firn.Corrupt {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if tried == 0 {
+		t.Error("there is no such file")
+	}
+}
+
 // TestFullDisk lets every new table fail for want of space: a running store tries again with pauses, and one that is
 // opened says that the disk is full, without trying for ever.
 func TestFullDisk(t *testing.T) {

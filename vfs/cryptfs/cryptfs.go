@@ -2,9 +2,11 @@
 // derived from the file system's key and a random salt at the file's start.
 //
 // It promises that no byte of a file's content reaches the file system below in the clear, and that a key stream is used
-// once: files are written from their start to their end, and a file that is to be used again is made anew. It hides
-// contents, not names, sizes or times, and it does not find changes: who writes files checks them. It must never import
-// a package above vfs and seal. The format is described in docs/format/encryption.md.
+// once: files are written from their start to their end, and a file that is to be used again is made anew. After a crash
+// a file has what was synced and may have any of what was not, as on the file system below, but that a page that was
+// lost between others reads as noise, not as zeros. It hides contents, not names, sizes or times, and it does not find
+// changes: who writes files checks them. It must never import a package above vfs and seal. The format is described in
+// docs/format/encryption.md.
 package cryptfs
 
 import (
@@ -63,7 +65,9 @@ func (s *FS) Create(name string, c vfs.WriteCategory) (vfs.File, error) {
 		return nil, err
 	}
 	salt := seal.NewSalt()
-	return &file{File: f, block: s.cipher(salt[:]), head: s.header(salt), writer: true}, nil
+	// The engine reads its log after a crash as far as it got, synced or not. Were the salt lost and what follows it
+	// kept, nobody could tell that from damage to what was synced. Nothing names a part file before it was synced whole.
+	return &file{File: f, block: s.cipher(salt[:]), head: s.header(salt), ahead: c != vfs.CategoryPart, writer: true}, nil
 }
 
 // ReuseForWrite implements vfs.FS. The old content is removed, not written over: under the same key stream both would
@@ -165,8 +169,26 @@ type file struct {
 	vfs.File
 	block  cipher.Block // nil for a file without content
 	head   []byte       // to be written before the first byte
+	ahead  bool         // the head is synced before that
+	failed error        // of the head: what came after it would have no salt
 	writer bool
 	pos    int64 // of the next Read or Write
+}
+
+// begin writes the head and syncs it, where the first byte is not to come before that.
+func (f *file) begin() error {
+	if !f.ahead || len(f.head) == 0 || f.failed != nil {
+		return f.failed
+	}
+	n, err := f.File.Write(f.head)
+	if err == nil && n < len(f.head) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		err = f.File.Sync()
+	}
+	f.head, f.failed = nil, err
+	return err
 }
 
 // stream returns the key stream from a position of the content.
@@ -190,6 +212,9 @@ var chunks = sync.Pool{New: func() any { return new([headerSize + chunk]byte) }}
 func (f *file) Write(p []byte) (int, error) {
 	if !f.writer {
 		return 0, errRewrite
+	}
+	if err := f.begin(); err != nil {
+		return 0, err
 	}
 	buf, _ := chunks.Get().(*[headerSize + chunk]byte)
 	defer chunks.Put(buf)

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"syscall"
 	"testing"
+
+	pebblevfs "github.com/cockroachdb/pebble/v2/vfs"
 
 	"firn"
 	"firn/seal"
@@ -145,5 +148,78 @@ func TestReuse(t *testing.T) {
 	}
 	if _, err := fsys.Stat("old"); err == nil {
 		t.Error("the old file is there")
+	}
+}
+
+// TestPowerLoss loses half of the pages that were not synced, at every moment: what was synced is there, and a file that
+// was written to always tells its salt.
+func TestPowerLoss(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for round := range 50 {
+		mem := vfs.NewCrashableMem()
+		fsys := New(mem, seal.Key{1})
+		f, err := fsys.Create("f", vfs.CategoryState)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := vfs.SyncDir(mem, ""); err != nil {
+			t.Fatal(err)
+		}
+		want := content(20_000)
+		for done, synced := 0, 0; done < len(want); {
+			n := min(1+rng.IntN(5000), len(want)-done)
+			if _, err := f.Write(want[done : done+n]); err != nil {
+				t.Fatal(err)
+			}
+			done += n
+			if rng.IntN(3) == 0 {
+				if err := f.Sync(); err != nil {
+					t.Fatal(err)
+				}
+				synced = done
+			}
+			crashed := &vfs.MemFS{MemFS: mem.CrashClone(pebblevfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng})}
+			got := read(t, New(crashed, seal.Key{1}), "f")
+			if len(got) < synced || len(got) > done || !bytes.Equal(got[:synced], want[:synced]) {
+				t.Fatalf("seed %d, round %d: %d bytes, %d synced of %d written", seed, round, len(got), synced, done)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHeadThatCannotBeSynced writes nothing after a head whose sync failed, whether it was done or not.
+func TestHeadThatCannotBeSynced(t *testing.T) {
+	for _, applied := range []bool{false, true} {
+		tap := vfs.NewTap(vfs.NewMem())
+		syncs := 0
+		tap.Before = func(op vfs.Op) vfs.Fault {
+			if op.Kind != vfs.OpSync {
+				return vfs.Fault{}
+			}
+			syncs++
+			return vfs.Fault{Err: syscall.EIO, Applied: applied}
+		}
+		f, err := New(tap, seal.Key{1}).Create("f", vfs.CategoryState)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if n, err := f.Write(content(100)); n != 0 || !errors.Is(err, syscall.EIO) {
+				t.Errorf("%d, %v", n, err)
+			}
+		}
+		if syncs != 1 {
+			t.Errorf("%d syncs: a failed one must not be tried again", syncs)
+		}
+		if fi, err := tap.Stat("f"); err != nil || fi.Size() != headerSize {
+			t.Errorf("%v, %v", fi, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
