@@ -12,6 +12,7 @@ import (
 	"firn/auth"
 	"firn/iamapi"
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api"
 )
 
@@ -94,7 +95,7 @@ func (i identity) HandOver(ctx context.Context, from, to string) ([]string, erro
 		return nil, err
 	}
 	for _, name := range names {
-		_, err := i.store.UpdateBucket(ctx, name, func(b *object.Bucket) error {
+		_, err := i.store.UpdateBucket(ctx, name, func(b *record.Bucket) error {
 			b.Owner = owner
 			return nil
 		})

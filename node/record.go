@@ -14,7 +14,7 @@ import (
 	"firn/audit"
 	"firn/config"
 	"firn/iamapi"
-	"firn/object"
+	"firn/object/record"
 	"firn/s3api"
 	"firn/telemetry"
 )
@@ -171,8 +171,8 @@ func (v siteView) SetQuota(ctx context.Context, bucket string, q adminapi.Quota)
 	if q.Bytes < 0 || q.Versions < 0 {
 		return firn.NewError(firn.Invalid, "a quota is 0, for none, or more")
 	}
-	_, err := v.n.engine.store.UpdateBucket(ctx, bucket, func(b *object.Bucket) error {
-		b.Quota = object.Quota(q)
+	_, err := v.n.engine.store.UpdateBucket(ctx, bucket, func(b *record.Bucket) error {
+		b.Quota = record.Quota(q)
 		return nil
 	})
 	return err

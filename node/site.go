@@ -13,6 +13,7 @@ import (
 	"firn/hlc"
 	"firn/kv"
 	"firn/object"
+	"firn/object/record"
 	"firn/telemetry"
 	"firn/vfs"
 )
@@ -78,11 +79,11 @@ func (v siteView) Status(ctx context.Context) (adminapi.Status, error) {
 	return s, nil
 }
 
-func versioningName(v object.Versioning) string {
+func versioningName(v record.Versioning) string {
 	switch v {
-	case object.VersioningEnabled:
+	case record.VersioningEnabled:
 		return "enabled"
-	case object.VersioningSuspended:
+	case record.VersioningSuspended:
 		return "suspended"
 	}
 	return "off"
@@ -99,7 +100,7 @@ func (v siteView) Journal(ctx context.Context, from uint64, follow bool, fn func
 		from = first
 	}
 	for {
-		err := store.Journal(ctx, from, func(e object.Entry) error {
+		err := store.Journal(ctx, from, func(e record.Entry) error {
 			from = e.Seq + 1
 			return fn(journalEntry(e))
 		})
@@ -112,7 +113,7 @@ func (v siteView) Journal(ctx context.Context, from uint64, follow bool, fn func
 	}
 }
 
-func journalEntry(e object.Entry) adminapi.JournalEntry {
+func journalEntry(e record.Entry) adminapi.JournalEntry {
 	return adminapi.JournalEntry{
 		Seq: e.Seq, Time: hlc.Time(e.Clock).Wall().UTC(), Op: e.Op.String(), Bucket: e.Bucket, Key: e.Key,
 		VersionID: e.VersionID, Size: e.Size, ETag: e.ETag, Site: e.Site,

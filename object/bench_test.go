@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"firn/object/record"
 	"firn/vfs"
 )
 
@@ -55,7 +56,7 @@ func benchmarkPut(b *testing.B, size, parallel int, fsys vfs.FS, dir string, inl
 			key := fmt.Sprintf("dir/%08d", n.Add(1))
 			if _, err := f.Put(context.Background(), "bucket", key, bytes.NewReader(content), PutOptions{
 				Size: int64(size), Owner: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-				Headers: []Field{{"Content-Type", "application/octet-stream"}},
+				Headers: []record.Field{{Name: "Content-Type", Value: "application/octet-stream"}},
 			}); err != nil {
 				b.Error(err)
 				return
@@ -111,7 +112,7 @@ func (f *fixture) fill(b *testing.B, n, size int) {
 				}
 				if _, err := f.Put(context.Background(), "bucket", fmt.Sprintf("some/prefix/object-%08d.dat", i), bytes.NewReader(content), PutOptions{
 					Size: int64(size), Owner: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-					Headers: []Field{{"Content-Type", "application/octet-stream"}},
+					Headers: []record.Field{{Name: "Content-Type", Value: "application/octet-stream"}},
 				}); err != nil {
 					done <- err
 					return

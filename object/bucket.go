@@ -10,11 +10,12 @@ import (
 	"sync/atomic"
 
 	"firn/kv"
+	"firn/object/record"
 )
 
 // bucket is the state of one bucket in memory.
 type bucket struct {
-	rec atomic.Pointer[Bucket]
+	rec atomic.Pointer[record.Bucket]
 	// gate is held for reading from before a transaction on the bucket's keys until it is durable, and for
 	// writing by changes of the bucket itself: so a transaction sees one state of the bucket, and none is
 	// acknowledged in a bucket that is gone.
@@ -25,7 +26,7 @@ type bucket struct {
 	quota                    quotaState
 }
 
-func (b *bucket) add(u Usage) {
+func (b *bucket) add(u record.Usage) {
 	if u.Objects != 0 {
 		b.objects.Add(u.Objects)
 	}
@@ -37,8 +38,8 @@ func (b *bucket) add(u Usage) {
 	}
 }
 
-func (b *bucket) usage() Usage {
-	return Usage{Objects: b.objects.Load(), Versions: b.versions.Load(), Bytes: b.bytes.Load()}
+func (b *bucket) usage() record.Usage {
+	return record.Usage{Objects: b.objects.Load(), Versions: b.versions.Load(), Bytes: b.bytes.Load()}
 }
 
 func (s *Store) bucket(name string) (*bucket, error) {
@@ -61,8 +62,8 @@ func (s *Store) bucketFor(name, key string) (*bucket, error) {
 
 func (s *Store) loadBuckets(ctx context.Context) error {
 	return s.db.View(ctx, func(r kv.Reader) error {
-		return scan(r, []byte{tagBucket}, []byte{tagBucket + 1}, func(k, v []byte) error {
-			rec, err := decodeBucket(string(k[1:]), v)
+		return scan(r, []byte{record.TagBucket}, []byte{record.TagBucket + 1}, func(k, v []byte) error {
+			rec, err := record.DecodeBucket(string(k[1:]), v)
 			if err != nil {
 				return err
 			}
@@ -75,7 +76,7 @@ func (s *Store) loadBuckets(ctx context.Context) error {
 }
 
 // CreateBucket makes a bucket. ErrBucketExists, ErrInvalidBucketName.
-func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) (*Bucket, error) {
+func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) (*record.Bucket, error) {
 	if err := CheckBucketName(name); err != nil {
 		return nil, err
 	}
@@ -83,16 +84,16 @@ func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) 
 		return nil, fail("create bucket", name, err)
 	}
 	defer s.space.done(recordCost)
-	rec := &Bucket{
+	rec := &record.Bucket{
 		Name: name, Owner: o.Owner, ObjectLock: o.ObjectLock, Config: maps.Clone(o.Config), Revision: 1,
 	}
 	if rec.Config == nil {
 		rec.Config = map[string][]byte{}
 	}
 	if o.ObjectLock {
-		rec.Versioning = VersioningEnabled
+		rec.Versioning = record.VersioningEnabled
 	}
-	key, counter := bucketKey(name), metaKey("nextbucket")
+	key, counter := record.BucketKey(name), record.MetaKey("nextbucket")
 	err := s.db.Update(ctx, func(tx kv.Tx) error {
 		if _, err := tx.Get(nil, key); !errors.Is(err, kv.ErrNotFound) {
 			if err == nil {
@@ -107,10 +108,10 @@ func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) 
 		rec.ID = last + 1
 		now := s.clock.Now()
 		rec.Created = now.Wall()
-		tx.Set(counter, idKey(0, rec.ID)[1:])
-		tx.Set(key, appendBucket(nil, rec))
-		tx.Log(appendMutation(nil, &mutation{
-			op: OpCreateBucket, clock: uint64(now), site: s.o.Site, bucketID: rec.ID, bucket: name,
+		tx.Set(counter, record.IDKey(0, rec.ID)[1:])
+		tx.Set(key, record.AppendBucket(nil, rec))
+		tx.Log(record.AppendMutation(nil, &record.Mutation{
+			Op: record.OpCreateBucket, Clock: uint64(now), Site: s.o.Site, BucketID: rec.ID, Bucket: name,
 		}))
 		return nil
 	}, key, counter)
@@ -129,7 +130,7 @@ func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) 
 }
 
 // Bucket returns a bucket's record from memory. ErrNoSuchBucket.
-func (s *Store) Bucket(_ context.Context, name string) (*Bucket, error) {
+func (s *Store) Bucket(_ context.Context, name string) (*record.Bucket, error) {
 	b, err := s.bucket(name)
 	if err != nil {
 		return nil, err
@@ -138,20 +139,20 @@ func (s *Store) Bucket(_ context.Context, name string) (*Bucket, error) {
 }
 
 // Buckets returns all buckets by name.
-func (s *Store) Buckets(context.Context) ([]*Bucket, error) {
+func (s *Store) Buckets(context.Context) ([]*record.Bucket, error) {
 	s.buckets.RLock()
-	list := make([]*Bucket, 0, len(s.buckets.m))
+	list := make([]*record.Bucket, 0, len(s.buckets.m))
 	for _, b := range s.buckets.m {
 		list = append(list, b.rec.Load())
 	}
 	s.buckets.RUnlock()
-	slices.SortFunc(list, func(a, b *Bucket) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(list, func(a, b *record.Bucket) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
 }
 
 // UpdateBucket changes a bucket's record: fn gets a copy it may change (not ID, Name, Created). ErrLockConfig
 // where the change would weaken object lock: it cannot be switched off, and needs versioning.
-func (s *Store) UpdateBucket(ctx context.Context, name string, fn func(*Bucket) error) (*Bucket, error) {
+func (s *Store) UpdateBucket(ctx context.Context, name string, fn func(*record.Bucket) error) (*record.Bucket, error) {
 	b, err := s.bucket(name)
 	if err != nil {
 		return nil, err
@@ -169,18 +170,18 @@ func (s *Store) UpdateBucket(ctx context.Context, name string, fn func(*Bucket) 
 	}
 	rec.ID, rec.Name, rec.Created, rec.Revision = old.ID, old.Name, old.Created, old.Revision+1
 	switch {
-	case old.Versioning != VersioningOff && rec.Versioning == VersioningOff,
+	case old.Versioning != record.VersioningOff && rec.Versioning == record.VersioningOff,
 		old.ObjectLock && !rec.ObjectLock,
-		rec.ObjectLock && rec.Versioning != VersioningEnabled,
-		rec.Retention.Mode != RetentionNone && !rec.ObjectLock,
-		rec.Retention.Mode != RetentionNone && (rec.Retention.Days > 0) == (rec.Retention.Years > 0):
+		rec.ObjectLock && rec.Versioning != record.VersioningEnabled,
+		rec.Retention.Mode != record.RetentionNone && !rec.ObjectLock,
+		rec.Retention.Mode != record.RetentionNone && (rec.Retention.Days > 0) == (rec.Retention.Years > 0):
 		return nil, fail("update bucket", name, ErrLockConfig)
 	}
-	key := bucketKey(name)
+	key := record.BucketKey(name)
 	err = s.db.Update(ctx, func(tx kv.Tx) error {
-		tx.Set(key, appendBucket(nil, &rec))
-		tx.Log(appendMutation(nil, &mutation{
-			op: OpUpdateBucket, clock: uint64(s.clock.Now()), site: s.o.Site, bucketID: rec.ID, bucket: name,
+		tx.Set(key, record.AppendBucket(nil, &rec))
+		tx.Log(record.AppendMutation(nil, &record.Mutation{
+			Op: record.OpUpdateBucket, Clock: uint64(s.clock.Now()), Site: s.o.Site, BucketID: rec.ID, Bucket: name,
 		}))
 		return nil
 	}, key)
@@ -196,9 +197,9 @@ var errOccupied = errors.New("occupied")
 
 // empty returns ErrBucketNotEmpty where a version, delete marker or upload is in the bucket.
 func empty(r kv.Reader, id uint64) error {
-	for _, tag := range []byte{tagCurrent, tagOld, tagUpload} {
-		lower := appendBucketID(nil, tag, id)
-		err := scan(r, lower, successor(lower), func(_, _ []byte) error { return errOccupied })
+	for _, tag := range []byte{record.TagCurrent, record.TagOld, record.TagUpload} {
+		lower := record.AppendBucketID(nil, tag, id)
+		err := scan(r, lower, record.Successor(lower), func(_, _ []byte) error { return errOccupied })
 		if errors.Is(err, errOccupied) {
 			err = ErrBucketNotEmpty
 		}
@@ -225,15 +226,15 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 	if b.gone {
 		return ErrNoSuchBucket
 	}
-	key := bucketKey(name)
+	key := record.BucketKey(name)
 	err = s.db.Update(ctx, func(tx kv.Tx) error {
 		if err := empty(tx, rec.ID); err != nil {
 			return err
 		}
 		tx.Delete(key)
 		tx.Delete(usageKey(rec.ID))
-		tx.Log(appendMutation(nil, &mutation{
-			op: OpDeleteBucket, clock: uint64(s.clock.Now()), site: s.o.Site, bucketID: rec.ID, bucket: name,
+		tx.Log(record.AppendMutation(nil, &record.Mutation{
+			Op: record.OpDeleteBucket, Clock: uint64(s.clock.Now()), Site: s.o.Site, BucketID: rec.ID, Bucket: name,
 		}))
 		return nil
 	}, key)
@@ -250,10 +251,10 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 }
 
 // Usage returns a bucket's counters.
-func (s *Store) Usage(_ context.Context, name string) (Usage, error) {
+func (s *Store) Usage(_ context.Context, name string) (record.Usage, error) {
 	b, err := s.bucket(name)
 	if err != nil {
-		return Usage{}, err
+		return record.Usage{}, err
 	}
 	return b.usage(), nil
 }

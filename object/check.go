@@ -13,6 +13,7 @@ import (
 	"firn/block"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/record"
 )
 
 // CheckOptions say how deep a check goes.
@@ -103,7 +104,7 @@ func (c *checker) passes(ctx context.Context) (int, error) {
 	}
 	err = c.s.db.View(ctx, func(r kv.Reader) error {
 		parts := int64(0)
-		for _, tag := range []byte{tagPart, tagParts} {
+		for _, tag := range []byte{record.TagPart, record.TagParts} {
 			if err := scan(r, []byte{tag}, []byte{tag + 1}, func(_, v []byte) error {
 				parts += 1 + int64(len(v)/smallPart)
 				return nil
@@ -126,14 +127,14 @@ type pass struct {
 	*checker
 	n, passes int
 	names     map[uint64]string
-	counted   map[uint64]Usage // from the records
-	listed    map[BlobID]bool  // files found before the snapshot was taken
-	uses      map[BlobID]*use
-	open      map[BlobID]bool // on the list of files without a record, or waiting to be removed
-	data      map[uint64]bool // inline contents that records name
-	lists     map[uint64]list // part lists that records name
-	nulls     map[string]bool // current keys of objects with a noncurrent version that is "null"
-	uploads   map[[uploadIDLen]byte]bool
+	counted   map[uint64]record.Usage // from the records
+	listed    map[record.BlobID]bool  // files found before the snapshot was taken
+	uses      map[record.BlobID]*use
+	open      map[record.BlobID]bool // on the list of files without a record, or waiting to be removed
+	data      map[uint64]bool        // inline contents that records name
+	lists     map[uint64]list        // part lists that records name
+	nulls     map[string]bool        // current keys of objects with a noncurrent version that is "null"
+	uploads   map[[record.UploadIDLen]byte]bool
 	current   kv.Iterator // a second look into the snapshot
 	lastOld   []byte      // escaped key of the noncurrent version before
 	repairs   []func(context.Context) error
@@ -156,15 +157,15 @@ type use struct {
 }
 
 // blobSlice reports whether the pass tracks id: slices are runs of fan-out directories.
-func (p *pass) blobSlice(id BlobID) bool { return int(id[0])*p.passes>>8 == p.n }
+func (p *pass) blobSlice(id record.BlobID) bool { return int(id[0])*p.passes>>8 == p.n }
 
 func (p *pass) dataSlice(id uint64) bool { return int(id%uint64(p.passes)) == p.n }
 
 func (c *checker) pass(ctx context.Context, n, passes int) error {
 	p := &pass{
-		checker: c, n: n, passes: passes, names: c.s.bucketNames(), counted: map[uint64]Usage{},
-		listed: map[BlobID]bool{}, uses: map[BlobID]*use{}, open: map[BlobID]bool{}, data: map[uint64]bool{},
-		lists: map[uint64]list{}, nulls: map[string]bool{}, uploads: map[[uploadIDLen]byte]bool{},
+		checker: c, n: n, passes: passes, names: c.s.bucketNames(), counted: map[uint64]record.Usage{},
+		listed: map[record.BlobID]bool{}, uses: map[record.BlobID]*use{}, open: map[record.BlobID]bool{}, data: map[uint64]bool{},
+		lists: map[uint64]list{}, nulls: map[string]bool{}, uploads: map[[record.UploadIDLen]byte]bool{},
 	}
 	// Files are listed before the snapshot: each of them was, at the time of the snapshot, either named by a
 	// record or a list, or removed, or an orphan.
@@ -175,8 +176,8 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 			}
 			return c.found(Problem{Kind: "stray-file", Blob: name, Detail: "not a blob's name; left alone"})
 		}
-		if p.blobSlice(BlobID(id)) {
-			p.listed[BlobID(id)] = true
+		if p.blobSlice(record.BlobID(id)) {
+			p.listed[record.BlobID(id)] = true
 		}
 		return nil
 	})
@@ -185,7 +186,7 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 	}
 	var usage counters
 	err = c.s.db.View(ctx, func(r kv.Reader) (err error) {
-		lower, upper := []byte{tagBucket}, []byte{tagOld + 1}
+		lower, upper := []byte{record.TagBucket}, []byte{record.TagOld + 1}
 		var it kv.Iterator
 		usage, err = c.s.frozen(func() (err error) {
 			if it, err = r.Iter(lower, upper); err != nil {
@@ -228,9 +229,9 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 
 // counters are the buckets' counters at the time of a snapshot.
 type counters struct {
-	tail   uint64           // of the journal
-	memory map[uint64]Usage // by bucket
-	stored map[uint64]Usage // the stored ones, brought up to the tail
+	tail   uint64                  // of the journal
+	memory map[uint64]record.Usage // by bucket
+	stored map[uint64]record.Usage // the stored ones, brought up to the tail
 }
 
 // frozen calls fn while no transaction on any bucket is under way and returns the counters as of then.
@@ -239,7 +240,7 @@ func (s *Store) frozen(fn func() error) (u counters, err error) {
 	if err != nil {
 		return u, err
 	}
-	u.memory = make(map[uint64]Usage, len(list))
+	u.memory = make(map[uint64]record.Usage, len(list))
 	// In the order of names, so that two checks cannot wait for each other.
 	for _, rec := range list {
 		b, err := s.bucket(rec.Name)
@@ -258,7 +259,7 @@ func (s *Store) frozen(fn func() error) (u counters, err error) {
 
 // storedCounters reads the stored counters of the snapshot and adds what the journal had after them.
 func (p *pass) storedCounters(ctx context.Context, it kv.Iterator, u *counters) error {
-	u.stored = make(map[uint64]Usage, len(u.memory))
+	u.stored = make(map[uint64]record.Usage, len(u.memory))
 	read := func(k []byte) ([]byte, error) {
 		if !it.SeekGE(k) || !bytes.Equal(it.Key(), k) {
 			return nil, it.Err()
@@ -266,9 +267,9 @@ func (p *pass) storedCounters(ctx context.Context, it kv.Iterator, u *counters) 
 		return it.Value()
 	}
 	var seq uint64
-	v, err := read(metaKey(usageSeqKey))
+	v, err := read(record.MetaKey(usageSeqKey))
 	if err == nil && v != nil {
-		seq, err = parseUint64(v)
+		seq, err = record.ParseUint64(v)
 	}
 	if err != nil {
 		return err
@@ -278,9 +279,9 @@ func (p *pass) storedCounters(ctx context.Context, it kv.Iterator, u *counters) 
 		if err != nil {
 			return err
 		}
-		stored, _, ok := parseUsage(v)
+		stored, _, ok := record.ParseUsage(v)
 		if v != nil && !ok {
-			return errRecord
+			return record.ErrBroken
 		}
 		u.stored[id] = stored
 	}
@@ -288,12 +289,12 @@ func (p *pass) storedCounters(ctx context.Context, it kv.Iterator, u *counters) 
 		return nil
 	}
 	err = p.s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error {
-		id, d, err := entryDelta(l.Data)
+		id, d, err := record.EntryDelta(l.Data)
 		if err != nil {
 			return err
 		}
 		if have, ok := u.stored[id]; ok {
-			u.stored[id] = have.plus(d, 1)
+			u.stored[id] = have.Plus(d, 1)
 		}
 		if l.Seq >= u.tail {
 			return errStop
@@ -317,16 +318,16 @@ func (p *pass) walk(ctx context.Context, it kv.Iterator) error {
 		fn   func(k, v []byte) error
 		bare bool // the value is not read
 	}{
-		{tag: tagNull, fn: p.null},
-		{tag: tagCurrent, fn: p.version},
-		{tag: tagOld, fn: p.version},
-		{tag: tagUpload, fn: p.upload},
-		{tag: tagPart, fn: p.part},
-		{tag: tagParts, fn: p.partList},
-		{tag: tagOpening, fn: p.opening},
-		{tag: tagGarbage, fn: p.garbage},
-		{tag: tagRef, fn: p.count},
-		{tag: tagData, fn: p.content, bare: true}, // readAll reads the contents themselves
+		{tag: record.TagNull, fn: p.null},
+		{tag: record.TagCurrent, fn: p.version},
+		{tag: record.TagOld, fn: p.version},
+		{tag: record.TagUpload, fn: p.upload},
+		{tag: record.TagPart, fn: p.part},
+		{tag: record.TagParts, fn: p.partList},
+		{tag: record.TagOpening, fn: p.opening},
+		{tag: record.TagGarbage, fn: p.garbage},
+		{tag: record.TagRef, fn: p.count},
+		{tag: record.TagData, fn: p.content, bare: true}, // readAll reads the contents themselves
 	}
 	seen := 0
 	for _, sec := range sections {
@@ -344,7 +345,7 @@ func (p *pass) walk(ctx context.Context, it kv.Iterator) error {
 				}
 			}
 			err = sec.fn(it.Key(), v)
-			if errors.Is(err, errRecord) {
+			if errors.Is(err, record.ErrBroken) {
 				err = p.found(Problem{Kind: "record", Detail: fmt.Sprintf("record %q cannot be decoded", it.Key())})
 			}
 			if err != nil {
@@ -363,7 +364,7 @@ func (p *pass) leftovers(it kv.Iterator) error {
 	if p.n == 0 {
 		for ck := range p.nulls {
 			if err := p.found(Problem{
-				Kind: "pointer", Bucket: p.names[binary.BigEndian.Uint64([]byte(ck)[1:])], Key: ck[9:], VersionID: nullID,
+				Kind: "pointer", Bucket: p.names[binary.BigEndian.Uint64([]byte(ck)[1:])], Key: ck[9:], VersionID: record.NullID,
 				Detail: "a pointer leads to no noncurrent version", Repaired: p.mend([]byte(ck)),
 			}); err != nil {
 				return err
@@ -379,15 +380,15 @@ func (p *pass) leftovers(it kv.Iterator) error {
 		return nil
 	}
 	// Rare: a second walk finds out whose the missing contents are.
-	for _, tag := range []byte{tagCurrent, tagOld} {
+	for _, tag := range []byte{record.TagCurrent, record.TagOld} {
 		for ok := it.SeekGE([]byte{tag}); ok && it.Key()[0] == tag; ok = it.Next() {
 			v, err := it.Value()
 			if err != nil {
 				return err
 			}
-			var r record
+			var r record.Record
 			item, err := decodeItem(it.Key(), v)
-			if err != nil || decodeRecord(&r, v) != nil || r.Multipart || !p.data[r.data] {
+			if err != nil || record.Decode(&r, v) != nil || r.Multipart || !p.data[r.Data] {
 				continue // what cannot be decoded was reported before
 			}
 			if err := p.missing(p.problem(item), "the content is not there"); err != nil {
@@ -412,11 +413,11 @@ func (p *pass) problem(item item) Problem {
 }
 
 func (p *pass) null(k, v []byte) error {
-	if len(v) != orderLen {
-		return errRecord
+	if len(v) != record.OrderLen {
+		return record.ErrBroken
 	}
 	ck := bytes.Clone(k)
-	ck[0] = tagCurrent
+	ck[0] = record.TagCurrent
 	p.nulls[string(ck)] = true
 	return nil
 }
@@ -427,8 +428,8 @@ func (p *pass) version(k, v []byte) error {
 	if err != nil {
 		return err
 	}
-	var r record
-	if err := decodeRecord(&r, v); err != nil {
+	var r record.Record
+	if err := record.Decode(&r, v); err != nil {
 		return err
 	}
 	where := p.problem(item)
@@ -439,22 +440,22 @@ func (p *pass) version(k, v []byte) error {
 	}
 	switch {
 	case r.Multipart:
-		p.lists[r.data] = list{size: r.Size, owner: where}
-	case r.blob != BlobID{}:
-		p.note(r.blob, r.Size, r.shared, where, "")
-	case r.data != 0 && p.dataSlice(r.data):
-		p.data[r.data] = true
+		p.lists[r.Data] = list{size: r.Size, owner: where}
+	case r.Blob != record.BlobID{}:
+		p.note(r.Blob, r.Size, r.Shared, where, "")
+	case r.Data != 0 && p.dataSlice(r.Data):
+		p.data[r.Data] = true
 	}
 	return nil
 }
 
 // versionOnce does what does not depend on the slice.
-func (p *pass) versionOnce(k []byte, item item, r *record, where Problem) error {
+func (p *pass) versionOnce(k []byte, item item, r *record.Record, where Problem) error {
 	p.sum.Versions++
 	u := p.counted[item.bucketID]
 	u.Versions++
 	u.Bytes += r.Size
-	if k[0] == tagCurrent && !r.DeleteMarker {
+	if k[0] == record.TagCurrent && !r.DeleteMarker {
 		u.Objects++
 	}
 	p.counted[item.bucketID] = u
@@ -464,11 +465,11 @@ func (p *pass) versionOnce(k []byte, item item, r *record, where Problem) error 
 			return err
 		}
 	}
-	if k[0] != tagOld {
+	if k[0] != record.TagOld {
 		return nil
 	}
-	ck := currentKey(item.bucketID, item.key)
-	if r.null {
+	ck := record.CurrentKey(item.bucketID, item.key)
+	if r.Null {
 		if !p.nulls[string(ck)] {
 			where.Kind, where.Detail = "pointer", "a noncurrent \"null\" version has no pointer"
 			where.Repaired = p.mend(ck)
@@ -478,7 +479,7 @@ func (p *pass) versionOnce(k []byte, item item, r *record, where Problem) error 
 		}
 		delete(p.nulls, string(ck))
 	}
-	if escaped := k[:len(k)-orderLen]; !bytes.Equal(escaped, p.lastOld) {
+	if escaped := k[:len(k)-record.OrderLen]; !bytes.Equal(escaped, p.lastOld) {
 		p.lastOld = append(p.lastOld[:0], escaped...)
 		if !p.current.SeekGE(ck) || !bytes.Equal(p.current.Key(), ck) {
 			if err := p.current.Err(); err != nil {
@@ -503,7 +504,7 @@ func (p *pass) mend(ck []byte) bool {
 // mend sets or removes the pointer to the noncurrent version of an object that is "null", and makes the newest
 // version the current one where there is none.
 func (s *Store) mend(ctx context.Context, ck []byte) error {
-	b := &Bucket{ID: binary.BigEndian.Uint64(ck[1:])}
+	b := &record.Bucket{ID: binary.BigEndian.Uint64(ck[1:])}
 	key := string(ck[9:])
 	live := false
 	err := s.db.Update(ctx, func(tx kv.Tx) error {
@@ -524,27 +525,27 @@ func (s *Store) mend(ctx context.Context, ck []byte) error {
 				live = !newest.DeleteMarker
 			}
 		}
-		tx.Delete(nullKey(ck))
-		lower := appendOldPrefix(nil, b.ID, key)
-		return scan(tx, lower, successor(lower), func(k, v []byte) error {
-			var l listed
-			if err := decodeListed(&l, v); err != nil || l.flags&flagNull == 0 || bytes.Equal(k, newestKey) {
+		tx.Delete(record.NullKey(ck))
+		lower := record.AppendOldPrefix(nil, b.ID, key)
+		return scan(tx, lower, record.Successor(lower), func(k, v []byte) error {
+			var l record.Listed
+			if err := record.DecodeListed(&l, v); err != nil || l.Flags&record.FlagNull == 0 || bytes.Equal(k, newestKey) {
 				return err
 			}
-			tx.Set(nullKey(ck), k[len(k)-orderLen:])
+			tx.Set(record.NullKey(ck), k[len(k)-record.OrderLen:])
 			return nil
 		})
 	}, ck)
 	if err != nil || !live {
 		return err
 	}
-	one := Usage{Objects: 1}
+	one := record.Usage{Objects: 1}
 	return s.adjustUsage(ctx, s.bucketNames()[b.ID], b.ID, one, one)
 }
 
 // note takes down one use of a blob.
-func (p *pass) note(id BlobID, size int64, shared bool, user Problem, part string) {
-	if id == (BlobID{}) || !p.blobSlice(id) {
+func (p *pass) note(id record.BlobID, size int64, shared bool, user Problem, part string) {
+	if id == (record.BlobID{}) || !p.blobSlice(id) {
 		return
 	}
 	u := p.uses[id]
@@ -559,7 +560,7 @@ func (p *pass) note(id BlobID, size int64, shared bool, user Problem, part strin
 // partList looks at the part list of a multipart version.
 func (p *pass) partList(k, v []byte) error {
 	if len(k) != 9 {
-		return errRecord
+		return record.ErrBroken
 	}
 	id := binary.BigEndian.Uint64(k[1:])
 	l, ok := p.lists[id]
@@ -570,7 +571,7 @@ func (p *pass) partList(k, v []byte) error {
 		return p.orphanContent(k)
 	}
 	delete(p.lists, id)
-	parts, err := decodePartList(v)
+	parts, err := record.DecodePartList(v)
 	if err != nil {
 		return err
 	}
@@ -588,26 +589,26 @@ func (p *pass) partList(k, v []byte) error {
 }
 
 func (p *pass) upload(k, v []byte) error {
-	if len(k) < 9+2+uploadIDLen {
-		return errRecord
+	if len(k) < 9+2+record.UploadIDLen {
+		return record.ErrBroken
 	}
-	p.uploads[[uploadIDLen]byte(k[len(k)-uploadIDLen:])] = true
+	p.uploads[[record.UploadIDLen]byte(k[len(k)-record.UploadIDLen:])] = true
 	if p.n == 0 {
 		p.sum.Uploads++
 	}
-	var r record
-	return decodeRecord(&r, v)
+	var r record.Record
+	return record.Decode(&r, v)
 }
 
 func (p *pass) part(k, v []byte) error {
-	var part Part
-	if len(k) != 1+uploadIDLen+2 {
-		return errRecord
+	var part record.Part
+	if len(k) != 1+record.UploadIDLen+2 {
+		return record.ErrBroken
 	}
-	if err := decodePart(&part, v); err != nil {
+	if err := record.DecodePart(&part, v); err != nil {
 		return err
 	}
-	id := [uploadIDLen]byte(k[1:])
+	id := [record.UploadIDLen]byte(k[1:])
 	where := Problem{Detail: fmt.Sprintf("part %d of upload %s", part.Number, formatUploadID(id))}
 	p.note(part.Blob, part.Size, part.Shared, where, string(k))
 	if p.uploads[id] || p.n > 0 {
@@ -633,24 +634,24 @@ func (p *pass) opening(k, _ []byte) error { return p.listOpen(k[1:]) }
 func (p *pass) garbage(k, _ []byte) error { return p.listOpen(k[min(9, len(k)):]) }
 
 func (p *pass) listOpen(b []byte) error {
-	if len(b) != len(BlobID{}) {
-		return errRecord
+	if len(b) != len(record.BlobID{}) {
+		return record.ErrBroken
 	}
-	if id := BlobID(b); p.blobSlice(id) {
+	if id := record.BlobID(b); p.blobSlice(id) {
 		p.open[id] = true
 	}
 	return nil
 }
 
 func (p *pass) count(k, v []byte) error {
-	if len(k) != 1+len(BlobID{}) {
-		return errRecord
+	if len(k) != 1+len(record.BlobID{}) {
+		return record.ErrBroken
 	}
 	n, used := binary.Uvarint(v)
 	if used <= 0 {
-		return errRecord
+		return record.ErrBroken
 	}
-	id := BlobID(k[1:])
+	id := record.BlobID(k[1:])
 	if !p.blobSlice(id) {
 		return nil
 	}
@@ -666,7 +667,7 @@ func (p *pass) count(k, v []byte) error {
 // content looks at the key of one inline content.
 func (p *pass) content(k, _ []byte) error {
 	if len(k) != 9 {
-		return errRecord
+		return record.ErrBroken
 	}
 	id := binary.BigEndian.Uint64(k[1:])
 	switch {
@@ -707,7 +708,7 @@ func (p *pass) counters(u *counters) error {
 		name := p.names[id]
 		if p.o.Repair {
 			p.repairs = append(p.repairs, func(ctx context.Context) error {
-				return p.s.adjustUsage(ctx, name, id, want.plus(have, -1), want.plus(stored, -1))
+				return p.s.adjustUsage(ctx, name, id, want.Plus(have, -1), want.Plus(stored, -1))
 			})
 		}
 		if err := p.found(Problem{
@@ -721,8 +722,8 @@ func (p *pass) counters(u *counters) error {
 }
 
 // adjustUsage moves the counters of a bucket by what they were wrong.
-func (s *Store) adjustUsage(ctx context.Context, name string, id uint64, memory, stored Usage) error {
-	err := s.db.Update(ctx, func(tx kv.Tx) error { return addUsage(tx, id, stored) }, metaKey(usageSeqKey))
+func (s *Store) adjustUsage(ctx context.Context, name string, id uint64, memory, stored record.Usage) error {
+	err := s.db.Update(ctx, func(tx kv.Tx) error { return addUsage(tx, id, stored) }, record.MetaKey(usageSeqKey))
 	if err != nil {
 		return err
 	}
@@ -734,11 +735,11 @@ func (s *Store) adjustUsage(ctx context.Context, name string, id uint64, memory,
 
 // files compares the blobs that records use with the files, and the counts of shared ones.
 func (p *pass) files(ctx context.Context) error {
-	ids := make([]BlobID, 0, len(p.uses))
+	ids := make([]record.BlobID, 0, len(p.uses))
 	for id := range p.uses {
 		ids = append(ids, id)
 	}
-	slices.SortFunc(ids, func(a, b BlobID) int { return bytes.Compare(a[:], b[:]) })
+	slices.SortFunc(ids, func(a, b record.BlobID) int { return bytes.Compare(a[:], b[:]) })
 	for _, id := range ids {
 		u := p.uses[id]
 		if u.n > 0 {
@@ -803,16 +804,16 @@ func (p *pass) files(ctx context.Context) error {
 }
 
 // gone reports whether the user of a blob that was not found is gone too: removed since the snapshot.
-func (p *pass) gone(ctx context.Context, u *use, id BlobID) (bool, error) {
+func (p *pass) gone(ctx context.Context, u *use, id record.BlobID) (bool, error) {
 	if u.part != "" {
-		var part Part
+		var part record.Part
 		err := p.s.db.View(ctx, func(r kv.Reader) error {
 			v, err := get(r, nil, []byte(u.part))
 			if v == nil || err != nil {
 				return err
 			}
-			return decodePart(&part, v)
-		}, uploadLock([uploadIDLen]byte([]byte(u.part)[1:])))
+			return record.DecodePart(&part, v)
+		}, uploadLock([record.UploadIDLen]byte([]byte(u.part)[1:])))
 		return part.Blob != id, err
 	}
 	v, err := p.s.head(ctx, u.user.Bucket, u.user.Key, u.user.VersionID)
@@ -822,11 +823,11 @@ func (p *pass) gone(ctx context.Context, u *use, id BlobID) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return !slices.ContainsFunc(v.Parts, func(x Part) bool { return x.Blob == id }), nil
+	return !slices.ContainsFunc(v.Parts, func(x record.Part) bool { return x.Blob == id }), nil
 }
 
 // adjustReferences moves a blob's count by what it was wrong.
-func (s *Store) adjustReferences(ctx context.Context, id BlobID, have, want int64) error {
+func (s *Store) adjustReferences(ctx context.Context, id record.BlobID, have, want int64) error {
 	return s.db.Update(ctx, func(tx kv.Tx) error {
 		t := txn{s: s, tx: tx}
 		t.reference(id, int(want-have))
@@ -835,7 +836,7 @@ func (s *Store) adjustReferences(ctx context.Context, id BlobID, have, want int6
 }
 
 // describeBlob says what an orphan was, from its own label.
-func (s *Store) describeBlob(id BlobID) string {
+func (s *Store) describeBlob(id record.BlobID) string {
 	f, err := s.blobs.OpenBlob(blobs.ID(id))
 	if err != nil {
 		return "no record uses it"
@@ -845,17 +846,17 @@ func (s *Store) describeBlob(id BlobID) string {
 	if err != nil {
 		return "no record uses it; " + err.Error()
 	}
-	l, err := decodeLabel(r.Label())
+	l, err := record.DecodeLabel(r.Label())
 	if err != nil {
 		return "no record uses it; " + err.Error()
 	}
-	return fmt.Sprintf("no record uses it; written for %s", subject(l.bucket, l.key))
+	return fmt.Sprintf("no record uses it; written for %s", subject(l.Bucket, l.Key))
 }
 
 // readAll reads the content of every version and uploaded part.
 func (c *checker) readAll(ctx context.Context) error {
 	before := c.s.stats.scrubbedBytes.Load()
-	for from := []byte{tagCurrent}; from != nil; {
+	for from := []byte{record.TagCurrent}; from != nil; {
 		items, next, err := c.s.walkItems(ctx, from, scrubBatch)
 		if err != nil {
 			return err
@@ -880,14 +881,14 @@ func (c *checker) readAll(ctx context.Context) error {
 		from = next
 	}
 	c.sum.Bytes += c.s.stats.scrubbedBytes.Load() - before
-	return c.s.readParts(ctx, nil, func(key []byte, part *Part, err error) error {
+	return c.s.readParts(ctx, nil, func(key []byte, part *record.Part, err error) error {
 		if err == nil {
 			c.sum.Bytes += part.Size
 			return nil
 		}
 		return c.found(Problem{
 			Kind: "content", Blob: part.Blob.String(),
-			Detail: fmt.Sprintf("part %d of upload %x: %v", part.Number, key[1:1+uploadIDLen], err),
+			Detail: fmt.Sprintf("part %d of upload %x: %v", part.Number, key[1:1+record.UploadIDLen], err),
 		})
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"firn/object/digest"
+	"firn/object/record"
 	"firn/seal"
 )
 
@@ -41,7 +42,7 @@ var errSourceMoved = errors.New("the source of a copy changed")
 // Copy makes a new version of bucket/key with the source's content, sharing its bytes where it can.
 // o gives all metadata of the new version (the caller merges what it keeps from the source); o.Size,
 // o.ContentMD5 are ignored; where encryption stands against sharing, the bytes are written anew; o.Checksum.Expected is nil and asks for the algorithm to be kept or computed.
-func (s *Store) Copy(ctx context.Context, src CopySource, bucket, key string, o PutOptions) (*Version, error) {
+func (s *Store) Copy(ctx context.Context, src CopySource, bucket, key string, o PutOptions) (*record.Version, error) {
 	for range copyTries {
 		v, err := s.copyObject(ctx, src, bucket, key, &o)
 		if errors.Is(err, errSourceMoved) {
@@ -55,7 +56,7 @@ func (s *Store) Copy(ctx context.Context, src CopySource, bucket, key string, o 
 	return nil, fail("copy object", subject(bucket, key), errSourceMoved)
 }
 
-func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key string, o *PutOptions) (*Version, error) {
+func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key string, o *PutOptions) (*record.Version, error) {
 	b, err := s.bucketFor(bucket, key)
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 	if err := checkPut(b.rec.Load(), &opts); err != nil {
 		return nil, err
 	}
-	ck := currentKey(b.rec.Load().ID, key)
+	ck := record.CurrentKey(b.rec.Load().ID, key)
 	from, err := s.openSource(ctx, src)
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		return s.put(ctx, bucket, key, io.NewSectionReader(from, 0, opts.Size), &opts)
 	}
 	r := newRecord(bucket, key, &opts)
-	r.Size, r.md5, r.nparts, r.BLAKE3 = from.rec.Size, from.rec.md5, from.rec.nparts, from.rec.BLAKE3
+	r.Size, r.MD5, r.ETagParts, r.BLAKE3 = from.rec.Size, from.rec.MD5, from.rec.ETagParts, from.rec.BLAKE3
 	r.Multipart = from.rec.Multipart
 	r.Checksum = from.rec.Checksum
 	if q := o.Checksum; q != nil && q.Algorithm != r.Checksum.Algorithm {
@@ -90,7 +91,7 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		if err != nil {
 			return nil, err
 		}
-		r.Checksum = Checksum{Algorithm: q.Algorithm, Value: sums.Checksum}
+		r.Checksum = record.Checksum{Algorithm: q.Algorithm, Value: sums.Checksum}
 	}
 	need := int64(recordCost)
 	if from.inline != nil {
@@ -100,7 +101,7 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		return nil, err
 	}
 	defer s.space.done(need)
-	if from.inline != nil || r.Size == 0 && !r.Multipart && from.rec.blob == (BlobID{}) {
+	if from.inline != nil || r.Size == 0 && !r.Multipart && from.rec.Blob == (record.BlobID{}) {
 		c := &content{size: r.Size, inline: from.inline}
 		return s.commitPut(ctx, b, ck, r, c, o.Precondition)
 	}
@@ -127,12 +128,12 @@ func (o *Object) sums(ctx context.Context, a digest.Algorithm) (digest.Sums, err
 }
 
 // commitShared makes r the current version with the blobs of the open version from, whose keys are sealed as given.
-func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, b *bucket, ck []byte, r *record, sealed [][]byte, pre Precondition) (*Version, error) {
+func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, b *bucket, ck []byte, r *record.Record, sealed [][]byte, pre Precondition) (*record.Version, error) {
 	sb, err := s.bucket(src.Bucket)
 	if err != nil {
 		return nil, err
 	}
-	sck := currentKey(sb.rec.Load().ID, src.Key)
+	sck := record.CurrentKey(sb.rec.Load().ID, src.Key)
 	_, err = s.change(ctx, b, func(t *txn) error {
 		cur, err := s.current(t.tx, r.Bucket, r.Key, ck)
 		if err != nil {
@@ -155,12 +156,12 @@ func (s *Store) commitShared(ctx context.Context, src CopySource, from *Object, 
 		if err := t.retain(r); err != nil {
 			return err
 		}
-		return t.place(ck, r, cur, OpPut)
+		return t.place(ck, r, cur, record.OpPut)
 	}, lockSet(ck, sck)...)
 	if err != nil {
 		return nil, err
 	}
-	return r.finish(), nil
+	return r.Finish(), nil
 }
 
 func lockSet(a, b []byte) [][]byte {
@@ -172,38 +173,38 @@ func lockSet(a, b []byte) [][]byte {
 
 // share makes r use the blobs of v, which is stored under vk, with their keys as sealed for r. Where the same transaction goes on to drop v,
 // release and finish settle the count.
-func (t *txn) share(r *record, v *stored, vk []byte, sealed [][]byte) error {
+func (t *txn) share(r *record.Record, v *stored, vk []byte, sealed [][]byte) error {
 	parts, err := t.reuse(v, vk, func(int) bool { return true })
 	if err != nil {
 		return err
 	}
 	if !v.Multipart {
-		r.blob, r.shared, r.sealed = v.blob, true, sealed[0]
+		r.Blob, r.Shared, r.Sealed = v.Blob, true, sealed[0]
 		return nil
 	}
-	r.data = uint64(t.s.clock.Now())
+	r.Data = uint64(t.s.clock.Now())
 	r.Parts = slices.Clone(parts)
 	for i := range r.Parts {
 		r.Parts[i].Sealed = sealed[i]
 	}
-	t.tx.Set(idKey(tagParts, r.data), appendPartList(nil, r.Parts))
+	t.tx.Set(record.IDKey(record.TagParts, r.Data), record.AppendPartList(nil, r.Parts))
 	return nil
 }
 
 // reuse gives those parts of v that which names one use more and marks them as shared in what is stored.
 // It returns the parts as stored now.
-func (t *txn) reuse(v *stored, vk []byte, which func(i int) bool) ([]Part, error) {
+func (t *txn) reuse(v *stored, vk []byte, which func(i int) bool) ([]record.Part, error) {
 	if !v.Multipart {
-		if !v.shared {
-			v.shared = true
-			v.raw = appendRecord(nil, &v.record)
+		if !v.Shared {
+			v.Shared = true
+			v.raw = record.Append(nil, &v.Record)
 			t.tx.Set(vk, v.raw)
 		}
-		t.reference(v.blob, 1)
-		p := v.onlyPart()
-		return []Part{p}, nil
+		t.reference(v.Blob, 1)
+		p := v.OnlyPart()
+		return []record.Part{p}, nil
 	}
-	parts, err := t.s.parts(t.tx, &v.record)
+	parts, err := t.s.parts(t.tx, &v.Record)
 	if err != nil {
 		return nil, err
 	}
@@ -217,19 +218,19 @@ func (t *txn) reuse(v *stored, vk []byte, which func(i int) bool) ([]Part, error
 		t.reference(parts[i].Blob, 1)
 	}
 	if changed {
-		t.tx.Set(idKey(tagParts, v.data), appendPartList(nil, parts))
+		t.tx.Set(record.IDKey(record.TagParts, v.Data), record.AppendPartList(nil, parts))
 	}
 	return parts, nil
 }
 
 // sourceAt reads the version that from was opened on, with the key it is stored under. errSourceMoved where it
 // is no longer there.
-func (t *txn) sourceAt(src CopySource, b *Bucket, from *Object, sck []byte) (*stored, []byte, error) {
+func (t *txn) sourceAt(src CopySource, b *record.Bucket, from *Object, sck []byte) (*stored, []byte, error) {
 	v, vk, err := t.s.find(t.tx, b, src.Key, from.Version.ID, sck)
 	if err != nil {
 		return nil, nil, err
 	}
-	if v == nil || v.Clock != from.rec.Clock || v.Site != from.rec.Site || v.data != from.rec.data || v.blob != from.rec.blob {
+	if v == nil || v.Clock != from.rec.Clock || v.Site != from.rec.Site || v.Data != from.rec.Data || v.Blob != from.rec.Blob {
 		return nil, nil, errSourceMoved
 	}
 	return v, vk, nil
@@ -240,7 +241,7 @@ func (o *Object) wholePart(offset, length int64) int {
 	start := int64(0)
 	for i := range o.Version.Parts {
 		p := &o.Version.Parts[i]
-		if start == offset && p.Size == length && p.Blob != (BlobID{}) {
+		if start == offset && p.Size == length && p.Blob != (record.BlobID{}) {
 			return i
 		}
 		if start += p.Size; start > offset {
@@ -252,7 +253,7 @@ func (o *Object) wholePart(offset, length int64) int {
 
 // sharePart makes part i of from the part of an upload, without copying it. ok is false where a checksum that the
 // upload keeps is not known of it.
-func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i int, bucket, key, uploadID string, number int, dataKey *seal.Key) (p *Part, ok bool, err error) {
+func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i int, bucket, key, uploadID string, number int, dataKey *seal.Key) (p *record.Part, ok bool, err error) {
 	if number < 1 || number > MaxPart {
 		return nil, false, ErrInvalidPart
 	}
@@ -286,7 +287,7 @@ func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i i
 	if err != nil {
 		return nil, false, err
 	}
-	sck := currentKey(sb.rec.Load().ID, src.Key)
+	sck := record.CurrentKey(sb.rec.Load().ID, src.Key)
 	_, err = s.change(ctx, b, func(t *txn) error {
 		v, vk, err := t.sourceAt(src, sb.rec.Load(), from, sck)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	pebblevfs "github.com/cockroachdb/pebble/v2/vfs"
 
 	"firn/object/envelope"
+	"firn/object/record"
 	"firn/seal"
 	"firn/vfs"
 	"firn/vfs/cryptfs"
@@ -103,7 +104,7 @@ func scenarios() []scenario {
 		_, err := f.Copy(context.Background(), src, "bucket", "l", encrypted(envelope.Site))
 		return err
 	}
-	versioned := func(f *fixture) error { f.versioning("bucket", VersioningEnabled); return nil }
+	versioned := func(f *fixture) error { f.versioning("bucket", record.VersioningEnabled); return nil }
 	collect := func(f *fixture) error { _, err := f.Collect(context.Background()); return err }
 	var id string
 	upload := func(f *fixture) error {

@@ -3,6 +3,8 @@ package object
 import (
 	"bytes"
 	"context"
+
+	"firn/object/record"
 )
 
 // Delete removes a version, or, with versionID "" in a versioned bucket, lays a delete marker. Deleting what
@@ -16,7 +18,7 @@ func (s *Store) Delete(ctx context.Context, bucket, key, versionID string, o Del
 	if err != nil {
 		return DeleteResult{}, fail("delete object", subject(bucket, key), err)
 	}
-	ck := currentKey(b.rec.Load().ID, key)
+	ck := record.CurrentKey(b.rec.Load().ID, key)
 	var res DeleteResult
 	_, err = s.change(ctx, b, func(t *txn) (err error) {
 		res, err = t.delete(ck, &item)
@@ -66,7 +68,7 @@ func (s *Store) DeleteMany(ctx context.Context, bucket string, items []DeleteIte
 		todo = later
 		locks := make([][]byte, len(now))
 		for n, i := range now {
-			locks[n] = currentKey(id, items[i].Key)
+			locks[n] = record.CurrentKey(id, items[i].Key)
 		}
 		_, err := s.change(ctx, b, func(t *txn) error {
 			for n, i := range now {
@@ -88,7 +90,7 @@ func (s *Store) DeleteMany(ctx context.Context, bucket string, items []DeleteIte
 
 // delete carries out one delete. Where it returns an error it has written nothing.
 func (t *txn) delete(ck []byte, item *DeleteItem) (DeleteResult, error) {
-	if item.VersionID == "" && t.b.Versioning != VersioningOff {
+	if item.VersionID == "" && t.b.Versioning != record.VersioningOff {
 		return t.mark(ck, item)
 	}
 	v, vk, err := t.s.find(t.tx, t.b, item.Key, item.VersionID, ck)
@@ -103,41 +105,41 @@ func (t *txn) delete(ck []byte, item *DeleteItem) (DeleteResult, error) {
 		return res, nil
 	}
 	res.DeleteMarker = v.DeleteMarker
-	m := mutation{
-		op: OpDelete, clock: uint64(t.s.clock.Now()), site: v.Site, bucketID: t.b.ID, bucket: t.b.Name,
-		key: item.Key, version: v.order(), null: v.null,
+	m := record.Mutation{
+		Op: record.OpDelete, Clock: uint64(t.s.clock.Now()), Site: v.Site, BucketID: t.b.ID, Bucket: t.b.Name,
+		Key: item.Key, Version: v.Order(), Null: v.Null,
 	}
 	current := bytes.Equal(vk, ck)
 	var next *stored
 	var nextKey []byte
-	if current && t.b.Versioning != VersioningOff {
+	if current && t.b.Versioning != record.VersioningOff {
 		if next, nextKey, err = t.newestOld(item.Key); err != nil {
 			return DeleteResult{}, err
 		}
 	}
-	if err := t.drop(&v.record, &m.delta, item.BypassGovernance); err != nil {
+	if err := t.drop(&v.Record, &m.Delta, item.BypassGovernance); err != nil {
 		return DeleteResult{}, err
 	}
 	switch {
 	case !current:
 		t.tx.Delete(vk)
-		if v.null {
-			t.tx.Delete(nullKey(ck))
+		if v.Null {
+			t.tx.Delete(record.NullKey(ck))
 		}
 	case next == nil:
 		t.tx.Delete(ck)
 	default:
 		t.tx.Set(ck, next.raw)
 		t.tx.Delete(nextKey)
-		if next.null {
-			t.tx.Delete(nullKey(ck))
+		if next.Null {
+			t.tx.Delete(record.NullKey(ck))
 		}
 	}
 	if current && !v.DeleteMarker {
-		m.delta.Objects--
+		m.Delta.Objects--
 	}
 	if next != nil && !next.DeleteMarker {
-		m.delta.Objects++
+		m.Delta.Objects++
 	}
 	t.log(&m)
 	return res, nil
@@ -152,17 +154,17 @@ func (t *txn) mark(ck []byte, item *DeleteItem) (DeleteResult, error) {
 	if err := ask(item.Precondition, cur); err != nil {
 		return DeleteResult{}, err
 	}
-	r := &record{Version: Version{Bucket: t.b.Name, Key: item.Key, Latest: true, DeleteMarker: true, Owner: t.b.Owner}}
-	if err := t.place(ck, r, cur, OpDeleteMarker); err != nil {
+	r := &record.Record{Version: record.Version{Bucket: t.b.Name, Key: item.Key, Latest: true, DeleteMarker: true, Owner: t.b.Owner}}
+	if err := t.place(ck, r, cur, record.OpDeleteMarker); err != nil {
 		return DeleteResult{}, err
 	}
-	return DeleteResult{VersionID: r.finish().ID, DeleteMarker: true}, nil
+	return DeleteResult{VersionID: r.Finish().ID, DeleteMarker: true}, nil
 }
 
 // newestOld returns the newest noncurrent version of key and the key it is stored under; nil where there is none.
 func (t *txn) newestOld(key string) (*stored, []byte, error) {
-	lower := appendOldPrefix(nil, t.b.ID, key)
-	it, err := t.tx.Iter(lower, successor(lower))
+	lower := record.AppendOldPrefix(nil, t.b.ID, key)
+	it, err := t.tx.Iter(lower, record.Successor(lower))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -174,7 +176,7 @@ func (t *txn) newestOld(key string) (*stored, []byte, error) {
 			k = bytes.Clone(it.Key())
 			v = &stored{raw: bytes.Clone(raw)}
 			v.Bucket, v.Key = t.b.Name, key
-			err = decodeRecord(&v.record, v.raw)
+			err = record.Decode(&v.Record, v.raw)
 		}
 	} else {
 		err = it.Err()

@@ -3,6 +3,7 @@ package object
 import (
 	"firn/block"
 	"firn/object/envelope"
+	"firn/object/record"
 	"firn/seal"
 )
 
@@ -37,7 +38,7 @@ func (o *Object) Unlock(dataKey *seal.Key) error {
 
 func (o *Object) unlock(s *envelope.Sealer) error {
 	// The first part tells a wrong key from content that was changed.
-	k, err := o.Version.Parts[0].open(s)
+	k, err := openKey(s, &o.Version.Parts[0])
 	if err != nil {
 		return err
 	}
@@ -53,15 +54,17 @@ func (o *Object) unlock(s *envelope.Sealer) error {
 	return nil
 }
 
-// open returns the key of a part.
-func (p *Part) open(s *envelope.Sealer) (*seal.Key, error) { return s.Open(p.Sealed, p.Number, p.Size) }
+// openKey returns the key that p is sealed with.
+func openKey(s *envelope.Sealer, p *record.Part) (*seal.Key, error) {
+	return s.Open(p.Sealed, p.Number, p.Size)
+}
 
 // unseal gives the reader of a part its key where it can be had: a scrub has none.
-func (o *Object) unseal(r *block.Reader, p *Part) error {
+func (o *Object) unseal(r *block.Reader, p *record.Part) error {
 	if o.sealer == nil || r.Info().Codec != block.CodecAESGCM {
 		return nil
 	}
-	k, err := p.open(o.sealer)
+	k, err := openKey(o.sealer, p)
 	if err != nil {
 		return &block.CorruptError{File: p.Blob.String(), Block: -1, What: "key"}
 	}
@@ -75,7 +78,7 @@ func (o *Object) reseal(i int, to *envelope.Sealer, number int) ([]byte, error) 
 		return nil, nil
 	}
 	p := &o.Version.Parts[i]
-	k, err := p.open(o.sealer)
+	k, err := openKey(o.sealer, p)
 	if err != nil {
 		return nil, err
 	}

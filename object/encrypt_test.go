@@ -16,6 +16,7 @@ import (
 	"firn/kv"
 	"firn/object/blobs"
 	"firn/object/envelope"
+	"firn/object/record"
 	"firn/seal"
 	"firn/vfs"
 )
@@ -27,7 +28,7 @@ func encrypted(m envelope.Method) PutOptions {
 	return PutOptions{Size: -1, DataKey: dataKey(), Encryption: envelope.New(envelope.Encryption{Method: m, Wrapped: []byte("wrapped")})}
 }
 
-func (f *fixture) putEncrypted(key, content string, m envelope.Method) *Version {
+func (f *fixture) putEncrypted(key, content string, m envelope.Method) *record.Version {
 	f.t.Helper()
 	v, err := f.Put(f.t.Context(), "bucket", key, strings.NewReader(content), encrypted(m))
 	if err != nil {
@@ -217,7 +218,7 @@ func TestEncryptedCopies(t *testing.T) {
 	f.want("bucket", "joined", "", large)
 }
 
-func (f *fixture) head(bucket, key string) *Version {
+func (f *fixture) head(bucket, key string) *record.Version {
 	f.t.Helper()
 	v, err := f.Head(f.t.Context(), bucket, key, "")
 	if err != nil {
@@ -263,11 +264,11 @@ func TestEncryptedSwapped(t *testing.T) {
 	}
 
 	rec := f.buckets.m["bucket"].rec.Load()
-	read := func(key string) (r record) {
+	read := func(key string) (r record.Record) {
 		err := f.db.View(ctx, func(kr kv.Reader) error {
-			v, err := f.current(kr, "bucket", key, currentKey(rec.ID, key))
+			v, err := f.current(kr, "bucket", key, record.CurrentKey(rec.ID, key))
 			if err == nil {
-				r = v.record
+				r = v.Record
 			}
 			return err
 		})
@@ -276,29 +277,29 @@ func TestEncryptedSwapped(t *testing.T) {
 		}
 		return r
 	}
-	write := func(key string, fn func(r *record)) {
+	write := func(key string, fn func(r *record.Record)) {
 		r := read(key)
 		fn(&r)
-		ck := currentKey(rec.ID, key)
-		if err := f.db.Update(ctx, func(tx kv.Tx) error { tx.Set(ck, appendRecord(nil, &r)); return nil }, ck); err != nil {
+		ck := record.CurrentKey(rec.ID, key)
+		if err := f.db.Update(ctx, func(tx kv.Tx) error { tx.Set(ck, record.Append(nil, &r)); return nil }, ck); err != nil {
 			t.Fatal(err)
 		}
 	}
 	other := read("small-b")
-	for name, change := range map[string]func(r *record){
-		"another value":                     func(r *record) { r.data = other.data },
-		"another value and its key":         func(r *record) { r.data, r.sealed = other.data, other.sealed },
-		"another value, its key and salt":   func(r *record) { r.data, r.sealed, r.Encryption = other.data, other.sealed, other.Encryption },
-		"another version's salt":            func(r *record) { r.Encryption = other.Encryption },
-		"no encryption":                     func(r *record) { r.Encryption = nil },
-		"a whole record under another name": func(r *record) { *r = other },
+	for name, change := range map[string]func(r *record.Record){
+		"another value":                     func(r *record.Record) { r.Data = other.Data },
+		"another value and its key":         func(r *record.Record) { r.Data, r.Sealed = other.Data, other.Sealed },
+		"another value, its key and salt":   func(r *record.Record) { r.Data, r.Sealed, r.Encryption = other.Data, other.Sealed, other.Encryption },
+		"another version's salt":            func(r *record.Record) { r.Encryption = other.Encryption },
+		"no encryption":                     func(r *record.Record) { r.Encryption = nil },
+		"a whole record under another name": func(r *record.Record) { *r = other },
 	} {
 		was := read("small-a")
 		write("small-a", change)
 		if got, err := f.get("bucket", "small-a", ""); err == nil {
 			t.Errorf("%s: read %.20q", name, got)
 		}
-		write("small-a", func(r *record) { *r = was })
+		write("small-a", func(r *record.Record) { *r = was })
 	}
 	f.want("bucket", "small-a", "", strings.Repeat("a", 100))
 }
@@ -306,7 +307,7 @@ func TestEncryptedSwapped(t *testing.T) {
 func TestRewrap(t *testing.T) {
 	f := newFixture(t, vfs.NewMem(), Options{})
 	f.bucket("bucket", BucketOptions{})
-	f.versioning("bucket", VersioningEnabled)
+	f.versioning("bucket", record.VersioningEnabled)
 	ctx := t.Context()
 	large := big(InlineMax + 1)
 	f.put("bucket", "plain", "x")

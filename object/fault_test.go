@@ -18,6 +18,7 @@ import (
 	"firn"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/record"
 	"firn/vfs"
 )
 
@@ -175,7 +176,7 @@ func TestFlippedBitsAreFound(t *testing.T) {
 	// A flipped bit in the stored inline value.
 	var keys [][]byte
 	if err := f.db.Update(ctx, func(tx kv.Tx) error {
-		return scan(tx, []byte{tagData}, []byte{tagData + 1}, func(k, v []byte) error {
+		return scan(tx, []byte{record.TagData}, []byte{record.TagData + 1}, func(k, v []byte) error {
 			if bytes.HasSuffix(v, []byte("content")) {
 				v = bytes.Clone(v)
 				v[len(v)-1] ^= 1
@@ -255,12 +256,12 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dataID := inline.rec.data
+	dataID := inline.rec.Data
 	inline.Close()
 	if err := f.blobs.Remove(blobs.ID(v.Parts[0].Blob)); err != nil {
 		t.Fatal(err)
 	}
-	orphan := BlobID{1, 2, 3}
+	orphan := record.BlobID{1, 2, 3}
 	for _, name := range []string{f.blobs.Path(blobs.ID(orphan)), "data/blobs/00/README"} {
 		file, err := f.fs.Create(name, vfs.CategoryPart)
 		if err != nil {
@@ -269,20 +270,20 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 		file.Close()
 	}
 	if err := f.db.Update(ctx, func(tx kv.Tx) error {
-		tx.Set(blobKey(tagRef, shared.Parts[0].Blob), []byte{9})
-		tx.Set(idKey(tagData, 12345), []byte("no version"))
-		tx.Set(idKey(tagParts, 12346), []byte("no version"))
-		tx.Set(partKey([uploadIDLen]byte{9}, 1), appendPart(nil, &Part{Number: 1}))
-		tx.Set(nullKey(currentKey(1, "nothing")), make([]byte, orderLen))
-		tx.Set(currentKey(1, "bad"), []byte{0xFF})
-		tx.Set(currentKey(77, "k"), appendRecord(nil, &record{Version: Version{Clock: 1, Site: 1}}))
-		tx.Set(oldKey(1, "lonely", order{1}), appendRecord(nil, &record{Version: Version{Clock: 1, Site: 1}, null: true}))
-		tx.Delete(idKey(tagData, dataID))
+		tx.Set(record.BlobKey(record.TagRef, shared.Parts[0].Blob), []byte{9})
+		tx.Set(record.IDKey(record.TagData, 12345), []byte("no version"))
+		tx.Set(record.IDKey(record.TagParts, 12346), []byte("no version"))
+		tx.Set(record.PartKey([record.UploadIDLen]byte{9}, 1), record.AppendPart(nil, &record.Part{Number: 1}))
+		tx.Set(record.NullKey(record.CurrentKey(1, "nothing")), make([]byte, record.OrderLen))
+		tx.Set(record.CurrentKey(1, "bad"), []byte{0xFF})
+		tx.Set(record.CurrentKey(77, "k"), record.Append(nil, &record.Record{Version: record.Version{Clock: 1, Site: 1}}))
+		tx.Set(record.OldKey(1, "lonely", record.Order{1}), record.Append(nil, &record.Record{Version: record.Version{Clock: 1, Site: 1}, Null: true}))
+		tx.Delete(record.IDKey(record.TagData, dataID))
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	f.buckets.m["bucket"].add(Usage{Bytes: 1000})
+	f.buckets.m["bucket"].add(record.Usage{Bytes: 1000})
 	run := func(repair bool) map[string]int {
 		t.Helper()
 		got := map[string]int{}
@@ -356,8 +357,8 @@ func TestCheckInSeveralPasses(t *testing.T) {
 	}
 	file.Close()
 	if err := f.db.Update(ctx, func(tx kv.Tx) error {
-		tx.Set(idKey(tagData, 7), nil)
-		tx.Set(blobKey(tagRef, BlobID{0x80}), []byte{2})
+		tx.Set(record.IDKey(record.TagData, 7), nil)
+		tx.Set(record.BlobKey(record.TagRef, record.BlobID{0x80}), []byte{2})
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -427,7 +428,7 @@ func TestFormatAndSiteAreChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := f.db.Update(t.Context(), func(tx kv.Tx) error {
-		tx.Set(metaKey("format"), idKey(0, formatVersion+1)[1:])
+		tx.Set(record.MetaKey("format"), record.IDKey(0, formatVersion+1)[1:])
 		return nil
 	}); err != nil {
 		t.Fatal(err)

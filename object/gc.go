@@ -12,6 +12,7 @@ import (
 	"firn/hlc"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/record"
 )
 
 const (
@@ -70,15 +71,15 @@ func (s *Store) wakeCollector() {
 func (s *Store) Collect(ctx context.Context) (removed int, err error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
-	from := []byte{tagGarbage}
+	from := []byte{record.TagGarbage}
 	queued := int64(0)
 	for {
 		keys := make([][]byte, 0, collectBatch)
 		err := s.db.View(ctx, func(r kv.Reader) error {
 			keys = keys[:0]
-			err := scan(r, from, []byte{tagGarbage + 1}, func(k, _ []byte) error {
-				if len(k) != 9+len(BlobID{}) {
-					return errRecord
+			err := scan(r, from, []byte{record.TagGarbage + 1}, func(k, _ []byte) error {
+				if len(k) != 9+len(record.BlobID{}) {
+					return record.ErrBroken
 				}
 				keys = append(keys, bytes.Clone(k))
 				if len(keys) == collectBatch {
@@ -142,23 +143,23 @@ func (s *Store) expireUploads(ctx context.Context) error {
 	type found struct {
 		bucket uint64
 		key    string
-		id     [uploadIDLen]byte
+		id     [record.UploadIDLen]byte
 	}
 	var old []found
 	var done [][]byte
 	err := s.db.View(ctx, func(r kv.Reader) error {
 		old, done = nil, nil
-		err := scan(r, []byte{tagUpload}, []byte{tagUpload + 1}, func(k, _ []byte) error {
+		err := scan(r, []byte{record.TagUpload}, []byte{record.TagUpload + 1}, func(k, _ []byte) error {
 			f := found{}
-			if len(k) < 9+2+uploadIDLen {
-				return errRecord
+			if len(k) < 9+2+record.UploadIDLen {
+				return record.ErrBroken
 			}
 			f.bucket = binary.BigEndian.Uint64(k[1:])
-			key, id, ok := unescape(nil, k[9:])
-			if !ok || len(id) != uploadIDLen {
-				return errRecord
+			key, id, ok := record.Unescape(nil, k[9:])
+			if !ok || len(id) != record.UploadIDLen {
+				return record.ErrBroken
 			}
-			f.key, f.id = string(key), [uploadIDLen]byte(id)
+			f.key, f.id = string(key), [record.UploadIDLen]byte(id)
 			if binary.BigEndian.Uint64(id) < before {
 				old = append(old, f)
 			}
@@ -168,8 +169,8 @@ func (s *Store) expireUploads(ctx context.Context) error {
 			return err
 		}
 		limit := uint64(hlc.FromWall(now.Add(-completedKeep)))
-		return scan(r, []byte{tagCompleted}, []byte{tagCompleted + 1}, func(k, v []byte) error {
-			if c, err := decodeCompleted(v); err != nil || c.at < limit {
+		return scan(r, []byte{record.TagCompleted}, []byte{record.TagCompleted + 1}, func(k, v []byte) error {
+			if c, err := record.DecodeCompleted(v); err != nil || c.At < limit {
 				done = append(done, bytes.Clone(k))
 			}
 			return nil

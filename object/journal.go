@@ -5,185 +5,17 @@ import (
 	"errors"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"firn/hlc"
 	"firn/kv"
+	"firn/object/record"
 )
-
-// Op is what a journal entry records.
-type Op uint8
-
-// The operations. Their numbers are stored.
-const (
-	OpPut          Op = 1 // a version came to be: put, copy, completed upload
-	OpDeleteMarker Op = 2 // a delete marker came to be
-	OpDelete       Op = 3 // a version or delete marker was removed for good
-	OpUpdate       Op = 4 // tags, ACL, retention or legal hold of a version changed
-	OpCreateBucket Op = 5
-	OpUpdateBucket Op = 6
-	OpDeleteBucket Op = 7
-)
-
-var opNames = [...]string{
-	"", "put", "delete-marker", "delete", "update", "create-bucket", "update-bucket", "delete-bucket",
-}
-
-func (o Op) String() string {
-	if int(o) < len(opNames) && o > 0 {
-		return opNames[o]
-	}
-	return "unknown"
-}
-
-// Entry is one mutation of the namespace.
-type Entry struct {
-	Seq      uint64 // place in the journal, from 1, without gaps
-	Op       Op
-	Clock    uint64 // hybrid logical clock of the mutation; for a put or marker that of the version
-	Site     uint32 // site that wrote the version concerned
-	Bucket   string
-	BucketID uint64
-	Key      string // empty for a bucket's own entries
-	// VersionID is the version concerned, "null" where it has no id of its own.
-	VersionID string
-	// Replaced reports that a put or marker removed the version that was "null" before.
-	Replaced bool
-	Size     int64  // bytes of the version put
-	ETag     string // of the version put
-	// Delta is how the bucket's counters changed.
-	Delta Usage
-}
-
-// Fields of a journal entry.
-const (
-	jOp        = 1
-	jClock     = 2 // fixed64
-	jSite      = 3
-	jBucketID  = 4
-	jBucket    = 5
-	jKey       = 6
-	jVersion   = 7 // clock and site of the version's id, inverted; absent for "null" and for buckets
-	jNull      = 8
-	jReplaced  = 9
-	jSize      = 10
-	jMD5       = 11
-	jETagParts = 12
-	jDelta     = 13 // three zigzag varints: objects, versions, bytes
-)
-
-// mutation is an Entry before it is written.
-type mutation struct {
-	op       Op
-	clock    uint64
-	site     uint32
-	bucketID uint64
-	bucket   string
-	key      string
-	version  order
-	null     bool
-	replaced bool
-	size     int64
-	md5      *[16]byte
-	nparts   int
-	delta    Usage
-}
-
-func appendMutation(b []byte, m *mutation) []byte {
-	b = appendUint(b, jOp, uint64(m.op))
-	b = appendFixed(b, jClock, m.clock)
-	b = appendUint(b, jSite, uint64(m.site))
-	b = appendUint(b, jBucketID, m.bucketID)
-	b = appendBytes(b, jBucket, m.bucket)
-	b = appendBytes(b, jKey, m.key)
-	if m.key != "" && !m.null {
-		b = appendBytes(b, jVersion, m.version[:])
-	}
-	b = appendUint(b, jNull, boolUint(m.null))
-	b = appendUint(b, jReplaced, boolUint(m.replaced))
-	b = appendUint(b, jSize, uint64(m.size))
-	if m.md5 != nil {
-		b = appendBytes(b, jMD5, m.md5[:])
-		b = appendUint(b, jETagParts, uint64(m.nparts))
-	}
-	if m.delta != (Usage{}) {
-		var buf [32]byte
-		b = appendBytes(b, jDelta, appendUsage(buf[:0], m.delta))
-	}
-	return b
-}
-
-func decodeEntry(e *Entry, raw []byte) error {
-	f := fields{b: raw}
-	var md5 *[16]byte
-	nparts := 0
-	for f.next() {
-		want := protowire.VarintType
-		switch f.num {
-		case jClock:
-			want = protowire.Fixed64Type
-		case jBucket, jKey, jVersion, jMD5, jDelta:
-			want = protowire.BytesType
-		}
-		if f.num <= jDelta && !f.is(want) {
-			return errRecord
-		}
-		switch f.num {
-		case jOp:
-			e.Op = Op(f.u)
-		case jClock:
-			e.Clock = f.u
-		case jSite:
-			e.Site = uint32(f.u)
-		case jBucketID:
-			e.BucketID = f.u
-		case jBucket:
-			e.Bucket = string(f.data)
-		case jKey:
-			e.Key = string(f.data)
-		case jVersion:
-			if len(f.data) != orderLen {
-				return errRecord
-			}
-			e.VersionID = order(f.data).String()
-		case jNull:
-			if f.u != 0 {
-				e.VersionID = nullID
-			}
-		case jReplaced:
-			e.Replaced = f.u != 0
-		case jSize:
-			e.Size = int64(f.u & (1<<62 - 1))
-		case jMD5:
-			if len(f.data) != 16 {
-				return errRecord
-			}
-			sum := [16]byte(f.data)
-			md5 = &sum
-		case jETagParts:
-			nparts = int(f.u & 0xFFFF)
-		case jDelta:
-			var ok bool
-			if e.Delta, _, ok = parseUsage(f.data); !ok {
-				return errRecord
-			}
-		}
-	}
-	if f.bad {
-		return errRecord
-	}
-	if md5 != nil {
-		e.ETag = string(appendETag(nil, *md5, nparts))
-	}
-	return nil
-}
 
 // Journal calls fn for the entries from <= Seq in order until fn returns an error, which it returns, or the tail
 // is reached. kv.ErrTrimmed where from is older than what is kept.
-func (s *Store) Journal(ctx context.Context, from uint64, fn func(Entry) error) error {
+func (s *Store) Journal(ctx context.Context, from uint64, fn func(record.Entry) error) error {
 	return s.db.ReadLog(ctx, from, func(l kv.LogEntry) error {
-		e := Entry{Seq: l.Seq}
-		if err := decodeEntry(&e, l.Data); err != nil {
+		e := record.Entry{Seq: l.Seq}
+		if err := record.DecodeEntry(&e, l.Data); err != nil {
 			return err
 		}
 		return fn(e)
@@ -204,14 +36,14 @@ const cursorPrefix = "cursor/"
 // Cursor returns the position of a consumer: the last sequence number it has done with; 0 for a new one.
 func (s *Store) Cursor(ctx context.Context, name string) (uint64, error) {
 	var seq uint64
-	k := metaKey(cursorPrefix + name)
+	k := record.MetaKey(cursorPrefix + name)
 	err := s.db.View(ctx, func(r kv.Reader) error {
 		v, err := r.Get(nil, k)
 		if errors.Is(err, kv.ErrNotFound) {
 			return nil
 		}
 		if err == nil {
-			seq, err = parseUint64(v)
+			seq, err = record.ParseUint64(v)
 		}
 		return err
 	}, k)
@@ -221,16 +53,16 @@ func (s *Store) Cursor(ctx context.Context, name string) (uint64, error) {
 // SetCursor stores the position of a consumer. The journal is not trimmed past any cursor, so a consumer that
 // is given up must be removed with RemoveCursor.
 func (s *Store) SetCursor(ctx context.Context, name string, seq uint64) error {
-	k := metaKey(cursorPrefix + name)
+	k := record.MetaKey(cursorPrefix + name)
 	return s.db.Update(ctx, func(tx kv.Tx) error {
-		tx.Set(k, idKey(0, seq)[1:])
+		tx.Set(k, record.IDKey(0, seq)[1:])
 		return nil
 	}, k)
 }
 
 // RemoveCursor forgets a consumer.
 func (s *Store) RemoveCursor(ctx context.Context, name string) error {
-	k := metaKey(cursorPrefix + name)
+	k := record.MetaKey(cursorPrefix + name)
 	return s.db.Update(ctx, func(tx kv.Tx) error {
 		tx.Delete(k)
 		return nil
@@ -240,10 +72,10 @@ func (s *Store) RemoveCursor(ctx context.Context, name string) error {
 // Cursors returns all consumers' positions by name.
 func (s *Store) Cursors(ctx context.Context) (map[string]uint64, error) {
 	cursors := map[string]uint64{}
-	lower := metaKey(cursorPrefix)
+	lower := record.MetaKey(cursorPrefix)
 	err := s.db.View(ctx, func(r kv.Reader) error {
-		return scan(r, lower, successor(lower), func(k, v []byte) error {
-			seq, err := parseUint64(v)
+		return scan(r, lower, record.Successor(lower), func(k, v []byte) error {
+			seq, err := record.ParseUint64(v)
 			if err != nil {
 				return err
 			}
@@ -266,13 +98,7 @@ func (s *Store) seedClock(ctx context.Context) error {
 		from = max(start, tail-minJournal)
 	}
 	return s.db.ReadLog(ctx, from, func(l kv.LogEntry) error {
-		f := fields{b: l.Data}
-		for f.next() {
-			if f.num == jClock && f.typ == protowire.Fixed64Type {
-				s.clock.Seed(hlc.Time(f.u))
-				break
-			}
-		}
+		s.clock.Seed(record.EntryClock(l.Data))
 		return nil
 	})
 }
@@ -306,7 +132,7 @@ func (s *Store) trimJournal(ctx context.Context) error {
 	for lo < hi {
 		mid := lo + (hi-lo)/2
 		var at hlc.Time
-		err := s.Journal(ctx, mid, func(e Entry) error {
+		err := s.Journal(ctx, mid, func(e record.Entry) error {
 			at = hlc.Time(e.Clock)
 			return errStop
 		})

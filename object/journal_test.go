@@ -9,13 +9,14 @@ import (
 
 	"firn/hlc"
 	"firn/kv"
+	"firn/object/record"
 	"firn/vfs"
 )
 
 func (f *fixture) journal(from uint64) (got []string) {
 	f.t.Helper()
 	next := from
-	if err := f.Journal(f.t.Context(), from, func(e Entry) error {
+	if err := f.Journal(f.t.Context(), from, func(e record.Entry) error {
 		if e.Seq != next || e.Site != 1 || e.Clock == 0 {
 			f.t.Fatalf("%+v, want number %d", e, next)
 		}
@@ -35,11 +36,11 @@ func TestJournalHoldsEveryMutation(t *testing.T) {
 	f.put("bucket", "k", "12345")
 	f.put("bucket", "k", "123")
 	f.delete("bucket", "absent", "")
-	f.versioning("bucket", VersioningEnabled)
+	f.versioning("bucket", record.VersioningEnabled)
 	v := f.put("bucket", "k", "12")
 	m := f.delete("bucket", "k", "")
 	f.delete("bucket", "k", m.VersionID)
-	if _, err := f.UpdateVersion(ctx, "bucket", "k", "null", false, func(v *Version) error { v.ACL = []byte("x"); return nil }); err != nil {
+	if _, err := f.UpdateVersion(ctx, "bucket", "k", "null", false, func(v *record.Version) error { v.ACL = []byte("x"); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	id, err := f.CreateUpload(ctx, "bucket", "m", PutOptions{})
@@ -82,7 +83,7 @@ func TestJournalHoldsEveryMutation(t *testing.T) {
 		t.Fatalf("after reopening: %q", got)
 	}
 	stop := errors.New("stop")
-	if err := f.Journal(ctx, 1, func(Entry) error { return stop }); !errors.Is(err, stop) {
+	if err := f.Journal(ctx, 1, func(record.Entry) error { return stop }); !errors.Is(err, stop) {
 		t.Fatal(err)
 	}
 }
@@ -95,7 +96,7 @@ func TestCursorsHoldTheJournal(t *testing.T) {
 	for range 50 {
 		if err := f.db.Update(ctx, func(tx kv.Tx) error {
 			for range 400 {
-				tx.Log(appendMutation(nil, &mutation{op: OpPut, clock: uint64(f.clock.Now()), site: 1, bucketID: 77, key: "x"}))
+				tx.Log(record.AppendMutation(nil, &record.Mutation{Op: record.OpPut, Clock: uint64(f.clock.Now()), Site: 1, BucketID: 77, Key: "x"}))
 			}
 			return nil
 		}); err != nil {
@@ -137,7 +138,7 @@ func TestCursorsHoldTheJournal(t *testing.T) {
 	if start := trim(); start != f.JournalTail()-minJournal {
 		t.Fatalf("journal starts at %d, tail %d", start, f.JournalTail())
 	}
-	if err := f.Journal(ctx, 1, func(Entry) error { return nil }); !errors.Is(err, kv.ErrTrimmed) {
+	if err := f.Journal(ctx, 1, func(record.Entry) error { return nil }); !errors.Is(err, kv.ErrTrimmed) {
 		t.Fatal(err)
 	}
 }
@@ -149,7 +150,7 @@ func TestJournalIsTrimmedByAge(t *testing.T) {
 		t.Helper()
 		if err := f.db.Update(ctx, func(tx kv.Tx) error {
 			for range n {
-				tx.Log(appendMutation(nil, &mutation{op: OpPut, clock: uint64(f.clock.Now()), site: 1, bucketID: 77, key: "x"}))
+				tx.Log(record.AppendMutation(nil, &record.Mutation{Op: record.OpPut, Clock: uint64(f.clock.Now()), Site: 1, BucketID: 77, Key: "x"}))
 			}
 			return nil
 		}); err != nil {
@@ -174,7 +175,7 @@ func TestJournalIsTrimmedByAge(t *testing.T) {
 func TestClockNeverGoesBack(t *testing.T) {
 	f := newFixture(t, vfs.NewMem(), Options{})
 	f.bucket("bucket", BucketOptions{})
-	f.versioning("bucket", VersioningEnabled)
+	f.versioning("bucket", record.VersioningEnabled)
 	v1 := f.put("bucket", "k", "1")
 	f.now.advance(-24 * time.Hour)
 	v2 := f.put("bucket", "k", "2")
@@ -208,7 +209,7 @@ func TestUsageIsReplayedFromTheJournal(t *testing.T) {
 		}
 	}
 	want := f.usage("bucket")
-	if want != (Usage{7, 7, 21}) {
+	if want != (record.Usage{Objects: 7, Versions: 7, Bytes: 21}) {
 		t.Fatalf("%+v", want)
 	}
 	// Without Close, as after a crash: the counters stored at the second save, and the journal since.
@@ -216,7 +217,7 @@ func TestUsageIsReplayedFromTheJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]Usage{"bucket": want, "other": {20, 20, 0}} {
+	for name, want := range map[string]record.Usage{"bucket": want, "other": {Objects: 20, Versions: 20}} {
 		if got, err := s.Usage(ctx, name); err != nil || got != want {
 			t.Fatalf("%s: %+v, %v; want %+v", name, got, err, want)
 		}

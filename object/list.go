@@ -6,72 +6,10 @@ import (
 	"slices"
 	"sync"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"firn/hlc"
 	"firn/kv"
+	"firn/object/record"
 )
-
-// listed is what a listing shows of a version. Its slices alias the record.
-type listed struct {
-	clock   uint64
-	site    uint32
-	flags   uint64
-	size    int64
-	md5     []byte
-	nparts  int
-	owner   []byte
-	class   []byte
-	sumKind uint64
-}
-
-// decodeListed reads the first fields of a record, up to the last a listing needs.
-func decodeListed(v *listed, raw []byte) error {
-	*v = listed{}
-	f := fields{b: raw}
-	for f.next() {
-		if f.num > fLastListed {
-			return nil
-		}
-		want := protowire.VarintType
-		switch f.num {
-		case fClock:
-			want = protowire.Fixed64Type
-		case fMD5, fOwner, fClass:
-			want = protowire.BytesType
-		}
-		if !f.is(want) {
-			return errRecord
-		}
-		switch f.num {
-		case fClock:
-			v.clock = f.u
-		case fSite:
-			v.site = uint32(f.u)
-		case fFlags:
-			v.flags = f.u
-		case fSize:
-			v.size = int64(f.u & (1<<62 - 1))
-		case fMD5:
-			if len(f.data) != 16 {
-				return errRecord
-			}
-			v.md5 = f.data
-		case fETagParts:
-			v.nparts = int(f.u & 0xFFFF)
-		case fOwner:
-			v.owner = f.data
-		case fClass:
-			v.class = f.data
-		case fSumKind:
-			v.sumKind = f.u
-		}
-	}
-	if f.bad {
-		return errRecord
-	}
-	return nil
-}
 
 // span is a piece of a page's text.
 type span struct{ from, to int }
@@ -108,11 +46,11 @@ type scratch struct {
 const keepText = 1 << 20
 
 // getVersions returns an empty slice with room for n entries.
-func (p *pagePool) getVersions(n int) []Version {
-	if v, ok := p.versions.Get().(*[]Version); ok && cap(*v) >= n {
+func (p *pagePool) getVersions(n int) []record.Version {
+	if v, ok := p.versions.Get().(*[]record.Version); ok && cap(*v) >= n {
 		return *v
 	}
-	return make([]Version, 0, n)
+	return make([]record.Version, 0, n)
 }
 
 // Recycle gives the memory of a page back, which spares the garbage collector most of a listing. Neither l.Versions
@@ -144,23 +82,23 @@ func (p *page) same(last span, b []byte) span {
 const firstRows = 32
 
 // version adds one version of the key that is at keySpan in the text.
-func (p *page) version(key span, v *listed, latest bool, withID bool) {
+func (p *page) version(key span, v *record.Listed, latest bool, withID bool) {
 	r := row{key: key}
-	marker := v.flags&flagDeleteMarker != 0
+	marker := v.Flags&record.FlagDeleteMarker != 0
 	if !marker {
 		from := len(p.text)
 		var md5 [16]byte
-		copy(md5[:], v.md5)
-		p.text = appendETag(p.text, md5, v.nparts)
+		copy(md5[:], v.MD5)
+		p.text = record.AppendETag(p.text, md5, v.ETagParts)
 		r.etag = span{from, len(p.text)}
 	}
-	if withID && v.flags&flagNull == 0 {
+	if withID && v.Flags&record.FlagNull == 0 {
 		from := len(p.text)
-		p.text = makeOrder(v.clock, v.site).appendID(p.text)
+		p.text = record.MakeOrder(v.Clock, v.Site).AppendID(p.text)
 		r.id = span{from, len(p.text)}
 	}
-	p.owner = p.same(p.owner, v.owner)
-	p.class = p.same(p.class, v.class)
+	p.owner = p.same(p.owner, v.Owner)
+	p.class = p.same(p.class, v.Class)
 	r.owner, r.class = p.owner, p.class
 	if n := len(p.rows); n == firstRows && cap(p.rows) == n {
 		// More than a few: likely a full page.
@@ -173,10 +111,10 @@ func (p *page) version(key span, v *listed, latest bool, withID bool) {
 		}
 	}
 	p.rows = append(p.rows, r)
-	p.out.Versions = append(p.out.Versions, Version{
-		Bucket: "", Latest: latest, DeleteMarker: marker, Size: v.size, Modified: hlc.Time(v.clock).Wall(),
-		Site: v.site, Clock: v.clock, Multipart: v.flags&flagMultipart != 0,
-		Checksum: Checksum{Algorithm: ChecksumAlgorithm(v.sumKind & 0xF), Type: ChecksumType(v.sumKind >> 4 & 0xF)},
+	p.out.Versions = append(p.out.Versions, record.Version{
+		Bucket: "", Latest: latest, DeleteMarker: marker, Size: v.Size, Modified: hlc.Time(v.Clock).Wall(),
+		Site: v.Site, Clock: v.Clock, Multipart: v.Flags&record.FlagMultipart != 0,
+		Checksum: record.Checksum{Algorithm: record.ChecksumAlgorithm(v.SumKind & 0xF), Type: record.ChecksumType(v.SumKind >> 4 & 0xF)},
 	})
 }
 
@@ -195,7 +133,7 @@ func (p *page) finish(bucket string, withID bool) {
 		case r.id.to > r.id.from:
 			v.ID = s[r.id.from:r.id.to]
 		case withID:
-			v.ID = nullID
+			v.ID = record.NullID
 		}
 	}
 	if cap(p.rows) > firstRows && cap(p.text) <= keepText {
@@ -247,7 +185,7 @@ func (s *Store) list(ctx context.Context, bucket string, o *ListOptions, version
 	var p *page
 	err = s.db.View(ctx, func(r kv.Reader) error {
 		n := min(firstRows, o.Limit)
-		p = &page{o: o, pool: &s.pages, out: &Listing{Versions: make([]Version, 0, n)}, rows: make([]row, 0, n)}
+		p = &page{o: o, pool: &s.pages, out: &Listing{Versions: make([]record.Version, 0, n)}, rows: make([]row, 0, n)}
 		w := walker{s: s, r: r, b: rec, o: o, p: p, versions: versions}
 		return w.run(ctx)
 	})
@@ -262,7 +200,7 @@ func (s *Store) list(ctx context.Context, bucket string, o *ListOptions, version
 type walker struct {
 	s        *Store
 	r        kv.Reader
-	b        *Bucket
+	b        *record.Bucket
 	o        *ListOptions
 	p        *page
 	versions bool
@@ -271,7 +209,7 @@ type walker struct {
 	oldAt  bool        // old is positioned; only then oldOK counts
 	oldOK  bool
 	seek   []byte // scratch
-	listed listed
+	listed record.Listed
 }
 
 // checkEvery is the number of keys between looks at the context.
@@ -279,13 +217,13 @@ const checkEvery = 1024
 
 func (w *walker) run(ctx context.Context) (err error) {
 	o := w.o
-	lower := appendCurrentKey(nil, w.b.ID, o.Prefix)
-	upper := successor(lower)
+	lower := record.AppendCurrentKey(nil, w.b.ID, o.Prefix)
+	upper := record.Successor(lower)
 	base := 9 // bytes before the key
 	start := lower
 	inside := false // the page goes on inside the versions of After
 	if o.After != "" {
-		after := appendCurrentKey(nil, w.b.ID, o.After)
+		after := record.AppendCurrentKey(nil, w.b.ID, o.After)
 		inside = w.versions && o.VersionAfter != ""
 		if !inside {
 			after = append(after, 0)
@@ -303,9 +241,9 @@ func (w *walker) run(ctx context.Context) (err error) {
 			err = cerr
 		}
 	}()
-	if w.versions && w.b.Versioning != VersioningOff {
-		ol := appendBucketID(nil, tagOld, w.b.ID)
-		if w.old, err = w.r.Iter(ol, successor(ol)); err != nil {
+	if w.versions && w.b.Versioning != record.VersioningOff {
+		ol := record.AppendBucketID(nil, record.TagOld, w.b.ID)
+		if w.old, err = w.r.Iter(ol, record.Successor(ol)); err != nil {
 			return err
 		}
 		defer func() {
@@ -326,10 +264,10 @@ func (w *walker) run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := decodeListed(&w.listed, raw); err != nil {
+		if err := record.DecodeListed(&w.listed, raw); err != nil {
 			return err
 		}
-		if !w.versions && w.listed.flags&flagDeleteMarker != 0 {
+		if !w.versions && w.listed.Flags&record.FlagDeleteMarker != 0 {
 			ok = it.Next()
 			continue
 		}
@@ -343,7 +281,7 @@ func (w *walker) run(ctx context.Context) (err error) {
 				w.p.out.NextKey, w.p.out.NextVersion = string(cp), ""
 			}
 			w.seek = append(append(w.seek[:0], it.Key()[:base]...), cp...)
-			next := successor(w.seek)
+			next := record.Successor(w.seek)
 			ok = next != nil && it.SeekGE(next)
 			continue
 		}
@@ -375,23 +313,23 @@ func (w *walker) run(ctx context.Context) (err error) {
 // keyVersions adds the versions of key, whose current one is in w.listed: those older than VersionAfter where
 // inside. done ends the page.
 func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
-	var after order
+	var after record.Order
 	skip := false // the current version and all up to after
 	if inside {
-		if w.o.VersionAfter == nullID {
-			if w.listed.flags&flagNull != 0 {
-				after, skip = makeOrder(w.listed.clock, w.listed.site), true
-			} else if p, err := get(w.r, nil, appendTagged(tagNull, w.b.ID, key)); err != nil {
+		if w.o.VersionAfter == record.NullID {
+			if w.listed.Flags&record.FlagNull != 0 {
+				after, skip = record.MakeOrder(w.listed.Clock, w.listed.Site), true
+			} else if p, err := get(w.r, nil, record.AppendTagged(record.TagNull, w.b.ID, key)); err != nil {
 				return false, err
-			} else if len(p) == orderLen {
-				after, skip = order(p), true
+			} else if len(p) == record.OrderLen {
+				after, skip = record.Order(p), true
 			}
 		} else {
-			after, skip = parseOrder(w.o.VersionAfter)
+			after, skip = record.ParseOrder(w.o.VersionAfter)
 		}
 	}
 	ks := span{-1, 0}
-	add := func(v *listed, latest bool) bool {
+	add := func(v *record.Listed, latest bool) bool {
 		if w.p.full() {
 			w.p.out.Truncated = true
 			return false
@@ -402,13 +340,13 @@ func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
 		w.p.version(ks, v, latest, true)
 		if w.p.full() {
 			w.p.out.NextKey = string(key)
-			if w.p.out.NextVersion = nullID; v.flags&flagNull == 0 {
-				w.p.out.NextVersion = makeOrder(v.clock, v.site).String()
+			if w.p.out.NextVersion = record.NullID; v.Flags&record.FlagNull == 0 {
+				w.p.out.NextVersion = record.MakeOrder(v.Clock, v.Site).String()
 			}
 		}
 		return true
 	}
-	cur := makeOrder(w.listed.clock, w.listed.site)
+	cur := record.MakeOrder(w.listed.Clock, w.listed.Site)
 	if !skip || bytes.Compare(cur[:], after[:]) > 0 {
 		if !add(&w.listed, true) {
 			return true, nil
@@ -417,7 +355,7 @@ func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
 	if w.old == nil {
 		return false, nil
 	}
-	prefix := appendOldPrefix(w.seek[:0], w.b.ID, key)
+	prefix := record.AppendOldPrefix(w.seek[:0], w.b.ID, key)
 	w.seek = prefix
 	if skip {
 		// Not the version itself, but what follows it.
@@ -431,8 +369,8 @@ func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		var v listed
-		if err := decodeListed(&v, raw); err != nil {
+		var v record.Listed
+		if err := record.DecodeListed(&v, raw); err != nil {
 			return false, err
 		}
 		if !add(&v, false) {
@@ -440,8 +378,4 @@ func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
 		}
 	}
 	return false, w.old.Err()
-}
-
-func appendTagged(tag byte, bucket uint64, key []byte) []byte {
-	return append(appendBucketID(nil, tag, bucket), key...)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"firn/object/record"
 	"firn/vfs"
 )
 
@@ -86,7 +87,7 @@ func TestListAgainstBruteForce(t *testing.T) {
 	}
 	live := map[string]bool{}
 	all := map[string]bool{}
-	f.versioning("bucket", VersioningEnabled)
+	f.versioning("bucket", record.VersioningEnabled)
 	for range 300 {
 		k := random(6)
 		f.put("bucket", k, k)
@@ -133,7 +134,7 @@ func TestListShowsWhatHeadShows(t *testing.T) {
 		body := strings.Repeat("x", i)
 		o := PutOptions{Size: int64(i), Owner: fmt.Sprint("o", i/2), StorageClass: fmt.Sprint("C", i/3)}
 		if i > 2 {
-			o.Checksum = &ChecksumRequest{Algorithm: ChecksumCRC32C}
+			o.Checksum = &ChecksumRequest{Algorithm: record.ChecksumCRC32C}
 		}
 		if _, err := f.Put(t.Context(), "bucket", fmt.Sprint("k", i), strings.NewReader(body), o); err != nil {
 			t.Fatal(err)

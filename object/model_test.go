@@ -10,12 +10,13 @@ import (
 	"testing"
 
 	"firn/object/blobs"
+	"firn/object/record"
 	"firn/vfs"
 )
 
 // model is the simplest thing that behaves as a bucket should.
 type model struct {
-	versioning Versioning
+	versioning record.Versioning
 	keys       map[string][]modelVersion // newest last
 }
 
@@ -30,7 +31,7 @@ func (m *model) null(key string) int {
 }
 
 func (m *model) add(key string, v modelVersion) {
-	if m.versioning != VersioningEnabled {
+	if m.versioning != record.VersioningEnabled {
 		v.id = "null"
 		if i := m.null(key); i >= 0 {
 			m.keys[key] = slices.Delete(m.keys[key], i, i+1)
@@ -72,7 +73,7 @@ func (m *model) listing() (out []string) {
 	return out
 }
 
-func (m *model) usage() (u Usage) {
+func (m *model) usage() (u record.Usage) {
 	for k, l := range m.keys {
 		if v, _ := m.current(k); !v.marker {
 			u.Objects++
@@ -112,7 +113,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			if l := m.keys[key]; len(l) > 0 && r.IntN(8) > 0 {
 				return l[r.IntN(len(l))].id, true
 			}
-			return makeOrder(uint64(r.Int64()), 1).String(), false
+			return record.MakeOrder(uint64(r.Int64()), 1).String(), false
 		}
 		fail := func(format string, args ...any) {
 			t.Helper()
@@ -131,7 +132,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			if err != nil {
 				fail("delete: %v", err)
 			}
-			if m.versioning == VersioningOff {
+			if m.versioning == record.VersioningOff {
 				m.remove(key, "null")
 			} else {
 				m.add(key, modelVersion{id: res.VersionID, marker: true})
@@ -177,7 +178,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			if r.IntN(3) == 0 {
 				err = f.AbortUpload(ctx, name, key, id)
 			} else {
-				var v *Version
+				var v *record.Version
 				if v, err = f.CompleteUpload(ctx, name, key, id, []CompletePart{{Number: 3, ETag: etag(c)}}, CompleteOptions{Size: -1}); err == nil {
 					m.add(key, modelVersion{id: v.ID, content: c})
 				}
@@ -187,7 +188,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			}
 		case 13:
 			if r.IntN(4) == 0 {
-				m.versioning = []Versioning{VersioningEnabled, VersioningSuspended}[r.IntN(2)]
+				m.versioning = []record.Versioning{record.VersioningEnabled, record.VersioningSuspended}[r.IntN(2)]
 				f.versioning(name, m.versioning)
 			}
 		case 14:

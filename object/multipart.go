@@ -12,27 +12,36 @@ import (
 	"io"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"firn"
 	"firn/kv"
 	"firn/object/digest"
+	"firn/object/record"
 	"firn/seal"
 )
 
 // ErrChecksumAlgorithm is returned for a part that is sent with another checksum algorithm than its upload's.
 var ErrChecksumAlgorithm = firn.NewError(firn.Invalid, "the part's checksum algorithm is not the upload's")
 
-func formatUploadID(id [uploadIDLen]byte) string { return hex.EncodeToString(id[:]) }
+func formatUploadID(id [record.UploadIDLen]byte) string { return hex.EncodeToString(id[:]) }
+
+func parseUploadID(s string) ([record.UploadIDLen]byte, error) {
+	id, ok := record.ParseUploadID(s)
+	if !ok {
+		return id, ErrNoSuchUpload
+	}
+	return id, nil
+}
 
 // uploadLock names the lock of an upload: its parts, completion and abort exclude each other where they must.
-func uploadLock(id [uploadIDLen]byte) []byte { return append([]byte{tagUpload}, id[:]...) }
+func uploadLock(id [record.UploadIDLen]byte) []byte {
+	return append([]byte{record.TagUpload}, id[:]...)
+}
 
 // An upload is stored as the record of the version it will become, without content; the clock is its start.
 
-func uploadInfo(bucket, key string, id [uploadIDLen]byte, raw []byte) (*UploadInfo, error) {
-	var r record
-	if err := decodeRecord(&r, raw); err != nil {
+func uploadInfo(bucket, key string, id [record.UploadIDLen]byte, raw []byte) (*UploadInfo, error) {
+	var r record.Record
+	if err := record.Decode(&r, raw); err != nil {
 		return nil, err
 	}
 	u := &UploadInfo{
@@ -42,7 +51,7 @@ func uploadInfo(bucket, key string, id [uploadIDLen]byte, raw []byte) (*UploadIn
 			Tags: r.Tags, ACL: r.ACL, Retention: r.Retention, LegalHold: r.LegalHold, Encryption: r.Encryption,
 		},
 	}
-	if r.Checksum.Algorithm != ChecksumNone {
+	if r.Checksum.Algorithm != record.ChecksumNone {
 		u.Options.Checksum = &ChecksumRequest{Algorithm: r.Checksum.Algorithm, Type: r.Checksum.Type}
 	}
 	return u, nil
@@ -69,29 +78,29 @@ func (s *Store) createUpload(ctx context.Context, bucket, key string, o *PutOpti
 	defer s.space.done(recordCost)
 	r := newRecord(bucket, key, o)
 	if o.Checksum != nil {
-		r.Checksum = Checksum{Algorithm: o.Checksum.Algorithm, Type: o.Checksum.Type}
+		r.Checksum = record.Checksum{Algorithm: o.Checksum.Algorithm, Type: o.Checksum.Type}
 	}
 	now := s.clock.Now()
 	r.Clock, r.Site = uint64(now), s.o.Site
-	var id [uploadIDLen]byte
+	var id [record.UploadIDLen]byte
 	binary.BigEndian.PutUint64(id[:], uint64(now))
 	if _, err := rand.Read(id[8:]); err != nil {
 		return "", err
 	}
 	_, err = s.change(ctx, b, func(t *txn) error {
-		raw := appendRecord(nil, r)
-		if len(raw) > maxRecord {
+		raw := record.Append(nil, r)
+		if len(raw) > record.MaxRecord {
 			return errLargeRecord
 		}
-		t.tx.Set(uploadKey(t.b.ID, key, id), raw)
+		t.tx.Set(record.UploadKey(t.b.ID, key, id), raw)
 		return nil
 	}, uploadLock(id))
 	return formatUploadID(id), err
 }
 
 // upload reads an upload's record. ErrNoSuchUpload.
-func (s *Store) upload(r kv.Reader, b *Bucket, key string, id [uploadIDLen]byte) (*UploadInfo, error) {
-	raw, err := get(r, nil, uploadKey(b.ID, key, id))
+func (s *Store) upload(r kv.Reader, b *record.Bucket, key string, id [record.UploadIDLen]byte) (*UploadInfo, error) {
+	raw, err := get(r, nil, record.UploadKey(b.ID, key, id))
 	if err == nil && raw == nil {
 		err = ErrNoSuchUpload
 	}
@@ -123,7 +132,7 @@ func (s *Store) viewUpload(ctx context.Context, bucket, key, uploadID string) (u
 }
 
 // PutPart stores a part; of o only Size, ContentMD5, Checksum and DataKey count. A part number sent again replaces the part.
-func (s *Store) PutPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o PutOptions) (*Part, error) {
+func (s *Store) PutPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o PutOptions) (*record.Part, error) {
 	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &o)
 	if err != nil {
 		return nil, fail("put part", subject(bucket, key), err)
@@ -131,7 +140,7 @@ func (s *Store) PutPart(ctx context.Context, bucket, key, uploadID string, numbe
 	return p, nil
 }
 
-func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o *PutOptions) (*Part, error) {
+func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, number int, body io.Reader, o *PutOptions) (*record.Part, error) {
 	if number < 1 || number > MaxPart {
 		return nil, ErrInvalidPart
 	}
@@ -143,7 +152,7 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 		return nil, err
 	}
 	// Parts count once they are an object; one that can never be part of any is refused before it is sent.
-	if b.rec.Load().Quota.tooLarge(o.Size) {
+	if b.rec.Load().Quota.TooLarge(o.Size) {
 		return nil, ErrQuota
 	}
 	q := u.Options.Checksum
@@ -168,15 +177,15 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 		return nil, err
 	}
 	// Parts are files, however small: completion then takes them as they are.
-	if err := s.receiveLarge(ctx, c, body, o, label{bucket: bucket, key: key, upload: uploadID, part: number}); err != nil {
+	if err := s.receiveLarge(ctx, c, body, o, record.Label{Bucket: bucket, Key: key, Upload: uploadID, Part: number}); err != nil {
 		return nil, err
 	}
-	p := &Part{
+	p := &record.Part{
 		Number: number, Size: c.size, MD5: sealer.ETag(c.sums.MD5), Checksum: c.sums.Checksum, Modified: s.clock.Now().Wall(),
-		Blob: BlobID(c.blob.ID), Sealed: c.sealed(number),
+		Blob: record.BlobID(c.blob.ID), Sealed: c.sealed(number),
 	}
 	open, err := s.change(ctx, b, func(t *txn) error {
-		t.tx.Delete(blobKey(tagOpening, p.Blob))
+		t.tx.Delete(record.BlobKey(record.TagOpening, p.Blob))
 		return t.setPart(key, id, p)
 	}, uploadLock(id))
 	if err != nil {
@@ -187,29 +196,29 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 }
 
 // setPart stores p, in place of a part of the same number.
-func (t *txn) setPart(key string, id [uploadIDLen]byte, p *Part) error {
+func (t *txn) setPart(key string, id [record.UploadIDLen]byte, p *record.Part) error {
 	if _, err := t.s.upload(t.tx, t.b, key, id); err != nil {
 		return err
 	}
-	k := partKey(id, p.Number)
+	k := record.PartKey(id, p.Number)
 	raw, err := get(t.tx, nil, k)
 	if err != nil {
 		return err
 	}
 	if raw != nil {
-		var old Part
-		if err := decodePart(&old, raw); err != nil {
+		var old record.Part
+		if err := record.DecodePart(&old, raw); err != nil {
 			return err
 		}
 		t.release(old.Blob, old.Shared)
 	}
-	t.tx.Set(k, appendPart(nil, p))
+	t.tx.Set(k, record.AppendPart(nil, p))
 	return nil
 }
 
 // CopyPart stores a part from length bytes at offset of a source object (length -1: to its end). A range that is
 // exactly one part of the source is shared, not copied. dataKey is that of an encrypted upload.
-func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int, dataKey *seal.Key) (*Part, *Version, error) {
+func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int, dataKey *seal.Key) (*record.Part, *record.Version, error) {
 	p, v, err := s.copyPart(ctx, src, offset, length, bucket, key, uploadID, number, dataKey)
 	if err != nil {
 		return nil, nil, fail("copy part", subject(bucket, key), err)
@@ -217,7 +226,7 @@ func (s *Store) CopyPart(ctx context.Context, src CopySource, offset, length int
 	return p, v, nil
 }
 
-func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int, dataKey *seal.Key) (*Part, *Version, error) {
+func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int64, bucket, key, uploadID string, number int, dataKey *seal.Key) (*record.Part, *record.Version, error) {
 	from, err := s.openSource(ctx, src)
 	if err != nil {
 		return nil, nil, err
@@ -248,12 +257,12 @@ func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int
 }
 
 // ListParts returns up to limit parts with a number > after, and whether more follow.
-func (s *Store) ListParts(ctx context.Context, bucket, key, uploadID string, after, limit int) ([]Part, bool, error) {
+func (s *Store) ListParts(ctx context.Context, bucket, key, uploadID string, after, limit int) ([]record.Part, bool, error) {
 	parts, more, err := s.listParts(ctx, bucket, key, uploadID, after, limit)
 	return parts, more, fail("list parts", subject(bucket, key), err)
 }
 
-func (s *Store) listParts(ctx context.Context, bucket, key, uploadID string, after, limit int) (parts []Part, more bool, err error) {
+func (s *Store) listParts(ctx context.Context, bucket, key, uploadID string, after, limit int) (parts []record.Part, more bool, err error) {
 	b, err := s.bucketFor(bucket, key)
 	if err != nil {
 		return nil, false, err
@@ -269,13 +278,13 @@ func (s *Store) listParts(ctx context.Context, bucket, key, uploadID string, aft
 		if after >= MaxPart || limit <= 0 {
 			return nil
 		}
-		err := scan(r, partKey(id, max(0, after)+1), successor(partPrefix(id)), func(_, v []byte) error {
+		err := scan(r, record.PartKey(id, max(0, after)+1), record.Successor(record.PartPrefix(id)), func(_, v []byte) error {
 			if len(parts) >= limit {
 				more = true
 				return errStop
 			}
-			var p Part
-			if err := decodePart(&p, v); err != nil {
+			var p record.Part
+			if err := record.DecodePart(&p, v); err != nil {
 				return err
 			}
 			parts = append(parts, p)
@@ -305,24 +314,24 @@ func (s *Store) listUploads(ctx context.Context, bucket string, o *UploadListOpt
 	if limit <= 0 {
 		return out, nil
 	}
-	lower := appendBucketID(nil, tagUpload, b.rec.Load().ID)
-	upper := successor(lower)
+	lower := record.AppendBucketID(nil, record.TagUpload, b.rec.Load().ID)
+	upper := record.Successor(lower)
 	// The escaped prefix without its end is a prefix of all escaped keys that begin with it.
 	escaped := func(p string) []byte {
-		k := appendEscaped(bytes.Clone(lower), p)
+		k := record.AppendEscaped(bytes.Clone(lower), p)
 		return k[:len(k)-2]
 	}
 	start := escaped(o.Prefix)
-	end := successor(start)
+	end := record.Successor(start)
 	if end == nil || bytes.Compare(end, upper) > 0 {
 		end = upper
 	}
 	if o.KeyMarker != "" {
-		after := appendEscaped(bytes.Clone(lower), o.KeyMarker)
+		after := record.AppendEscaped(bytes.Clone(lower), o.KeyMarker)
 		if id, err := parseUploadID(o.UploadIDMarker); err == nil {
 			after = append(append(after, id[:]...), 0)
 		} else {
-			after = successor(after)
+			after = record.Successor(after)
 		}
 		if bytes.Compare(after, start) > 0 {
 			start = after
@@ -345,8 +354,8 @@ func (s *Store) listUploads(ctx context.Context, bucket string, o *UploadListOpt
 		var key []byte
 		for ok := it.First(); ok; {
 			var id []byte
-			if key, id, ok = unescape(key[:0], it.Key()[9:]); !ok || len(id) != uploadIDLen {
-				return errRecord
+			if key, id, ok = record.Unescape(key[:0], it.Key()[9:]); !ok || len(id) != record.UploadIDLen {
+				return record.ErrBroken
 			}
 			full := len(out.Uploads)+len(out.CommonPrefixes) >= limit
 			if cp, rolled := commonPrefix(key, lo); rolled {
@@ -358,7 +367,7 @@ func (s *Store) listUploads(ctx context.Context, bucket string, o *UploadListOpt
 					out.CommonPrefixes = append(out.CommonPrefixes, string(cp))
 					out.NextKey, out.NextUploadID = string(cp), ""
 				}
-				next := successor(escaped(string(cp)))
+				next := record.Successor(escaped(string(cp)))
 				ok = next != nil && it.SeekGE(next)
 				continue
 			}
@@ -370,7 +379,7 @@ func (s *Store) listUploads(ctx context.Context, bucket string, o *UploadListOpt
 			if err != nil {
 				return err
 			}
-			u, err := uploadInfo(bucket, string(key), [uploadIDLen]byte(id), raw)
+			u, err := uploadInfo(bucket, string(key), [record.UploadIDLen]byte(id), raw)
 			if err != nil {
 				return err
 			}
@@ -402,20 +411,20 @@ func (s *Store) abortUpload(ctx context.Context, bucket, key, uploadID string) e
 		if _, err := s.upload(t.tx, t.b, key, id); err != nil {
 			return err
 		}
-		t.tx.Delete(uploadKey(t.b.ID, key, id))
+		t.tx.Delete(record.UploadKey(t.b.ID, key, id))
 		return t.takeParts(id, nil)
 	}, uploadLock(id))
 	return err
 }
 
 // takeParts removes the part records of an upload and frees the blobs of those that keep does not name.
-func (t *txn) takeParts(id [uploadIDLen]byte, keep map[int]bool) error {
-	lower := partPrefix(id)
-	upper := successor(lower)
+func (t *txn) takeParts(id [record.UploadIDLen]byte, keep map[int]bool) error {
+	lower := record.PartPrefix(id)
+	upper := record.Successor(lower)
 	n := 0
 	err := scan(t.tx, lower, upper, func(k, v []byte) error {
-		var p Part
-		if err := decodePart(&p, v); err != nil {
+		var p record.Part
+		if err := record.DecodePart(&p, v); err != nil {
 			return err
 		}
 		if !keep[p.Number] {
@@ -436,55 +445,6 @@ func (t *txn) takeParts(id [uploadIDLen]byte, keep map[int]bool) error {
 // near them a little.
 const fewParts = 64
 
-// completed is what a finished upload became, kept for a while so that its completion can be sent again.
-type completed struct {
-	at      uint64 // clock of the completion
-	bucket  uint64
-	key     string
-	version []byte // the version's record
-	parts   uint64 // hash of the request's parts
-}
-
-func (c *completed) encode() []byte {
-	b := appendFixed(nil, 1, c.at)
-	b = appendUint(b, 2, c.bucket)
-	b = appendBytes(b, 3, c.key)
-	b = appendBytes(b, 4, c.version)
-	return appendFixed(b, 5, c.parts)
-}
-
-func decodeCompleted(raw []byte) (c completed, err error) {
-	f := fields{b: raw}
-	for f.next() {
-		want := protowire.BytesType
-		switch f.num {
-		case 1, 5:
-			want = protowire.Fixed64Type
-		case 2:
-			want = protowire.VarintType
-		}
-		if f.num <= 5 && !f.is(want) {
-			return c, errRecord
-		}
-		switch f.num {
-		case 1:
-			c.at = f.u
-		case 2:
-			c.bucket = f.u
-		case 3:
-			c.key = string(f.data)
-		case 4:
-			c.version = f.data
-		case 5:
-			c.parts = f.u
-		}
-	}
-	if f.bad {
-		return c, errRecord
-	}
-	return c, nil
-}
-
 // hashParts tells one completion request from another.
 func hashParts(parts []CompletePart) uint64 {
 	h := md5.New()
@@ -499,7 +459,7 @@ func hashParts(parts []CompletePart) uint64 {
 //
 // Errors: ErrNoSuchUpload, ErrInvalidPart, ErrInvalidPartOrder, ErrPartTooSmall, ErrTooLarge, ErrBadChecksum,
 // ErrIncompleteBody where o.Size is not the size of the parts, what o.Precondition returned.
-func (s *Store) CompleteUpload(ctx context.Context, bucket, key, uploadID string, parts []CompletePart, o CompleteOptions) (*Version, error) {
+func (s *Store) CompleteUpload(ctx context.Context, bucket, key, uploadID string, parts []CompletePart, o CompleteOptions) (*record.Version, error) {
 	v, err := s.completeUpload(ctx, bucket, key, uploadID, parts, &o)
 	if err != nil {
 		return nil, fail("complete upload", subject(bucket, key), err)
@@ -507,7 +467,7 @@ func (s *Store) CompleteUpload(ctx context.Context, bucket, key, uploadID string
 	return v, nil
 }
 
-func (s *Store) completeUpload(ctx context.Context, bucket, key, uploadID string, parts []CompletePart, o *CompleteOptions) (*Version, error) {
+func (s *Store) completeUpload(ctx context.Context, bucket, key, uploadID string, parts []CompletePart, o *CompleteOptions) (*record.Version, error) {
 	b, err := s.bucketFor(bucket, key)
 	if err != nil {
 		return nil, err
@@ -524,8 +484,8 @@ func (s *Store) completeUpload(ctx context.Context, bucket, key, uploadID string
 			return nil, ErrInvalidPartOrder
 		}
 	}
-	ck := currentKey(b.rec.Load().ID, key)
-	var v *Version
+	ck := record.CurrentKey(b.rec.Load().ID, key)
+	var v *record.Version
 	_, err = s.change(ctx, b, func(t *txn) error {
 		u, err := s.upload(t.tx, t.b, key, id)
 		if errors.Is(err, ErrNoSuchUpload) {
@@ -550,7 +510,7 @@ func (s *Store) completeUpload(ctx context.Context, bucket, key, uploadID string
 		if err := t.retain(r); err != nil {
 			return err
 		}
-		if err := t.place(ck, r, cur, OpPut); err != nil {
+		if err := t.place(ck, r, cur, record.OpPut); err != nil {
 			return err
 		}
 		keep := make(map[int]bool, len(parts))
@@ -560,46 +520,46 @@ func (s *Store) completeUpload(ctx context.Context, bucket, key, uploadID string
 		if err := t.takeParts(id, keep); err != nil {
 			return err
 		}
-		t.tx.Set(idKey(tagParts, r.data), appendPartList(nil, r.Parts))
-		t.tx.Delete(uploadKey(t.b.ID, key, id))
-		done := completed{
-			at: r.Clock, bucket: t.b.ID, key: key, version: appendRecord(nil, r), parts: hashParts(parts),
+		t.tx.Set(record.IDKey(record.TagParts, r.Data), record.AppendPartList(nil, r.Parts))
+		t.tx.Delete(record.UploadKey(t.b.ID, key, id))
+		done := record.Completed{
+			At: r.Clock, Bucket: t.b.ID, Key: key, Version: record.Append(nil, r), Parts: hashParts(parts),
 		}
-		t.tx.Set(completedKey(id), done.encode())
-		v = r.finish()
+		t.tx.Set(record.CompletedKey(id), done.Encode())
+		v = r.Finish()
 		return nil
 	}, ck, uploadLock(id))
 	return v, err
 }
 
 // again answers a completion that was sent before.
-func (s *Store) again(r kv.Reader, b *Bucket, key string, id [uploadIDLen]byte, parts []CompletePart) (*Version, error) {
-	raw, err := get(r, nil, completedKey(id))
+func (s *Store) again(r kv.Reader, b *record.Bucket, key string, id [record.UploadIDLen]byte, parts []CompletePart) (*record.Version, error) {
+	raw, err := get(r, nil, record.CompletedKey(id))
 	if err != nil {
 		return nil, err
 	}
 	if raw == nil {
 		return nil, ErrNoSuchUpload
 	}
-	c, err := decodeCompleted(raw)
+	c, err := record.DecodeCompleted(raw)
 	if err != nil {
 		return nil, err
 	}
-	if c.bucket != b.ID || c.key != key || c.parts != hashParts(parts) {
+	if c.Bucket != b.ID || c.Key != key || c.Parts != hashParts(parts) {
 		return nil, ErrNoSuchUpload
 	}
-	rec := &record{}
+	rec := &record.Record{}
 	rec.Bucket, rec.Key = b.Name, key
-	return &rec.Version, decodeRecord(rec, c.version)
+	return &rec.Version, record.Decode(rec, c.Version)
 }
 
 // assemble checks the listed parts against those uploaded and describes the version they make in r.
-func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []CompletePart, o *CompleteOptions) error {
-	have := make(map[int]*Part, len(list))
-	lower := partPrefix(id)
-	err := scan(t.tx, lower, successor(lower), func(_, v []byte) error {
-		p := &Part{}
-		if err := decodePart(p, v); err != nil {
+func (t *txn) assemble(r *record.Record, id [record.UploadIDLen]byte, u *UploadInfo, list []CompletePart, o *CompleteOptions) error {
+	have := make(map[int]*record.Part, len(list))
+	lower := record.PartPrefix(id)
+	err := scan(t.tx, lower, record.Successor(lower), func(_, v []byte) error {
+		p := &record.Part{}
+		if err := record.DecodePart(p, v); err != nil {
 			return err
 		}
 		have[p.Number] = p
@@ -608,8 +568,8 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 	if err != nil {
 		return err
 	}
-	var alg ChecksumAlgorithm
-	var kind ChecksumType
+	var alg record.ChecksumAlgorithm
+	var kind record.ChecksumType
 	if q := u.Options.Checksum; q != nil {
 		alg, kind = q.Algorithm, q.Type
 	}
@@ -617,7 +577,7 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 	var whole []byte // combined so far
 	small := false
 	composite := digest.New(digest.Algorithm(alg))
-	r.Parts = make([]Part, 0, len(list))
+	r.Parts = make([]record.Part, 0, len(list))
 	for i := range list {
 		p := have[list[i].Number]
 		if p == nil || !strings.EqualFold(strings.Trim(list[i].ETag, `"`), hex.EncodeToString(p.MD5[:])) ||
@@ -627,7 +587,7 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 		small = small || p.Size < MinPart && i < len(list)-1
 		r.Size += p.Size
 		sums.Write(p.MD5[:])
-		if alg != ChecksumNone {
+		if alg != record.ChecksumNone {
 			composite.Write(p.Checksum)
 			if whole == nil {
 				whole = p.Checksum
@@ -636,7 +596,7 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 			}
 		}
 		part := *p
-		if alg == ChecksumNone {
+		if alg == record.ChecksumNone {
 			part.Checksum = nil // sent with the part alone; the upload asked to keep none
 		}
 		r.Parts = append(r.Parts, part)
@@ -649,18 +609,18 @@ func (t *txn) assemble(r *record, id [uploadIDLen]byte, u *UploadInfo, list []Co
 	case o.Size >= 0 && o.Size != r.Size:
 		return ErrIncompleteBody
 	}
-	sums.Sum(r.md5[:0])
-	r.nparts = len(list)
+	sums.Sum(r.MD5[:0])
+	r.ETagParts = len(list)
 	r.Multipart = true
-	r.data = uint64(t.s.clock.Now())
+	r.Data = uint64(t.s.clock.Now())
 	switch {
-	case alg == ChecksumNone:
-	case kind == ChecksumComposite:
-		r.Checksum = Checksum{Algorithm: alg, Type: kind, Value: composite.Sum(nil), Parts: len(list)}
+	case alg == record.ChecksumNone:
+	case kind == record.ChecksumComposite:
+		r.Checksum = record.Checksum{Algorithm: alg, Type: kind, Value: composite.Sum(nil), Parts: len(list)}
 	case whole == nil:
 		return ErrBadChecksum // not a checksum that combines; the door refuses it at the start
 	default:
-		r.Checksum = Checksum{Algorithm: alg, Type: kind, Value: whole}
+		r.Checksum = record.Checksum{Algorithm: alg, Type: kind, Value: whole}
 	}
 	if o.Checksum != nil && !bytes.Equal(o.Checksum, r.Checksum.Value) {
 		return ErrBadChecksum

@@ -14,10 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"firn/object/digest"
+	"firn/object/record"
 	"firn/vfs"
 )
 
-func (f *fixture) part(key, id string, n int, content string) *Part {
+func (f *fixture) part(key, id string, n int, content string) *record.Part {
 	f.t.Helper()
 	p, err := f.PutPart(f.t.Context(), "bucket", key, id, n, strings.NewReader(content), PutOptions{Size: int64(len(content))})
 	if err != nil {
@@ -26,7 +27,7 @@ func (f *fixture) part(key, id string, n int, content string) *Part {
 	return p
 }
 
-func listed1(parts ...*Part) []CompletePart {
+func listed1(parts ...*record.Part) []CompletePart {
 	var out []CompletePart
 	for _, p := range parts {
 		out = append(out, CompletePart{Number: p.Number, ETag: hex.EncodeToString(p.MD5[:])})
@@ -48,7 +49,7 @@ func TestMultipart(t *testing.T) {
 	ctx := t.Context()
 	f.bucket("bucket", BucketOptions{})
 	f.put("bucket", "k", "before")
-	id, err := f.CreateUpload(ctx, "bucket", "k", PutOptions{Owner: "me", Metadata: []Field{{"a", "b"}}, StorageClass: "COLD"})
+	id, err := f.CreateUpload(ctx, "bucket", "k", PutOptions{Owner: "me", Metadata: []record.Field{{Name: "a", Value: "b"}}, StorageClass: "COLD"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func TestMultipart(t *testing.T) {
 	}
 	f.want("bucket", "k", "", "before")
 	f.check()
-	complete := func(parts []CompletePart, o CompleteOptions) (*Version, error) {
+	complete := func(parts []CompletePart, o CompleteOptions) (*record.Version, error) {
 		return f.CompleteUpload(ctx, "bucket", "k", id, parts, o)
 	}
 	good := listed1(p1, p5, p10)
@@ -88,7 +89,7 @@ func TestMultipart(t *testing.T) {
 		"none":      {nil, CompleteOptions{Size: -1}, ErrInvalidPart},
 		"small":     {listed1(p1, p7, p10), CompleteOptions{Size: -1}, ErrPartTooSmall},
 		"size":      {good, CompleteOptions{Size: 17}, ErrIncompleteBody},
-		"condition": {good, CompleteOptions{Size: -1, Precondition: func(*Version) error { return ErrPrecondition }}, ErrPrecondition},
+		"condition": {good, CompleteOptions{Size: -1, Precondition: func(*record.Version) error { return ErrPrecondition }}, ErrPrecondition},
 	} {
 		if _, err := complete(tt.parts, tt.o); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
@@ -164,10 +165,10 @@ func TestMultipartChecksums(t *testing.T) {
 	ctx := t.Context()
 	f.bucket("bucket", BucketOptions{})
 	contents := []string{big(MinPart), big(MinPart + 1), big(100)}
-	for _, alg := range []ChecksumAlgorithm{ChecksumCRC32, ChecksumCRC32C, ChecksumCRC64NVME, ChecksumSHA1, ChecksumSHA256} {
-		for _, kind := range []ChecksumType{ChecksumFullObject, ChecksumComposite} {
+	for _, alg := range []record.ChecksumAlgorithm{record.ChecksumCRC32, record.ChecksumCRC32C, record.ChecksumCRC64NVME, record.ChecksumSHA1, record.ChecksumSHA256} {
+		for _, kind := range []record.ChecksumType{record.ChecksumFullObject, record.ChecksumComposite} {
 			da := digest.Algorithm(alg)
-			if kind == ChecksumFullObject && !da.Combinable() {
+			if kind == record.ChecksumFullObject && !da.Combinable() {
 				continue
 			}
 			id, err := f.CreateUpload(ctx, "bucket", "k", PutOptions{Checksum: &ChecksumRequest{Algorithm: alg, Type: kind}})
@@ -185,10 +186,10 @@ func TestMultipartChecksums(t *testing.T) {
 				list = append(list, CompletePart{Number: i + 1, ETag: etag(c), Checksum: p.Checksum})
 			}
 			want := digest.Of([]byte(strings.Join(contents, "")), da).Checksum
-			if kind == ChecksumComposite {
+			if kind == record.ChecksumComposite {
 				want = digest.Of(sums, da).Checksum
 			}
-			other := ChecksumRequest{Algorithm: ChecksumCRC32 + ChecksumSHA256 - alg}
+			other := ChecksumRequest{Algorithm: record.ChecksumCRC32 + record.ChecksumSHA256 - alg}
 			if other.Algorithm != alg {
 				if _, err := f.PutPart(ctx, "bucket", "k", id, 9, strings.NewReader("x"), PutOptions{Size: 1, Checksum: &other}); !errors.Is(err, ErrChecksumAlgorithm) {
 					t.Fatal(err)
@@ -207,7 +208,7 @@ func TestMultipartChecksums(t *testing.T) {
 				t.Fatal(err)
 			}
 			if v.Checksum.Algorithm != alg || v.Checksum.Type != kind || !bytes.Equal(v.Checksum.Value, want) ||
-				(v.Checksum.Parts == len(list)) != (kind == ChecksumComposite) {
+				(v.Checksum.Parts == len(list)) != (kind == record.ChecksumComposite) {
 				t.Fatalf("algorithm %d type %d: %+v, want %x", alg, kind, v.Checksum, want)
 			}
 		}
@@ -295,7 +296,7 @@ func TestCopy(t *testing.T) {
 			f.bucket("other", BucketOptions{})
 			content := big(size)
 			src := f.put("bucket", "src", content)
-			cp := func(from, version, bucket, key string, o PutOptions) *Version {
+			cp := func(from, version, bucket, key string, o PutOptions) *record.Version {
 				t.Helper()
 				v, err := f.Copy(ctx, CopySource{Bucket: "bucket", Key: from, VersionID: version}, bucket, key, o)
 				if err != nil {
@@ -303,7 +304,7 @@ func TestCopy(t *testing.T) {
 				}
 				return v
 			}
-			v := cp("src", "", "other", "dst", PutOptions{Owner: "you", Metadata: []Field{{"x", "y"}}})
+			v := cp("src", "", "other", "dst", PutOptions{Owner: "you", Metadata: []record.Field{{Name: "x", Value: "y"}}})
 			if v.ETag != src.ETag || v.BLAKE3 != src.BLAKE3 || v.Owner != "you" || v.Size != src.Size || v.Clock == src.Clock {
 				t.Fatalf("%+v", v)
 			}
@@ -314,7 +315,7 @@ func TestCopy(t *testing.T) {
 			if d := cmp.Diff(v, h); d != "" {
 				t.Fatal(d)
 			}
-			cp("src", "", "bucket", "third", PutOptions{Checksum: &ChecksumRequest{Algorithm: ChecksumSHA256}})
+			cp("src", "", "bucket", "third", PutOptions{Checksum: &ChecksumRequest{Algorithm: record.ChecksumSHA256}})
 			if h, err = f.Head(ctx, "bucket", "third", ""); err != nil || !bytes.Equal(h.Checksum.Value, digest.Of([]byte(content), digest.SHA256).Checksum) {
 				t.Fatalf("%+v, %v", h, err)
 			}
@@ -323,14 +324,14 @@ func TestCopy(t *testing.T) {
 				t.Fatalf("%d blobs, want %d", s.Blobs, want)
 			}
 			// Onto itself, as a change of metadata, in every state of versioning.
-			for _, state := range []Versioning{VersioningOff, VersioningEnabled, VersioningSuspended} {
-				if state != VersioningOff {
+			for _, state := range []record.Versioning{record.VersioningOff, record.VersioningEnabled, record.VersioningSuspended} {
+				if state != record.VersioningOff {
 					f.versioning("bucket", state)
 				}
 				for range 2 {
-					cp("src", "", "bucket", "src", PutOptions{Metadata: []Field{{"n", "1"}}})
+					cp("src", "", "bucket", "src", PutOptions{Metadata: []record.Field{{Name: "n", Value: "1"}}})
 				}
-				cp("src", "null", "bucket", "src", PutOptions{Metadata: []Field{{"n", "2"}}})
+				cp("src", "null", "bucket", "src", PutOptions{Metadata: []record.Field{{Name: "n", Value: "2"}}})
 				f.want("bucket", "src", "", content)
 				f.check()
 			}
@@ -386,7 +387,7 @@ func TestCopyOfMultipartSharesItsParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var parts []*Part
+	var parts []*record.Part
 	for i, r := range [][2]int64{{3, MinPart}, {0, -1}, {MinPart - 2, 4}} {
 		p, src, err := f.CopyPart(ctx, CopySource{Bucket: "bucket", Key: "k"}, r[0], r[1], "bucket", "joined", id, i+1, nil)
 		if err != nil || src.Key != "k" {
@@ -427,7 +428,7 @@ func TestCopyOfMultipartSharesItsParts(t *testing.T) {
 	f.want("bucket", "parts", "", c1+c1+c2)
 	f.check()
 	// An upload with a checksum the source does not have copies the bytes.
-	id, err = f.CreateUpload(ctx, "bucket", "sum", PutOptions{Checksum: &ChecksumRequest{Algorithm: ChecksumCRC32}})
+	id, err = f.CreateUpload(ctx, "bucket", "sum", PutOptions{Checksum: &ChecksumRequest{Algorithm: record.ChecksumCRC32}})
 	if err != nil {
 		t.Fatal(err)
 	}

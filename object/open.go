@@ -13,13 +13,14 @@ import (
 	"firn/kv"
 	"firn/object/blobs"
 	"firn/object/envelope"
+	"firn/object/record"
 	"firn/seal"
 	"firn/vfs"
 )
 
 // Object is an open version. Its methods may be called concurrently, but not with or after Close.
 type Object struct {
-	Version *Version
+	Version *record.Version
 
 	s        *Store
 	rec      *stored
@@ -38,7 +39,7 @@ type Object struct {
 
 // Head returns the metadata of a version; versionID "" means the current one.
 // ErrNoSuchKey, ErrNoSuchVersion; ErrDeleteMarker together with the marker's Version.
-func (s *Store) Head(ctx context.Context, bucket, key, versionID string) (*Version, error) {
+func (s *Store) Head(ctx context.Context, bucket, key, versionID string) (*record.Version, error) {
 	v, err := s.head(ctx, bucket, key, versionID)
 	if err != nil {
 		err = fail("head object", subject(bucket, key), err)
@@ -46,18 +47,18 @@ func (s *Store) Head(ctx context.Context, bucket, key, versionID string) (*Versi
 	return v, err
 }
 
-func (s *Store) head(ctx context.Context, bucket, key, versionID string) (*Version, error) {
+func (s *Store) head(ctx context.Context, bucket, key, versionID string) (*record.Version, error) {
 	b, err := s.bucketFor(bucket, key)
 	if err != nil {
 		return nil, err
 	}
 	rec := b.rec.Load()
-	ck := currentKey(rec.ID, key)
+	ck := record.CurrentKey(rec.ID, key)
 	var v *stored
 	err = s.db.View(ctx, func(r kv.Reader) error {
 		v, _, err = s.find(r, rec, key, versionID, ck)
 		if err == nil && v != nil && v.Multipart {
-			v.Parts, err = s.parts(r, &v.record)
+			v.Parts, err = s.parts(r, &v.Record)
 		}
 		return err
 	}, ck)
@@ -68,7 +69,7 @@ func (s *Store) head(ctx context.Context, bucket, key, versionID string) (*Versi
 }
 
 // answer turns what find found into what Head and Open return.
-func answer(v *stored, versionID string) (*Version, error) {
+func answer(v *stored, versionID string) (*record.Version, error) {
 	switch {
 	case v == nil && versionID == "":
 		return nil, ErrNoSuchKey
@@ -100,7 +101,7 @@ func (s *Store) openObject(ctx context.Context, bucket, key, versionID string) (
 	}
 	rec := b.rec.Load()
 	var arr [256]byte
-	ck := appendCurrentKey(arr[:0], rec.ID, key)
+	ck := record.AppendCurrentKey(arr[:0], rec.ID, key)
 	for range lookups {
 		o, err := s.lookup(ctx, rec, key, versionID, ck)
 		if !errors.Is(err, errReplaced) {
@@ -113,7 +114,7 @@ func (s *Store) openObject(ctx context.Context, bucket, key, versionID string) (
 // errReplaced: content is gone although its record was read, because the version was replaced in between.
 var errReplaced = errors.New("version was replaced while it was opened")
 
-func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck []byte) (*Object, error) {
+func (s *Store) lookup(ctx context.Context, b *record.Bucket, key, versionID string, ck []byte) (*Object, error) {
 	epoch := s.grace.enter()
 	defer s.grace.leave(epoch)
 	o := &Object{s: s, bucketID: b.ID}
@@ -125,11 +126,11 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 		}
 		switch {
 		case v.Multipart:
-			if v.Parts, err = s.parts(r, &v.record); errors.Is(err, kv.ErrNotFound) {
+			if v.Parts, err = s.parts(r, &v.Record); errors.Is(err, kv.ErrNotFound) {
 				err = errReplaced
 			}
-		case v.data != 0:
-			o.buf, err = get(r, getBuffer(int(v.Size) + block.SealedInlineOverhead)[:0], idKey(tagData, v.data))
+		case v.Data != 0:
+			o.buf, err = get(r, getBuffer(int(v.Size) + block.SealedInlineOverhead)[:0], record.IDKey(record.TagData, v.Data))
 			if err == nil && o.buf == nil {
 				err = errReplaced
 			}
@@ -138,7 +139,7 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 	}, ck)
 	if err != nil {
 		o.free()
-		if v != nil && errors.Is(err, errReplaced) && s.unchanged(ctx, b, key, versionID, ck, &v.record) {
+		if v != nil && errors.Is(err, errReplaced) && s.unchanged(ctx, b, key, versionID, ck, &v.Record) {
 			err = firn.NewError(firn.Corrupt, "the content of a version is missing")
 		}
 		return nil, err
@@ -151,7 +152,7 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 		return nil, err
 	}
 	o.rec, o.Version = v, &v.Version
-	if v.data != 0 && !v.Multipart {
+	if v.Data != 0 && !v.Multipart {
 		o.inline, err = block.OpenInline(o.buf)
 		size := int64(len(o.inline))
 		if errors.Is(err, block.ErrSealed) {
@@ -170,7 +171,7 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 		return o, nil
 	}
 	for i := range o.Version.Parts {
-		if p := &o.Version.Parts[i]; p.Blob != (BlobID{}) {
+		if p := &o.Version.Parts[i]; p.Blob != (record.BlobID{}) {
 			s.blobs.Pin(blobs.ID(p.Blob))
 			o.pinned = true
 		}
@@ -179,11 +180,11 @@ func (s *Store) lookup(ctx context.Context, b *Bucket, key, versionID string, ck
 }
 
 // unchanged reports whether the version still has the record r.
-func (s *Store) unchanged(ctx context.Context, b *Bucket, key, versionID string, ck []byte, r *record) bool {
+func (s *Store) unchanged(ctx context.Context, b *record.Bucket, key, versionID string, ck []byte, r *record.Record) bool {
 	same := false
 	err := s.db.View(ctx, func(kr kv.Reader) error {
 		v, _, err := s.find(kr, b, key, versionID, ck)
-		same = err == nil && v != nil && v.Clock == r.Clock && v.data == r.data
+		same = err == nil && v != nil && v.Clock == r.Clock && v.Data == r.Data
 		return err
 	}, ck)
 	return err == nil && same
@@ -367,7 +368,7 @@ func (o *Object) free() {
 	if o.pinned {
 		o.pinned = false
 		for i := range o.Version.Parts {
-			if p := &o.Version.Parts[i]; p.Blob != (BlobID{}) {
+			if p := &o.Version.Parts[i]; p.Blob != (record.BlobID{}) {
 				o.s.blobs.Unpin(blobs.ID(p.Blob))
 			}
 		}

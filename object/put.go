@@ -8,13 +8,12 @@ import (
 	"io"
 	"sync"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"firn/block"
 	"firn/kv"
 	"firn/object/blobs"
 	"firn/object/digest"
 	"firn/object/envelope"
+	"firn/object/record"
 	"firn/seal"
 	"firn/vfs"
 )
@@ -56,7 +55,7 @@ func (s *Store) cost(size int64) int64 {
 //
 // Errors: ErrNoSuchBucket, ErrInvalidKey, ErrKeyTooLong, ErrTooLarge, ErrIncompleteBody, ErrBadDigest,
 // ErrBadChecksum, ErrNoSpace, ErrLockConfig, ErrLocked, what o.Precondition returned, what body returned.
-func (s *Store) Put(ctx context.Context, bucket, key string, body io.Reader, o PutOptions) (*Version, error) {
+func (s *Store) Put(ctx context.Context, bucket, key string, body io.Reader, o PutOptions) (*record.Version, error) {
 	v, err := s.put(ctx, bucket, key, body, &o)
 	if err != nil {
 		return nil, fail("put object", subject(bucket, key), err)
@@ -64,7 +63,7 @@ func (s *Store) Put(ctx context.Context, bucket, key string, body io.Reader, o P
 	return v, nil
 }
 
-func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *PutOptions) (*Version, error) {
+func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *PutOptions) (*record.Version, error) {
 	b, err := s.bucketFor(bucket, key)
 	if err != nil {
 		return nil, err
@@ -72,7 +71,7 @@ func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *
 	if err := checkPut(b.rec.Load(), o); err != nil {
 		return nil, err
 	}
-	ck := currentKey(b.rec.Load().ID, key)
+	ck := record.CurrentKey(b.rec.Load().ID, key)
 	if o.Precondition != nil {
 		// Asked before the body is read, so that a request that cannot succeed is not sent in vain. It is asked
 		// again in the transaction, which decides.
@@ -90,7 +89,7 @@ func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *
 		return nil, err
 	}
 	c.protect(sealer)
-	if err := s.receive(ctx, c, body, o, label{bucket: bucket, key: key}); err != nil {
+	if err := s.receive(ctx, c, body, o, record.Label{Bucket: bucket, Key: key}); err != nil {
 		return nil, err
 	}
 	c.frame()
@@ -100,8 +99,8 @@ func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *
 }
 
 // newRecord returns the record of a new version with what o says of it.
-func newRecord(bucket, key string, o *PutOptions) *record {
-	r := &record{Version: Version{
+func newRecord(bucket, key string, o *PutOptions) *record.Record {
+	r := &record.Record{Version: record.Version{
 		Bucket: bucket, Key: key, Latest: true, Owner: o.Owner, StorageClass: o.StorageClass,
 		Headers: o.Headers, Metadata: o.Metadata, Tags: o.Tags, ACL: o.ACL,
 		Retention: o.Retention, LegalHold: o.LegalHold, Encryption: o.Encryption,
@@ -113,21 +112,21 @@ func newRecord(bucket, key string, o *PutOptions) *record {
 }
 
 // describe takes size and sums over into r.
-func (c *content) describe(r *record, q *ChecksumRequest) {
-	r.Size, r.md5, r.sealed = c.size, c.sealer.ETag(c.sums.MD5), c.sealed(1)
+func (c *content) describe(r *record.Record, q *ChecksumRequest) {
+	r.Size, r.MD5, r.Sealed = c.size, c.sealer.ETag(c.sums.MD5), c.sealed(1)
 	if c.sealer == nil {
 		r.BLAKE3 = c.sums.BLAKE3 // it would tell of encrypted content what it is
 	}
 	if q != nil && c.sums.Checksum != nil {
-		r.Checksum = Checksum{Algorithm: q.Algorithm, Value: c.sums.Checksum}
+		r.Checksum = record.Checksum{Algorithm: q.Algorithm, Value: c.sums.Checksum}
 	}
 	if c.large {
-		r.blob = BlobID(c.blob.ID)
+		r.Blob = record.BlobID(c.blob.ID)
 	}
 }
 
 // commitPut makes r, whose content is c, the current version.
-func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record, c *content, pre Precondition) (*Version, error) {
+func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record.Record, c *content, pre Precondition) (*record.Version, error) {
 	open, err := s.change(ctx, b, func(t *txn) error {
 		cur, err := s.current(t.tx, r.Bucket, r.Key, ck)
 		if err != nil {
@@ -142,11 +141,11 @@ func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record, 
 		}
 		switch {
 		case c.large:
-			t.tx.Delete(blobKey(tagOpening, r.blob))
+			t.tx.Delete(record.BlobKey(record.TagOpening, r.Blob))
 		case c.size > 0:
 			t.setInline(r, c)
 		}
-		return t.place(ck, r, cur, OpPut)
+		return t.place(ck, r, cur, record.OpPut)
 	}, ck)
 	if err != nil {
 		if c.large {
@@ -154,41 +153,18 @@ func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record, 
 		}
 		return nil, err
 	}
-	return r.finish(), nil
+	return r.Finish(), nil
 }
 
 // setInline stores small content for r.
-func (t *txn) setInline(r *record, c *content) {
-	r.data = uint64(t.s.clock.Now())
+func (t *txn) setInline(r *record.Record, c *content) {
+	r.Data = uint64(t.s.clock.Now())
 	if c.framed != nil {
-		t.tx.Set(idKey(tagData, r.data), c.framed)
+		t.tx.Set(record.IDKey(record.TagData, r.Data), c.framed)
 		return
 	}
 	h := block.InlineHeader(c.inline)
-	t.tx.SetSplit(idKey(tagData, r.data), h[:], c.inline)
-}
-
-// finish fills in what of a new version's metadata follows from the rest.
-func (r *record) finish() *Version {
-	if r.ID = nullID; !r.null {
-		r.ID = r.order().String()
-	}
-	if r.DeleteMarker {
-		return &r.Version
-	}
-	r.ETag = string(appendETag(nil, r.md5, r.nparts))
-	if !r.Multipart {
-		r.Parts = []Part{r.onlyPart()}
-	}
-	return &r.Version
-}
-
-// onlyPart describes the content of a version that is not multipart.
-func (r *record) onlyPart() Part {
-	return Part{
-		Number: 1, Size: r.Size, MD5: r.md5, Checksum: r.Checksum.Value, Modified: r.Modified,
-		Blob: r.blob, Shared: r.shared, Sealed: r.sealed,
-	}
+	t.tx.SetSplit(record.IDKey(record.TagData, r.Data), h[:], c.inline)
 }
 
 // ask puts a precondition to the current version.
@@ -200,7 +176,7 @@ func ask(pre Precondition, cur *stored) error {
 		return pre(nil)
 	}
 	if cur.ID == "" {
-		cur.record.finish()
+		cur.Record.Finish()
 	}
 	return pre(&cur.Version)
 }
@@ -216,40 +192,40 @@ func (s *Store) precondition(ctx context.Context, b *bucket, key string, ck []by
 }
 
 // checkPut checks what can be checked before a body is read.
-func checkPut(b *Bucket, o *PutOptions) error {
+func checkPut(b *record.Bucket, o *PutOptions) error {
 	switch {
 	case o.Size > MaxPut:
 		return ErrTooLarge
-	case b.Quota.tooLarge(o.Size):
+	case b.Quota.TooLarge(o.Size):
 		return ErrQuota
 	case o.ContentMD5 != nil && len(o.ContentMD5) != 16:
 		return ErrBadDigest
-	case !b.ObjectLock && (o.Retention.Mode != RetentionNone || o.LegalHold):
+	case !b.ObjectLock && (o.Retention.Mode != record.RetentionNone || o.LegalHold):
 		return ErrLockConfig
 	}
 	return nil
 }
 
 // retain applies the bucket's default retention to a version that brings none.
-func (t *txn) retain(r *record) error {
+func (t *txn) retain(r *record.Record) error {
 	if !t.b.ObjectLock {
-		if r.Retention.Mode != RetentionNone || r.LegalHold {
+		if r.Retention.Mode != record.RetentionNone || r.LegalHold {
 			return ErrLockConfig
 		}
 		return nil
 	}
 	d := t.b.Retention
-	if r.Retention.Mode != RetentionNone || d.Mode == RetentionNone {
+	if r.Retention.Mode != record.RetentionNone || d.Mode == record.RetentionNone {
 		return nil
 	}
-	r.Retention = Retention{Mode: d.Mode, Until: r.Modified.AddDate(d.Years, 0, d.Days)}
+	r.Retention = record.Retention{Mode: d.Mode, Until: r.Modified.AddDate(d.Years, 0, d.Days)}
 	return nil
 }
 
 // receive reads a body to its end and checks it against what the client said of it. Small content stays in
 // memory, large content is in a durable blob file when it returns. The caller has charged c for the size that the
 // client announced.
-func (s *Store) receive(ctx context.Context, c *content, body io.Reader, o *PutOptions, l label) error {
+func (s *Store) receive(ctx context.Context, c *content, body io.Reader, o *PutOptions, l record.Label) error {
 	if body == nil {
 		body = bytes.NewReader(nil)
 	}
@@ -296,7 +272,7 @@ func (s *Store) receive(ctx context.Context, c *content, body io.Reader, o *PutO
 }
 
 // receiveLarge is receive for content that becomes a file whatever its size.
-func (s *Store) receiveLarge(ctx context.Context, c *content, body io.Reader, o *PutOptions, l label) error {
+func (s *Store) receiveLarge(ctx context.Context, c *content, body io.Reader, o *PutOptions, l record.Label) error {
 	if body == nil {
 		body = bytes.NewReader(nil)
 	}
@@ -313,7 +289,7 @@ func (s *Store) receiveLarge(ctx context.Context, c *content, body io.Reader, o 
 }
 
 // fill streams body into c's blob file, makes it durable and closes it.
-func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOptions, l label) error {
+func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOptions, l record.Label) error {
 	alg := digest.None
 	if o.Checksum != nil {
 		alg = digest.Algorithm(o.Checksum.Algorithm)
@@ -323,7 +299,7 @@ func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOpti
 		file = unsynced{file}
 	}
 	w, err := block.NewWriter(file, block.WriterOptions{
-		BlockSize: s.o.BlockSize, Label: l.encode(), Sum: func() [32]byte { return c.sums.BLAKE3 },
+		BlockSize: s.o.BlockSize, Label: l.Encode(), Sum: func() [32]byte { return c.sums.BLAKE3 },
 		Key: c.key,
 	})
 	if err != nil {
@@ -421,43 +397,6 @@ func (c *content) freeBuffer() {
 		putBuffer(c.framed)
 		c.framed = nil
 	}
-}
-
-// label says in a blob file what its bytes are, for rebuilding a namespace from the files alone.
-type label struct {
-	bucket, key string
-	upload      string // for a part
-	part        int
-}
-
-func (l label) encode() []byte {
-	b := appendBytes(make([]byte, 0, 16+len(l.bucket)+len(l.key)+len(l.upload)), 1, l.bucket)
-	b = appendBytes(b, 2, l.key)
-	b = appendBytes(b, 3, l.upload)
-	return appendUint(b, 4, uint64(l.part))
-}
-
-func decodeLabel(raw []byte) (l label, err error) {
-	f := fields{b: raw}
-	for f.next() {
-		if f.num <= 3 && f.typ != protowire.BytesType || f.num == 4 && f.typ != protowire.VarintType {
-			return l, errRecord
-		}
-		switch f.num {
-		case 1:
-			l.bucket = string(f.data)
-		case 2:
-			l.key = string(f.data)
-		case 3:
-			l.upload = string(f.data)
-		case 4:
-			l.part = int(f.u & 0xFFFF)
-		}
-	}
-	if f.bad {
-		return l, errRecord
-	}
-	return l, nil
 }
 
 // Buffers for inline content come in a few sizes, so that a small object does not hold a large one.

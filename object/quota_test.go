@@ -8,12 +8,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"firn/object/record"
 	"firn/vfs"
 )
 
-func (f *fixture) setQuota(q Quota) {
+func (f *fixture) setQuota(q record.Quota) {
 	f.t.Helper()
-	if _, err := f.UpdateBucket(f.t.Context(), "bucket", func(b *Bucket) error { b.Quota = q; return nil }); err != nil {
+	if _, err := f.UpdateBucket(f.t.Context(), "bucket", func(b *record.Bucket) error { b.Quota = q; return nil }); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -37,7 +38,7 @@ func TestQuota(t *testing.T) {
 	if _, err := f.CreateBucket(ctx, "bucket", BucketOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	f.setQuota(Quota{Bytes: 100_000})
+	f.setQuota(record.Quota{Bytes: 100_000})
 	wantQuota(t, "fits", f.tryPut("a", 70_000), true)
 	wantQuota(t, "one byte too many", f.tryPut("b", 30_001), false)
 	wantQuota(t, "exactly full", f.tryPut("b", 30_000), true)
@@ -55,21 +56,21 @@ func TestQuota(t *testing.T) {
 	wantQuota(t, "copied after a delete", err, true)
 
 	// A quota below what is there removes nothing and refuses more.
-	f.setQuota(Quota{Bytes: 50_000})
+	f.setQuota(record.Quota{Bytes: 50_000})
 	wantQuota(t, "above the quota already", f.tryPut("d", 1), false)
 	wantQuota(t, "less than before", f.tryPut("b", 39_000), true)
-	f.setQuota(Quota{})
+	f.setQuota(record.Quota{})
 	wantQuota(t, "none", f.tryPut("d", 300_000), true)
 
 	// Versions count, delete markers do too, and making one is never refused.
-	if _, err := f.UpdateBucket(ctx, "bucket", func(b *Bucket) error { b.Versioning = VersioningEnabled; return nil }); err != nil {
+	if _, err := f.UpdateBucket(ctx, "bucket", func(b *record.Bucket) error { b.Versioning = record.VersioningEnabled; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	u, err := f.Usage(ctx, "bucket")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.setQuota(Quota{Versions: u.Versions + 1})
+	f.setQuota(record.Quota{Versions: u.Versions + 1})
 	wantQuota(t, "a version", f.tryPut("d", 0), true)
 	wantQuota(t, "one more of the same key", f.tryPut("d", 0), false)
 	if _, err := f.Delete(ctx, "bucket", "d", "", DeleteOptions{}); err != nil {
@@ -110,11 +111,11 @@ func TestQuotaIsExact(t *testing.T) {
 			t.Errorf("%s: %d writes succeeded, want %d", name, stored.Load(), want)
 		}
 	}
-	f.setQuota(Quota{Bytes: room*size + size - 1})
+	f.setQuota(record.Quota{Bytes: room*size + size - 1})
 	fill(f, "first", room)
-	f.setQuota(Quota{Bytes: 1 << 30, Versions: room + 20})
+	f.setQuota(record.Quota{Bytes: 1 << 30, Versions: room + 20})
 	fill(f, "second", 20)
-	f.setQuota(Quota{Bytes: (room + 30) * size})
+	f.setQuota(record.Quota{Bytes: (room + 30) * size})
 
 	crashed := newFixture(t, vfs.CrashClone(fs), Options{})
 	fill(crashed, "after a crash", 10)

@@ -11,10 +11,11 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"firn/object/record"
 	"firn/vfs"
 )
 
-func absent(cur *Version) error {
+func absent(cur *record.Version) error {
 	if cur != nil && !cur.DeleteMarker {
 		return ErrPrecondition
 	}
@@ -22,7 +23,7 @@ func absent(cur *Version) error {
 }
 
 func matches(etag string) Precondition {
-	return func(cur *Version) error {
+	return func(cur *record.Version) error {
 		if cur == nil || cur.ETag != etag {
 			return ErrPrecondition
 		}
@@ -242,7 +243,7 @@ func TestReadersSeeWholeVersions(t *testing.T) {
 func TestCompletionsOfOneUploadMakeOneVersion(t *testing.T) {
 	f := newFixture(t, vfs.NewMem(), Options{})
 	f.bucket("bucket", BucketOptions{})
-	f.versioning("bucket", VersioningEnabled)
+	f.versioning("bucket", record.VersioningEnabled)
 	for range 20 {
 		id, err := f.CreateUpload(t.Context(), "bucket", "k", PutOptions{})
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"firn/kv"
 	"firn/object/envelope"
+	"firn/object/record"
 )
 
 // rewrapBatch is the number of records looked at between two waits for the store.
@@ -23,7 +24,7 @@ type RewrapSummary struct {
 // was wrapped anew, or is gone.
 func (s *Store) Rewrap(ctx context.Context, fn func(ctx context.Context, bucket string, key string, e *envelope.Encryption) ([]byte, error)) (RewrapSummary, error) {
 	var sum RewrapSummary
-	for _, tag := range []byte{tagCurrent, tagOld, tagUpload} {
+	for _, tag := range []byte{record.TagCurrent, record.TagOld, record.TagUpload} {
 		for from := []byte{tag}; from != nil; {
 			found, next, err := s.encrypted(ctx, tag, from)
 			if err != nil {
@@ -49,7 +50,7 @@ func (s *Store) Rewrap(ctx context.Context, fn func(ctx context.Context, bucket 
 type sealedRecord struct {
 	at     []byte // its key in the store
 	raw    []byte
-	rec    record
+	rec    record.Record
 	bucket *bucket
 }
 
@@ -70,13 +71,13 @@ func (s *Store) encrypted(ctx context.Context, tag byte, from []byte) (found []s
 				return errStop
 			}
 			f := sealedRecord{at: bytes.Clone(k), raw: bytes.Clone(v)}
-			if err := decodeRecord(&f.rec, v); err != nil {
+			if err := record.Decode(&f.rec, v); err != nil {
 				return err
 			}
 			if f.rec.Encryption == nil || len(f.rec.Encryption.Wrapped) == 0 {
 				return nil
 			}
-			id, key, err := placeOf(k)
+			id, key, err := record.ParseVersionKey(k)
 			if err != nil {
 				return err
 			}
@@ -93,32 +94,16 @@ func (s *Store) encrypted(ctx context.Context, tag byte, from []byte) (found []s
 	return found, next, err
 }
 
-// placeOf returns the bucket and the key that a record's key in the store names.
-func placeOf(k []byte) (uint64, string, error) {
-	if len(k) < 10 {
-		return 0, "", errRecord
-	}
-	id, err := parseUint64(k[1:9])
-	if err != nil || k[0] == tagCurrent {
-		return id, string(k[9:]), err
-	}
-	key, _, ok := unescape(nil, k[9:])
-	if !ok {
-		return 0, "", errRecord
-	}
-	return id, string(key), nil
-}
-
 func (s *Store) rewrap(ctx context.Context, f *sealedRecord, fn func(ctx context.Context, bucket, key string, e *envelope.Encryption) ([]byte, error)) (bool, error) {
 	wrapped, err := fn(ctx, f.bucket.rec.Load().Name, f.rec.Key, f.rec.Encryption)
 	if err != nil || wrapped == nil {
 		return false, err
 	}
-	upload := f.at[0] == tagUpload
+	upload := f.at[0] == record.TagUpload
 	// The lock is the one that everybody takes who changes the record.
-	lock := currentKey(f.bucket.rec.Load().ID, f.rec.Key)
+	lock := record.CurrentKey(f.bucket.rec.Load().ID, f.rec.Key)
 	if upload {
-		lock = uploadLock([uploadIDLen]byte(f.at[len(f.at)-uploadIDLen:]))
+		lock = uploadLock([record.UploadIDLen]byte(f.at[len(f.at)-record.UploadIDLen:]))
 	}
 	changed := false
 	_, err = s.change(ctx, f.bucket, func(t *txn) error {
@@ -130,13 +115,13 @@ func (s *Store) rewrap(ctx context.Context, f *sealedRecord, fn func(ctx context
 		e.Wrapped = wrapped
 		r := f.rec
 		r.Encryption = &e
-		t.tx.Set(f.at, appendRecord(nil, &r))
+		t.tx.Set(f.at, record.Append(nil, &r))
 		if upload {
 			return nil // uploads are no part of the journal
 		}
-		t.log(&mutation{
-			op: OpUpdate, clock: uint64(s.clock.Now()), site: r.Site, bucketID: t.b.ID, bucket: t.b.Name, key: r.Key,
-			version: r.order(), null: r.null,
+		t.log(&record.Mutation{
+			Op: record.OpUpdate, Clock: uint64(s.clock.Now()), Site: r.Site, BucketID: t.b.ID, Bucket: t.b.Name, Key: r.Key,
+			Version: r.Order(), Null: r.Null,
 		})
 		return nil
 	}, lock)

@@ -12,6 +12,7 @@ import (
 	"firn"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/record"
 )
 
 const (
@@ -35,7 +36,7 @@ type item struct {
 func (s *Store) walkItems(ctx context.Context, from []byte, n int) (items []item, next []byte, err error) {
 	err = s.db.View(ctx, func(r kv.Reader) error {
 		items, next = nil, nil
-		for _, tag := range []byte{tagCurrent, tagOld} {
+		for _, tag := range []byte{record.TagCurrent, record.TagOld} {
 			lower := []byte{tag}
 			if bytes.Compare(from, lower) > 0 {
 				lower = from
@@ -68,25 +69,25 @@ func (s *Store) walkItems(ctx context.Context, from []byte, n int) (items []item
 
 func decodeItem(k, v []byte) (it item, err error) {
 	if len(k) < 10 {
-		return it, errRecord
+		return it, record.ErrBroken
 	}
 	it.bucketID = binary.BigEndian.Uint64(k[1:])
 	it.at = bytes.Clone(k)
-	if k[0] == tagCurrent {
+	if k[0] == record.TagCurrent {
 		it.key = string(k[9:])
 	} else {
-		key, rest, ok := unescape(nil, k[9:])
-		if !ok || len(rest) != orderLen {
-			return it, errRecord
+		key, rest, ok := record.Unescape(nil, k[9:])
+		if !ok || len(rest) != record.OrderLen {
+			return it, record.ErrBroken
 		}
 		it.key = string(key)
 	}
-	var l listed
-	if err := decodeListed(&l, v); err != nil {
+	var l record.Listed
+	if err := record.DecodeListed(&l, v); err != nil {
 		return it, err
 	}
-	if it.versionID = nullID; l.flags&flagNull == 0 {
-		it.versionID = makeOrder(l.clock, l.site).String()
+	if it.versionID = record.NullID; l.Flags&record.FlagNull == 0 {
+		it.versionID = record.MakeOrder(l.Clock, l.Site).String()
 	}
 	return it, nil
 }
@@ -105,7 +106,7 @@ func (s *Store) bucketNames() map[uint64]string {
 // scrub reads all content once a round at the bounded rate, goes on where it was cut off, and returns when the
 // round is done.
 func (s *Store) scrub(ctx context.Context) error {
-	k := metaKey(scrubKey)
+	k := record.MetaKey(scrubKey)
 	var began time.Time
 	var from []byte
 	err := s.db.View(ctx, func(r kv.Reader) error {
@@ -123,7 +124,7 @@ func (s *Store) scrub(ctx context.Context) error {
 		if s.o.Now().Sub(began) < scrubRound {
 			return nil
 		}
-		began, from = s.o.Now(), []byte{tagCurrent}
+		began, from = s.o.Now(), []byte{record.TagCurrent}
 	}
 	lim := rate.NewLimiter(rate.Limit(s.o.ScrubBytesPerSecond), scrubBurst)
 	for from != nil {
@@ -148,9 +149,9 @@ func (s *Store) scrub(ctx context.Context) error {
 			return err
 		}
 	}
-	err = s.readParts(ctx, lim, func(key []byte, p *Part, err error) error {
+	err = s.readParts(ctx, lim, func(key []byte, p *record.Part, err error) error {
 		if err != nil {
-			s.log.Error("content does not match its checksum", "upload", formatUploadID([uploadIDLen]byte(key[1:])), "part", p.Number, "error", err)
+			s.log.Error("content does not match its checksum", "upload", formatUploadID([record.UploadIDLen]byte(key[1:])), "part", p.Number, "error", err)
 		}
 		return nil
 	})
@@ -179,7 +180,7 @@ func (s *Store) verify(ctx context.Context, bucket, key, versionID string, lim *
 		return wait(ctx, lim, n)
 	}
 	for i := range o.Version.Parts {
-		if o.Version.Parts[i].Blob == (BlobID{}) {
+		if o.Version.Parts[i].Blob == (record.BlobID{}) {
 			continue
 		}
 		err := o.verifyPart(ctx, i, lim)
@@ -222,8 +223,8 @@ func wait(ctx context.Context, lim *rate.Limiter, n int) error {
 }
 
 // verifyBlob reads one blob file, which the caller has pinned, against its checksums.
-func (s *Store) verifyBlob(ctx context.Context, p *Part, lim *rate.Limiter) error {
-	o := &Object{s: s, Version: &Version{Parts: []Part{*p}}}
+func (s *Store) verifyBlob(ctx context.Context, p *record.Part, lim *rate.Limiter) error {
+	o := &Object{s: s, Version: &record.Version{Parts: []record.Part{*p}}}
 	err := o.verifyPart(ctx, 0, lim)
 	s.stats.scrubbedItems.Add(1)
 	if firn.KindOf(err) == firn.Corrupt {
@@ -237,20 +238,20 @@ func (s *Store) verifyBlob(ctx context.Context, p *Part, lim *rate.Limiter) erro
 
 // readParts reads the parts of uploads in progress against their checksums and calls done for each, with an
 // error of kind Corrupt where one does not match.
-func (s *Store) readParts(ctx context.Context, lim *rate.Limiter, done func(key []byte, p *Part, err error) error) error {
-	from := []byte{tagPart}
+func (s *Store) readParts(ctx context.Context, lim *rate.Limiter, done func(key []byte, p *record.Part, err error) error) error {
+	from := []byte{record.TagPart}
 	for {
-		var parts []Part
+		var parts []record.Part
 		var keys [][]byte
 		epoch := s.grace.enter()
 		err := s.db.View(ctx, func(r kv.Reader) error {
 			parts, keys = nil, nil
-			err := scan(r, from, []byte{tagPart + 1}, func(k, v []byte) error {
+			err := scan(r, from, []byte{record.TagPart + 1}, func(k, v []byte) error {
 				if len(parts) == scrubBatch {
 					return errStop
 				}
-				var p Part
-				if decodePart(&p, v) == nil { // a record that cannot be decoded was reported before
+				var p record.Part
+				if record.DecodePart(&p, v) == nil { // a record that cannot be decoded was reported before
 					parts = append(parts, p)
 					keys = append(keys, bytes.Clone(k))
 				}

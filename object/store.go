@@ -19,6 +19,7 @@ import (
 	"firn/kv"
 	"firn/object/blobs"
 	"firn/object/digest"
+	"firn/object/record"
 	"firn/vfs"
 )
 
@@ -109,15 +110,15 @@ func (s *Store) closeParts() {
 
 // checkFormat refuses a key space of a later release or of another site, and writes the marks of a new one.
 func (s *Store) checkFormat(ctx context.Context) error {
-	format, site := metaKey("format"), metaKey("site")
+	format, site := record.MetaKey("format"), record.MetaKey("site")
 	return s.db.Update(ctx, func(tx kv.Tx) error {
 		have, err := getUint(tx, format)
 		switch {
 		case err != nil:
 			return err
 		case have == 0:
-			tx.Set(format, idKey(0, formatVersion)[1:])
-			tx.Set(site, idKey(0, uint64(s.o.Site))[1:])
+			tx.Set(format, record.IDKey(0, formatVersion)[1:])
+			tx.Set(site, record.IDKey(0, uint64(s.o.Site))[1:])
 			return nil
 		case have > formatVersion:
 			return firn.NewError(firn.Unsupported, fmt.Sprintf("written by a later release (format %d, this one knows %d)", have, formatVersion))
@@ -139,7 +140,7 @@ func getUint(r kv.Reader, key []byte) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return parseUint64(v)
+	return record.ParseUint64(v)
 }
 
 // ledger keeps the list of blob files without a record in the o keys.
@@ -149,10 +150,10 @@ type ledger struct{ s *Store }
 func (l ledger) Opening(ctx context.Context, ids, done []blobs.ID) error {
 	return l.s.db.Update(ctx, func(tx kv.Tx) error {
 		for _, id := range done {
-			tx.Delete(blobKey(tagOpening, BlobID(id)))
+			tx.Delete(record.BlobKey(record.TagOpening, record.BlobID(id)))
 		}
 		for _, id := range ids {
-			tx.Set(blobKey(tagOpening, BlobID(id)), nil)
+			tx.Set(record.BlobKey(record.TagOpening, record.BlobID(id)), nil)
 		}
 		return nil
 	})
@@ -163,9 +164,9 @@ func (s *Store) dropOpening(ctx context.Context) error {
 	var ids []blobs.ID
 	err := s.db.View(ctx, func(r kv.Reader) error {
 		ids = ids[:0]
-		return scan(r, []byte{tagOpening}, []byte{tagOpening + 1}, func(k, _ []byte) error {
-			if len(k) != 1+len(BlobID{}) {
-				return errRecord
+		return scan(r, []byte{record.TagOpening}, []byte{record.TagOpening + 1}, func(k, _ []byte) error {
+			if len(k) != 1+len(record.BlobID{}) {
+				return record.ErrBroken
 			}
 			ids = append(ids, blobs.ID(k[1:]))
 			return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"firn/kv/pebblekv"
+	"firn/object/record"
 	"firn/vfs"
 )
 
@@ -86,7 +87,7 @@ func (f *fixture) reopen() {
 	}
 }
 
-func (f *fixture) bucket(name string, o BucketOptions) *Bucket {
+func (f *fixture) bucket(name string, o BucketOptions) *record.Bucket {
 	f.t.Helper()
 	b, err := f.CreateBucket(f.t.Context(), name, o)
 	if err != nil {
@@ -95,14 +96,14 @@ func (f *fixture) bucket(name string, o BucketOptions) *Bucket {
 	return b
 }
 
-func (f *fixture) versioning(bucket string, v Versioning) {
+func (f *fixture) versioning(bucket string, v record.Versioning) {
 	f.t.Helper()
-	if _, err := f.UpdateBucket(f.t.Context(), bucket, func(b *Bucket) error { b.Versioning = v; return nil }); err != nil {
+	if _, err := f.UpdateBucket(f.t.Context(), bucket, func(b *record.Bucket) error { b.Versioning = v; return nil }); err != nil {
 		f.t.Fatal(err)
 	}
 }
 
-func (f *fixture) put(bucket, key, content string) *Version {
+func (f *fixture) put(bucket, key, content string) *record.Version {
 	f.t.Helper()
 	v, err := f.Put(f.t.Context(), bucket, key, strings.NewReader(content), PutOptions{Size: int64(len(content))})
 	if err != nil {
@@ -174,7 +175,7 @@ func (f *fixture) versions(bucket string, limit int) []string {
 	}
 }
 
-func (f *fixture) usage(bucket string) Usage {
+func (f *fixture) usage(bucket string) record.Usage {
 	f.t.Helper()
 	u, err := f.Usage(f.t.Context(), bucket)
 	if err != nil {
@@ -223,7 +224,7 @@ func TestPutGetSurvivesReopen(t *testing.T) {
 				t.Fatalf("%q: parts %+v", k, v.Parts)
 			}
 		}
-		want := Usage{Objects: int64(len(contents)), Versions: int64(len(contents))}
+		want := record.Usage{Objects: int64(len(contents)), Versions: int64(len(contents))}
 		for _, c := range contents {
 			want.Bytes += int64(len(c))
 		}
@@ -234,8 +235,8 @@ func TestPutGetSurvivesReopen(t *testing.T) {
 	for k, c := range contents {
 		v, err := f.Put(t.Context(), "photos", k, strings.NewReader(c), PutOptions{
 			Size: int64(len(c)), Owner: "me", StorageClass: "STANDARD",
-			Headers: []Field{{"Content-Type", "text/plain"}, {"Cache-Control", ""}}, Metadata: []Field{{"color", "blue"}},
-			Tags: []Field{{"a", "b"}}, ACL: []byte("acl"),
+			Headers: []record.Field{{Name: "Content-Type", Value: "text/plain"}, {Name: "Cache-Control", Value: ""}}, Metadata: []record.Field{{Name: "color", Value: "blue"}},
+			Tags: []record.Field{{Name: "a", Value: "b"}}, ACL: []byte("acl"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -273,7 +274,7 @@ func TestPutChecksTheBody(t *testing.T) {
 	f.bucket("bucket", BucketOptions{})
 	sum := func(s string) []byte { h := md5.Sum([]byte(s)); return h[:] }
 	crc := func(v []byte, err error) *ChecksumRequest {
-		return &ChecksumRequest{Algorithm: ChecksumCRC32, Expected: func() ([]byte, error) { return v, err }}
+		return &ChecksumRequest{Algorithm: record.ChecksumCRC32, Expected: func() ([]byte, error) { return v, err }}
 	}
 	trailer := errors.New("trailer")
 	for _, size := range []int{0, 9, InlineMax, InlineMax + 1, 600_000} {
@@ -302,7 +303,7 @@ func TestPutChecksTheBody(t *testing.T) {
 			if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 				t.Errorf("%d bytes, %s: %v, want %v", size, tt.name, err, tt.want)
 			}
-			if err == nil && tt.o.Checksum != nil && (v.Checksum.Algorithm != ChecksumCRC32 || len(v.Checksum.Value) != 4) {
+			if err == nil && tt.o.Checksum != nil && (v.Checksum.Algorithm != record.ChecksumCRC32 || len(v.Checksum.Value) != 4) {
 				t.Errorf("%d bytes, %s: checksum %+v", size, tt.name, v.Checksum)
 			}
 		}
@@ -349,10 +350,10 @@ func TestBuckets(t *testing.T) {
 	if _, err := f.CreateBucket(ctx, "one", BucketOptions{}); !errors.Is(err, ErrBucketExists) {
 		t.Fatal(err)
 	}
-	if b.ID == 0 || b.Versioning != VersioningOff {
+	if b.ID == 0 || b.Versioning != record.VersioningOff {
 		t.Fatalf("%+v", b)
 	}
-	up, err := f.UpdateBucket(ctx, "one", func(b *Bucket) error {
+	up, err := f.UpdateBucket(ctx, "one", func(b *record.Bucket) error {
 		b.Config["policy"] = []byte("{}")
 		delete(b.Config, "acl")
 		b.ID, b.Name = 99, "other"
@@ -372,13 +373,15 @@ func TestBuckets(t *testing.T) {
 	if d := cmp.Diff(up, got); d != "" {
 		t.Fatal(d)
 	}
-	for name, fn := range map[string]func(*Bucket){
-		"lock off":       func(b *Bucket) { b.ObjectLock = false },
-		"versioning off": func(b *Bucket) { b.Versioning = VersioningSuspended },
-		"days and years": func(b *Bucket) { b.Retention = DefaultRetention{Mode: RetentionGovernance, Days: 1, Years: 1} },
-		"neither":        func(b *Bucket) { b.Retention = DefaultRetention{Mode: RetentionGovernance} },
+	for name, fn := range map[string]func(*record.Bucket){
+		"lock off":       func(b *record.Bucket) { b.ObjectLock = false },
+		"versioning off": func(b *record.Bucket) { b.Versioning = record.VersioningSuspended },
+		"days and years": func(b *record.Bucket) {
+			b.Retention = record.DefaultRetention{Mode: record.RetentionGovernance, Days: 1, Years: 1}
+		},
+		"neither": func(b *record.Bucket) { b.Retention = record.DefaultRetention{Mode: record.RetentionGovernance} },
 	} {
-		if _, err := f.UpdateBucket(ctx, "two", func(b *Bucket) error { fn(b); return nil }); !errors.Is(err, ErrLockConfig) {
+		if _, err := f.UpdateBucket(ctx, "two", func(b *record.Bucket) error { fn(b); return nil }); !errors.Is(err, ErrLockConfig) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

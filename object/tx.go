@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"firn/kv"
+	"firn/object/record"
 )
 
 // txn is one transaction on keys of one bucket. Reads do not see its own writes, so no key is changed twice
@@ -15,13 +16,13 @@ import (
 type txn struct {
 	s     *Store
 	tx    kv.Tx
-	b     *Bucket
+	b     *record.Bucket
 	now   time.Time
-	refs  map[BlobID]int // changes of the reference counts of shared blobs
-	delta Usage          // of all operations
-	freed bool           // blobs went on the garbage queue
-	grows bool           // a version with content was added: the quota counts
-	buf   []byte         // scratch for keys and records
+	refs  map[record.BlobID]int // changes of the reference counts of shared blobs
+	delta record.Usage          // of all operations
+	freed bool                  // blobs went on the garbage queue
+	grows bool                  // a version with content was added: the quota counts
+	buf   []byte                // scratch for keys and records
 	// committing is set once fn is done: a later error, unless it is the context's, leaves the outcome open.
 	committing bool
 }
@@ -43,7 +44,7 @@ func (s *Store) change(ctx context.Context, b *bucket, fn func(*txn) error, lock
 		if err := t.finish(); err != nil {
 			return err
 		}
-		if t.grows && t.b.Quota != (Quota{}) {
+		if t.grows && t.b.Quota != (record.Quota{}) {
 			if reserved = b.reserve(t.b.Quota, t.delta); !reserved {
 				return ErrQuota
 			}
@@ -80,7 +81,7 @@ func get(r kv.Reader, dst, key []byte) ([]byte, error) {
 
 // stored is a version found in the store.
 type stored struct {
-	record
+	record.Record
 	raw []byte
 }
 
@@ -97,14 +98,14 @@ func (s *Store) load(r kv.Reader, bucket, key string, k []byte, latest bool) (*s
 	}
 	v := &stored{raw: raw}
 	v.Bucket, v.Key, v.Latest = bucket, key, latest
-	return v, decodeRecord(&v.record, raw)
+	return v, record.Decode(&v.Record, raw)
 }
 
 // find reads the version with the given id ("" is the current one) and returns it with the key it is stored
 // under. nil where it is not there.
-func (s *Store) find(r kv.Reader, b *Bucket, key, versionID string, ck []byte) (*stored, []byte, error) {
-	o, isOrder := parseOrder(versionID)
-	if versionID != "" && versionID != nullID && !isOrder {
+func (s *Store) find(r kv.Reader, b *record.Bucket, key, versionID string, ck []byte) (*stored, []byte, error) {
+	o, isOrder := record.ParseOrder(versionID)
+	if versionID != "" && versionID != record.NullID && !isOrder {
 		return nil, nil, nil
 	}
 	cur, err := s.current(r, b.Name, key, ck)
@@ -112,40 +113,40 @@ func (s *Store) find(r kv.Reader, b *Bucket, key, versionID string, ck []byte) (
 		return nil, nil, err
 	}
 	switch {
-	case versionID == "", versionID == nullID && cur.null, isOrder && !cur.null && cur.order() == o:
+	case versionID == "", versionID == record.NullID && cur.Null, isOrder && !cur.Null && cur.Order() == o:
 		return cur, ck, nil
-	case b.Versioning == VersioningOff:
+	case b.Versioning == record.VersioningOff:
 		return nil, nil, nil
 	}
-	if versionID == nullID {
-		p, err := get(r, nil, nullKey(ck))
+	if versionID == record.NullID {
+		p, err := get(r, nil, record.NullKey(ck))
 		if p == nil || err != nil {
 			return nil, nil, err
 		}
-		if len(p) != orderLen {
-			return nil, nil, errRecord
+		if len(p) != record.OrderLen {
+			return nil, nil, record.ErrBroken
 		}
-		o = order(p)
+		o = record.Order(p)
 	}
-	vk := oldKey(b.ID, key, o)
+	vk := record.OldKey(b.ID, key, o)
 	v, err := s.load(r, b.Name, key, vk, false)
 	if v == nil || err != nil {
 		return nil, nil, err
 	}
-	if v.null != (versionID == nullID) {
+	if v.Null != (versionID == record.NullID) {
 		return nil, nil, nil // a "null" version is not found under the id it does not have
 	}
 	return v, vk, nil
 }
 
 // protected returns ErrLocked where retention or a legal hold keeps r.
-func protected(r *record, now time.Time, bypass bool) error {
+func protected(r *record.Record, now time.Time, bypass bool) error {
 	switch {
 	case r.LegalHold:
 		return ErrLocked
-	case r.Retention.Mode == RetentionNone || !now.Before(r.Retention.Until):
+	case r.Retention.Mode == record.RetentionNone || !now.Before(r.Retention.Until):
 		return nil
-	case r.Retention.Mode == RetentionGovernance && bypass:
+	case r.Retention.Mode == record.RetentionGovernance && bypass:
 		return nil
 	}
 	return ErrLocked
@@ -153,9 +154,9 @@ func protected(r *record, now time.Time, bypass bool) error {
 
 // place makes r the current version of its key, where cur, which may be nil, was. It fills in identity and
 // vector, moves or removes what was there as the bucket's versioning says, and logs m for it.
-func (t *txn) place(ck []byte, r *record, cur *stored, op Op) error {
-	m := mutation{op: op, bucketID: t.b.ID, bucket: t.b.Name, key: r.Key}
-	r.null = t.b.Versioning != VersioningEnabled
+func (t *txn) place(ck []byte, r *record.Record, cur *stored, op record.Op) error {
+	m := record.Mutation{Op: op, BucketID: t.b.ID, Bucket: t.b.Name, Key: r.Key}
+	r.Null = t.b.Versioning != record.VersioningEnabled
 	if r.Clock == 0 {
 		t.stamp(r)
 	}
@@ -164,70 +165,70 @@ func (t *txn) place(ck []byte, r *record, cur *stored, op Op) error {
 		maps.Copy(r.Vector, cur.Vector)
 		r.Vector[r.Site] = cur.Vector[r.Site] + 1
 		if !cur.DeleteMarker {
-			m.delta.Objects--
+			m.Delta.Objects--
 		}
 		var err error
-		if r.null && cur.null {
-			m.replaced = true
-			err = t.drop(&cur.record, &m.delta, false)
+		if r.Null && cur.Null {
+			m.Replaced = true
+			err = t.drop(&cur.Record, &m.Delta, false)
 		} else {
-			err = t.demote(ck, cur, r.null, &m)
+			err = t.demote(ck, cur, r.Null, &m)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	m.delta.Versions++
-	m.delta.Bytes += r.Size
+	m.Delta.Versions++
+	m.Delta.Bytes += r.Size
 	if !r.DeleteMarker {
 		t.grows = true
-		m.delta.Objects++
-		m.size, m.md5, m.nparts = r.Size, &r.md5, r.nparts
+		m.Delta.Objects++
+		m.Size, m.MD5, m.ETagParts = r.Size, &r.MD5, r.ETagParts
 	}
-	t.buf = appendRecord(t.buf[:0], r)
-	if len(t.buf) > maxRecord {
+	t.buf = record.Append(t.buf[:0], r)
+	if len(t.buf) > record.MaxRecord {
 		return errLargeRecord
 	}
 	t.tx.Set(ck, t.buf)
-	m.clock, m.site, m.version, m.null = r.Clock, r.Site, r.order(), r.null
+	m.Clock, m.Site, m.Version, m.Null = r.Clock, r.Site, r.Order(), r.Null
 	t.log(&m)
 	return nil
 }
 
 // stamp gives r its identity.
-func (t *txn) stamp(r *record) {
+func (t *txn) stamp(r *record.Record) {
 	now := t.s.clock.Now()
 	r.Clock, r.Site, r.Modified = uint64(now), t.s.o.Site, now.Wall()
 }
 
 // demote makes the current version a noncurrent one; where the new one is "null", the noncurrent version that
 // was "null" goes.
-func (t *txn) demote(ck []byte, cur *stored, null bool, m *mutation) error {
+func (t *txn) demote(ck []byte, cur *stored, null bool, m *record.Mutation) error {
 	if null {
-		v, vk, err := t.s.find(t.tx, t.b, cur.Key, nullID, ck)
+		v, vk, err := t.s.find(t.tx, t.b, cur.Key, record.NullID, ck)
 		if err != nil {
 			return err
 		}
 		if v != nil {
-			m.replaced = true
-			if err := t.drop(&v.record, &m.delta, false); err != nil {
+			m.Replaced = true
+			if err := t.drop(&v.Record, &m.Delta, false); err != nil {
 				return err
 			}
 			t.tx.Delete(vk)
-			t.tx.Delete(nullKey(ck))
+			t.tx.Delete(record.NullKey(ck))
 		}
 	}
-	o := cur.order()
-	t.tx.Set(oldKey(t.b.ID, cur.Key, o), cur.raw)
-	if cur.null {
-		t.tx.Set(nullKey(ck), o[:])
+	o := cur.Order()
+	t.tx.Set(record.OldKey(t.b.ID, cur.Key, o), cur.raw)
+	if cur.Null {
+		t.tx.Set(record.NullKey(ck), o[:])
 	}
 	return nil
 }
 
 // drop frees a version's content and counts it out. ErrLocked where it is protected. The caller deletes the
 // record itself.
-func (t *txn) drop(r *record, delta *Usage, bypass bool) error {
+func (t *txn) drop(r *record.Record, delta *record.Usage, bypass bool) error {
 	if err := protected(r, t.now, bypass); err != nil {
 		return err
 	}
@@ -235,7 +236,7 @@ func (t *txn) drop(r *record, delta *Usage, bypass bool) error {
 	delta.Bytes -= r.Size
 	switch {
 	case r.Multipart:
-		k := idKey(tagParts, r.data)
+		k := record.IDKey(record.TagParts, r.Data)
 		parts, err := t.s.parts(t.tx, r)
 		if err != nil {
 			return err
@@ -244,26 +245,26 @@ func (t *txn) drop(r *record, delta *Usage, bypass bool) error {
 			t.release(parts[i].Blob, parts[i].Shared)
 		}
 		t.tx.Delete(k)
-	case r.blob != BlobID{}:
-		t.release(r.blob, r.shared)
-	case r.data != 0:
-		t.tx.Delete(idKey(tagData, r.data))
+	case r.Blob != record.BlobID{}:
+		t.release(r.Blob, r.Shared)
+	case r.Data != 0:
+		t.tx.Delete(record.IDKey(record.TagData, r.Data))
 	}
 	return nil
 }
 
 // parts reads the part list of a multipart version.
-func (s *Store) parts(r kv.Reader, rec *record) ([]Part, error) {
-	raw, err := r.Get(nil, idKey(tagParts, rec.data))
+func (s *Store) parts(r kv.Reader, rec *record.Record) ([]record.Part, error) {
+	raw, err := r.Get(nil, record.IDKey(record.TagParts, rec.Data))
 	if err != nil {
 		return nil, err
 	}
-	return decodePartList(raw)
+	return record.DecodePartList(raw)
 }
 
 // release gives up one use of a blob.
-func (t *txn) release(id BlobID, shared bool) {
-	if id == (BlobID{}) {
+func (t *txn) release(id record.BlobID, shared bool) {
+	if id == (record.BlobID{}) {
 		return
 	}
 	// A blob that this transaction gave a second use is shared although the record read here does not say so yet.
@@ -275,29 +276,29 @@ func (t *txn) release(id BlobID, shared bool) {
 }
 
 // reference changes the number of uses of a shared blob.
-func (t *txn) reference(id BlobID, n int) {
+func (t *txn) reference(id record.BlobID, n int) {
 	if t.refs == nil {
-		t.refs = map[BlobID]int{}
+		t.refs = map[record.BlobID]int{}
 	}
 	t.refs[id] += n
 }
 
 // discard puts a blob on the garbage queue.
-func (t *txn) discard(id BlobID) {
-	t.tx.Set(garbageKey(t.s.clock.Now(), id), nil)
+func (t *txn) discard(id record.BlobID) {
+	t.tx.Set(record.GarbageKey(t.s.clock.Now(), id), nil)
 	t.freed = true
 }
 
 // finish writes the reference counts. They are the one thing that transactions on different keys share, so
 // they change under the exclusive lock, and are read after it is held.
 func (t *txn) finish() error {
-	maps.DeleteFunc(t.refs, func(_ BlobID, d int) bool { return d == 0 })
+	maps.DeleteFunc(t.refs, func(_ record.BlobID, d int) bool { return d == 0 })
 	if len(t.refs) == 0 {
 		return nil
 	}
 	t.tx.Exclusive()
 	for id, d := range t.refs {
-		k := blobKey(tagRef, id)
+		k := record.BlobKey(record.TagRef, id)
 		v, err := get(t.tx, nil, k)
 		if err != nil {
 			return err
@@ -306,7 +307,7 @@ func (t *txn) finish() error {
 		if v != nil {
 			u, used := binary.Uvarint(v)
 			if used <= 0 {
-				return errRecord
+				return record.ErrBroken
 			}
 			n = int64(u)
 		}
@@ -324,8 +325,8 @@ func (t *txn) finish() error {
 }
 
 // log appends m to the journal and its delta to the transaction's.
-func (t *txn) log(m *mutation) {
-	t.delta = t.delta.plus(m.delta, 1)
-	t.buf = appendMutation(t.buf[:0], m)
+func (t *txn) log(m *record.Mutation) {
+	t.delta = t.delta.Plus(m.Delta, 1)
+	t.buf = record.AppendMutation(t.buf[:0], m)
 	t.tx.Log(t.buf)
 }

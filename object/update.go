@@ -3,6 +3,8 @@ package object
 import (
 	"context"
 	"time"
+
+	"firn/object/record"
 )
 
 // UpdateVersion changes what may change of a stored version: Tags, ACL, Retention, LegalHold. The rules of
@@ -10,7 +12,7 @@ import (
 // copy inside the transaction; it must not block.
 //
 // Errors: as Head, ErrLocked, ErrLockConfig where the bucket has no object lock, what fn returned.
-func (s *Store) UpdateVersion(ctx context.Context, bucket, key, versionID string, bypassGovernance bool, fn func(*Version) error) (*Version, error) {
+func (s *Store) UpdateVersion(ctx context.Context, bucket, key, versionID string, bypassGovernance bool, fn func(*record.Version) error) (*record.Version, error) {
 	v, err := s.updateVersion(ctx, bucket, key, versionID, bypassGovernance, fn)
 	if err != nil {
 		return v, fail("update object", subject(bucket, key), err)
@@ -18,13 +20,13 @@ func (s *Store) UpdateVersion(ctx context.Context, bucket, key, versionID string
 	return v, nil
 }
 
-func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string, bypass bool, fn func(*Version) error) (*Version, error) {
+func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string, bypass bool, fn func(*record.Version) error) (*record.Version, error) {
 	b, err := s.bucketFor(bucket, key)
 	if err != nil {
 		return nil, err
 	}
-	ck := currentKey(b.rec.Load().ID, key)
-	var out *Version
+	ck := record.CurrentKey(b.rec.Load().ID, key)
+	var out *record.Version
 	_, err = s.change(ctx, b, func(t *txn) error {
 		v, vk, err := s.find(t.tx, t.b, key, versionID, ck)
 		if err != nil {
@@ -43,17 +45,17 @@ func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string
 		v.Tags, v.ACL, v.LegalHold = changed.Tags, changed.ACL, changed.LegalHold
 		v.Retention = changed.Retention
 		v.Retention.Until = v.Retention.Until.UTC().Truncate(time.Millisecond)
-		if v.Retention.Mode == RetentionNone {
+		if v.Retention.Mode == record.RetentionNone {
 			v.Retention.Until = time.Time{}
 		}
-		t.buf = appendRecord(t.buf[:0], &v.record)
-		if len(t.buf) > maxRecord {
+		t.buf = record.Append(t.buf[:0], &v.Record)
+		if len(t.buf) > record.MaxRecord {
 			return errLargeRecord
 		}
 		t.tx.Set(vk, t.buf)
-		t.log(&mutation{
-			op: OpUpdate, clock: uint64(s.clock.Now()), site: v.Site, bucketID: t.b.ID, bucket: t.b.Name, key: key,
-			version: v.order(), null: v.null,
+		t.log(&record.Mutation{
+			Op: record.OpUpdate, Clock: uint64(s.clock.Now()), Site: v.Site, BucketID: t.b.ID, Bucket: t.b.Name, Key: key,
+			Version: v.Order(), Null: v.Null,
 		})
 		return nil
 	}, ck)
@@ -61,7 +63,7 @@ func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string
 }
 
 // checkLockChange says whether retention and legal hold may change from those of was to those of is.
-func checkLockChange(b *Bucket, was, is *Version, now time.Time, bypass bool) error {
+func checkLockChange(b *record.Bucket, was, is *record.Version, now time.Time, bypass bool) error {
 	o, n := was.Retention, is.Retention
 	if o.Mode == n.Mode && o.Until.Equal(n.Until) && was.LegalHold == is.LegalHold {
 		return nil
@@ -69,11 +71,11 @@ func checkLockChange(b *Bucket, was, is *Version, now time.Time, bypass bool) er
 	if !b.ObjectLock {
 		return ErrLockConfig
 	}
-	if o.Mode == RetentionNone || !now.Before(o.Until) {
+	if o.Mode == record.RetentionNone || !now.Before(o.Until) {
 		return nil
 	}
 	weaker := n.Mode != o.Mode || n.Until.Before(o.Until)
-	if weaker && (o.Mode == RetentionCompliance || !bypass) {
+	if weaker && (o.Mode == record.RetentionCompliance || !bypass) {
 		return ErrLocked
 	}
 	return nil

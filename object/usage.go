@@ -5,9 +5,8 @@ import (
 	"errors"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"firn/kv"
+	"firn/object/record"
 )
 
 // A bucket's counters live in memory and are exact: every journal entry holds how it changed them. The stored
@@ -21,7 +20,9 @@ const (
 	usageEntries  = 200_000
 )
 
-func usageKey(bucket uint64) []byte { return append(metaKey(usagePrefix), idKey(0, bucket)[1:]...) }
+func usageKey(bucket uint64) []byte {
+	return append(record.MetaKey(usagePrefix), record.IDKey(0, bucket)[1:]...)
+}
 
 // clockWarning is how far the clock may be ahead of the wall clock at start without a word.
 const clockWarning = time.Minute
@@ -34,7 +35,7 @@ func (s *Store) loadUsage(ctx context.Context) error {
 	}
 	var seq uint64
 	err := s.db.View(ctx, func(r kv.Reader) (err error) {
-		if seq, err = getUint(r, metaKey(usageSeqKey)); err != nil {
+		if seq, err = getUint(r, record.MetaKey(usageSeqKey)); err != nil {
 			return err
 		}
 		for id, b := range byID {
@@ -45,9 +46,9 @@ func (s *Store) loadUsage(ctx context.Context) error {
 			if v == nil {
 				continue
 			}
-			u, _, ok := parseUsage(v)
+			u, _, ok := record.ParseUsage(v)
 			if !ok {
-				return errRecord
+				return record.ErrBroken
 			}
 			b.add(u)
 		}
@@ -56,7 +57,7 @@ func (s *Store) loadUsage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.usageSince(ctx, seq, func(id uint64, u Usage) {
+	if err := s.usageSince(ctx, seq, func(id uint64, u record.Usage) {
 		if b := byID[id]; b != nil {
 			b.add(u)
 		}
@@ -68,53 +69,33 @@ func (s *Store) loadUsage(ctx context.Context) error {
 }
 
 // usageSince calls fn with what each journal entry after seq changed.
-func (s *Store) usageSince(ctx context.Context, seq uint64, fn func(bucket uint64, u Usage)) error {
+func (s *Store) usageSince(ctx context.Context, seq uint64, fn func(bucket uint64, u record.Usage)) error {
 	if seq >= s.db.LogTail() {
 		return nil
 	}
 	return s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error {
-		id, u, err := entryDelta(l.Data)
-		if err == nil && u != (Usage{}) {
+		id, u, err := record.EntryDelta(l.Data)
+		if err == nil && u != (record.Usage{}) {
 			fn(id, u)
 		}
 		return err
 	})
 }
 
-// entryDelta reads bucket and delta of a journal entry.
-func entryDelta(raw []byte) (id uint64, u Usage, err error) {
-	f := fields{b: raw}
-	for f.next() {
-		switch {
-		case f.num == jBucketID && f.typ == protowire.VarintType:
-			id = f.u
-		case f.num == jDelta && f.typ == protowire.BytesType:
-			var ok bool
-			if u, _, ok = parseUsage(f.data); !ok {
-				return 0, u, errRecord
-			}
-		}
-	}
-	if f.bad {
-		return 0, u, errRecord
-	}
-	return id, u, nil
-}
-
 // saveUsage brings the stored counters up to the journal's tail.
 func (s *Store) saveUsage(ctx context.Context) error {
-	k := metaKey(usageSeqKey)
+	k := record.MetaKey(usageSeqKey)
 	for {
 		from := s.usageSeq.Load()
 		last := from
-		sum := map[uint64]Usage{}
+		sum := map[uint64]record.Usage{}
 		err := s.db.ReadLog(ctx, from+1, func(l kv.LogEntry) error {
-			id, u, err := entryDelta(l.Data)
+			id, u, err := record.EntryDelta(l.Data)
 			if err != nil {
 				return err
 			}
-			if u != (Usage{}) {
-				sum[id] = sum[id].plus(u, 1)
+			if u != (record.Usage{}) {
+				sum[id] = sum[id].Plus(u, 1)
 			}
 			if last = l.Seq; last-from >= usageEntries {
 				return errStop
@@ -147,7 +128,7 @@ func (s *Store) saveUsage(ctx context.Context) error {
 					return err
 				}
 			}
-			tx.Set(k, idKey(0, last)[1:])
+			tx.Set(k, record.IDKey(0, last)[1:])
 			return nil
 		}, k)
 		if err != nil {
@@ -163,24 +144,19 @@ func (s *Store) saveUsage(ctx context.Context) error {
 // errMoved: two savers ran at once, which Run and Close never do.
 var errMoved = errors.New("the stored counters moved")
 
-// plus returns u + n·d.
-func (u Usage) plus(d Usage, n int64) Usage {
-	return Usage{Objects: u.Objects + n*d.Objects, Versions: u.Versions + n*d.Versions, Bytes: u.Bytes + n*d.Bytes}
-}
-
 // addUsage adds u to the stored counters of a bucket.
-func addUsage(tx kv.Tx, id uint64, u Usage) error {
+func addUsage(tx kv.Tx, id uint64, u record.Usage) error {
 	v, err := get(tx, nil, usageKey(id))
 	if err != nil {
 		return err
 	}
 	if v != nil {
-		old, _, ok := parseUsage(v)
+		old, _, ok := record.ParseUsage(v)
 		if !ok {
-			return errRecord
+			return record.ErrBroken
 		}
-		u = u.plus(old, 1)
+		u = u.Plus(old, 1)
 	}
-	tx.Set(usageKey(id), appendUsage(nil, u))
+	tx.Set(usageKey(id), record.AppendUsage(nil, u))
 	return nil
 }

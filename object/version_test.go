@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"firn/object/record"
 	"firn/vfs"
 )
 
@@ -31,7 +32,7 @@ func TestVersioning(t *testing.T) {
 			f.bucket("bucket", BucketOptions{})
 			c := func(n int) string { return big(size + n) }
 			n0 := f.put("bucket", "k", c(0))
-			f.versioning("bucket", VersioningEnabled)
+			f.versioning("bucket", record.VersioningEnabled)
 			v1 := f.put("bucket", "k", c(1))
 			v2 := f.put("bucket", "k", c(2))
 			if n0.ID != "null" || v1.ID == v2.ID || len(v1.ID) != 24 {
@@ -66,7 +67,7 @@ func TestVersioning(t *testing.T) {
 			}
 			f.check()
 			// Suspended: a put replaces the old "null" and goes before the others.
-			f.versioning("bucket", VersioningSuspended)
+			f.versioning("bucket", record.VersioningSuspended)
 			s1 := f.put("bucket", "k", c(3))
 			if s1.ID != "null" {
 				t.Fatal(s1.ID)
@@ -81,7 +82,7 @@ func TestVersioning(t *testing.T) {
 				t.Fatal("a second null")
 			}
 			// Enabled again: the "null" version becomes noncurrent and is still found.
-			f.versioning("bucket", VersioningEnabled)
+			f.versioning("bucket", record.VersioningEnabled)
 			v3 := f.put("bucket", "k", c(5))
 			f.want("bucket", "k", "null", c(4))
 			f.reopen()
@@ -105,7 +106,7 @@ func TestVersioning(t *testing.T) {
 			}
 			f.want("bucket", "k", "", c(2))
 			// A suspended delete lays a "null" marker over the others.
-			f.versioning("bucket", VersioningSuspended)
+			f.versioning("bucket", record.VersioningSuspended)
 			if r := f.delete("bucket", "k", ""); r.VersionID != "null" || !r.DeleteMarker {
 				t.Fatalf("%+v", r)
 			}
@@ -122,7 +123,7 @@ func TestVersioning(t *testing.T) {
 			f.delete("bucket", "k", "bogus")
 			f.delete("bucket", "k", v2.ID)
 			f.wantErr("bucket", "k", "", ErrNoSuchKey)
-			if u := f.usage("bucket"); u != (Usage{}) {
+			if u := f.usage("bucket"); u != (record.Usage{}) {
 				t.Fatalf("%+v", u)
 			}
 			if _, err := f.Collect(t.Context()); err != nil {
@@ -142,7 +143,7 @@ func TestDeleteMany(t *testing.T) {
 	f := newFixture(t, vfs.NewMem(), Options{})
 	f.bucket("plain", BucketOptions{})
 	f.bucket("versioned", BucketOptions{})
-	f.versioning("versioned", VersioningEnabled)
+	f.versioning("versioned", record.VersioningEnabled)
 	var items []DeleteItem
 	for i := range 600 {
 		k := fmt.Sprintf("k%03d", i)
@@ -184,7 +185,7 @@ func TestDeleteMany(t *testing.T) {
 	if _, err := f.DeleteMany(t.Context(), "versioned", all); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.usage("versioned"); got != (Usage{}) {
+	if got := f.usage("versioned"); got != (record.Usage{}) {
 		t.Fatalf("%+v", got)
 	}
 	f.check()
@@ -196,11 +197,13 @@ func TestObjectLock(t *testing.T) {
 	f.bucket("plain", BucketOptions{})
 	f.bucket("locked", BucketOptions{ObjectLock: true})
 	now := f.now.now()
-	in := func(d time.Duration) Retention { return Retention{Mode: RetentionGovernance, Until: now.Add(d)} }
+	in := func(d time.Duration) record.Retention {
+		return record.Retention{Mode: record.RetentionGovernance, Until: now.Add(d)}
+	}
 	if _, err := f.Put(ctx, "plain", "k", nil, PutOptions{LegalHold: true}); !errors.Is(err, ErrLockConfig) {
 		t.Fatal(err)
 	}
-	put := func(r Retention, hold bool) *Version {
+	put := func(r record.Retention, hold bool) *record.Version {
 		t.Helper()
 		v, err := f.Put(ctx, "locked", "k", strings.NewReader("x"), PutOptions{Size: 1, Retention: r, LegalHold: hold})
 		if err != nil {
@@ -208,16 +211,18 @@ func TestObjectLock(t *testing.T) {
 		}
 		return v
 	}
-	del := func(v *Version, bypass bool) error {
+	del := func(v *record.Version, bypass bool) error {
 		_, err := f.Delete(ctx, "locked", "k", v.ID, DeleteOptions{BypassGovernance: bypass})
 		return err
 	}
-	change := func(v *Version, bypass bool, r Retention) error {
-		_, err := f.UpdateVersion(ctx, "locked", "k", v.ID, bypass, func(v *Version) error { v.Retention = r; return nil })
+	change := func(v *record.Version, bypass bool, r record.Retention) error {
+		_, err := f.UpdateVersion(ctx, "locked", "k", v.ID, bypass, func(v *record.Version) error { v.Retention = r; return nil })
 		return err
 	}
-	compliance := func(d time.Duration) Retention { return Retention{Mode: RetentionCompliance, Until: now.Add(d)} }
-	gov, comp, hold := put(in(time.Hour), false), put(compliance(time.Hour), false), put(Retention{}, true)
+	compliance := func(d time.Duration) record.Retention {
+		return record.Retention{Mode: record.RetentionCompliance, Until: now.Add(d)}
+	}
+	gov, comp, hold := put(in(time.Hour), false), put(compliance(time.Hour), false), put(record.Retention{}, true)
 	tests := []struct {
 		name string
 		got  error
@@ -229,7 +234,7 @@ func TestObjectLock(t *testing.T) {
 		{"hold, bypass", del(hold, true), ErrLocked},
 		{"longer governance", change(gov, false, in(2*time.Hour)), nil},
 		{"shorter governance", change(gov, false, in(time.Hour)), ErrLocked},
-		{"no governance", change(gov, false, Retention{}), ErrLocked},
+		{"no governance", change(gov, false, record.Retention{}), ErrLocked},
 		{"governance to compliance", change(gov, false, compliance(3*time.Hour)), ErrLocked},
 		{"shorter governance, bypass", change(gov, true, in(time.Hour)), nil},
 		{"longer compliance", change(comp, false, compliance(2*time.Hour)), nil},
@@ -259,21 +264,21 @@ func TestObjectLock(t *testing.T) {
 	if err := del(hold, true); !errors.Is(err, ErrLocked) {
 		t.Fatal(err)
 	}
-	if _, err := f.UpdateVersion(ctx, "locked", "k", hold.ID, false, func(v *Version) error { v.LegalHold = false; return nil }); err != nil {
+	if _, err := f.UpdateVersion(ctx, "locked", "k", hold.ID, false, func(v *record.Version) error { v.LegalHold = false; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if err := del(hold, false); err != nil {
 		t.Fatal(err)
 	}
 	// Default retention.
-	if _, err := f.UpdateBucket(ctx, "locked", func(b *Bucket) error {
-		b.Retention = DefaultRetention{Mode: RetentionCompliance, Days: 3}
+	if _, err := f.UpdateBucket(ctx, "locked", func(b *record.Bucket) error {
+		b.Retention = record.DefaultRetention{Mode: record.RetentionCompliance, Days: 3}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	v := put(Retention{}, false)
-	if v.Retention.Mode != RetentionCompliance || !v.Retention.Until.Equal(v.Modified.AddDate(0, 0, 3)) {
+	v := put(record.Retention{}, false)
+	if v.Retention.Mode != record.RetentionCompliance || !v.Retention.Until.Equal(v.Modified.AddDate(0, 0, 3)) {
 		t.Fatalf("%+v", v.Retention)
 	}
 	if err := del(v, true); !errors.Is(err, ErrLocked) {
@@ -286,8 +291,8 @@ func TestUpdateVersion(t *testing.T) {
 	f := newFixture(t, vfs.NewMem(), Options{})
 	f.bucket("bucket", BucketOptions{})
 	f.put("bucket", "k", "content")
-	v, err := f.UpdateVersion(t.Context(), "bucket", "k", "", false, func(v *Version) error {
-		v.Tags = []Field{{"a", "1"}}
+	v, err := f.UpdateVersion(t.Context(), "bucket", "k", "", false, func(v *record.Version) error {
+		v.Tags = []record.Field{{Name: "a", Value: "1"}}
 		v.ACL = []byte("doc")
 		v.Size, v.ETag = 99, "no"
 		return nil
@@ -296,10 +301,10 @@ func TestUpdateVersion(t *testing.T) {
 		t.Fatalf("%+v, %v", v, err)
 	}
 	f.want("bucket", "k", "", "content")
-	if _, err := f.UpdateVersion(t.Context(), "bucket", "k", "", false, func(v *Version) error { v.LegalHold = true; return nil }); !errors.Is(err, ErrLockConfig) {
+	if _, err := f.UpdateVersion(t.Context(), "bucket", "k", "", false, func(v *record.Version) error { v.LegalHold = true; return nil }); !errors.Is(err, ErrLockConfig) {
 		t.Fatal(err)
 	}
-	if _, err := f.UpdateVersion(t.Context(), "bucket", "no", "", false, func(*Version) error { return nil }); !errors.Is(err, ErrNoSuchKey) {
+	if _, err := f.UpdateVersion(t.Context(), "bucket", "no", "", false, func(*record.Version) error { return nil }); !errors.Is(err, ErrNoSuchKey) {
 		t.Fatal(err)
 	}
 	f.check()

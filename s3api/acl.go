@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"firn/auth"
-	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
@@ -125,7 +125,7 @@ func (s *Server) authorizeGrants(rq *request, a *auth.ACL) error {
 }
 
 // allowACL refuses an ACL that the bucket's settings do not allow to be set.
-func allowACL(b *object.Bucket, a *auth.ACL) error {
+func allowACL(b *record.Bucket, a *auth.ACL) error {
 	d, err := parseSettings(b)
 	switch {
 	case err != nil:
@@ -156,7 +156,7 @@ func putBucketACL(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
 		if err := allowACL(b, a); err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 	"firn/auth"
 	"firn/auth/policy"
 	"firn/auth/sigv4"
-	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
@@ -51,7 +51,7 @@ type bucketDocs struct {
 type docCache struct{ m sync.Map }
 
 // docsOf returns the parsed documents of b.
-func (s *Server) docsOf(b *object.Bucket) *bucketDocs {
+func (s *Server) docsOf(b *record.Bucket) *bucketDocs {
 	if len(b.Config) == 0 {
 		return &noDocs
 	}
@@ -71,7 +71,7 @@ func (s *Server) docsOf(b *object.Bucket) *bucketDocs {
 // noDocs are the documents of a bucket that has none. They are never changed.
 var noDocs bucketDocs
 
-func parseDocs(b *object.Bucket) *bucketDocs {
+func parseDocs(b *record.Bucket) *bucketDocs {
 	d := &bucketDocs{revision: b.Revision}
 	fail := func(name string, err error) {
 		if err != nil && d.err == nil {
@@ -132,7 +132,7 @@ func (s *Server) authorize(rq *request, action string) error {
 
 // authorizeOn asks whether rq.who may do action on key of b, which may be "". v is the version concerned, for
 // actions that its owner, ACL or tags decide about; it may be nil.
-func (s *Server) authorizeOn(rq *request, action string, b *object.Bucket, key string, v *object.Version) error {
+func (s *Server) authorizeOn(rq *request, action string, b *record.Bucket, key string, v *record.Version) error {
 	a := &rq.ask
 	*a = auth.Request{Identity: rq.who, Action: action, Key: key}
 	if v != nil {
@@ -154,7 +154,7 @@ func (s *Server) authorizeList(rq *request, key string) error {
 	return s.authorizeListOn(rq, rq.bkt, key)
 }
 
-func (s *Server) authorizeListOn(rq *request, b *object.Bucket, key string) error {
+func (s *Server) authorizeListOn(rq *request, b *record.Bucket, key string) error {
 	rq.asPrefix = key
 	err := s.authorizeOn(rq, "s3:ListBucket", b, "", nil)
 	rq.asPrefix = ""
@@ -162,7 +162,7 @@ func (s *Server) authorizeListOn(rq *request, b *object.Bucket, key string) erro
 }
 
 // decide completes the question in rq.ask with what is known of the bucket and asks it.
-func (s *Server) decide(rq *request, b *object.Bucket, v *object.Version) error {
+func (s *Server) decide(rq *request, b *record.Bucket, v *record.Version) error {
 	a := &rq.ask
 	if b == nil {
 		a.Bucket = rq.bucket
@@ -299,7 +299,7 @@ func canonicalAmz(name string) string {
 	return string(b)
 }
 
-func tagValue(tags []object.Field, name string) ([]string, bool) {
+func tagValue(tags []record.Field, name string) ([]string, bool) {
 	for _, t := range tags {
 		if t.Name == name {
 			return []string{t.Value}, true
@@ -309,7 +309,7 @@ func tagValue(tags []object.Field, name string) ([]string, bool) {
 }
 
 // requestTags are the tags a request would set.
-func (rq *request) requestTags() []object.Field {
+func (rq *request) requestTags() []record.Field {
 	if rq.newTags == nil {
 		if v := rq.header("X-Amz-Tagging"); v != "" {
 			rq.newTags, _ = parseTagHeader(v) // the handler refuses what is malformed

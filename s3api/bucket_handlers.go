@@ -4,7 +4,7 @@ import (
 	"maps"
 	"net/http"
 
-	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
@@ -37,7 +37,7 @@ func (rq *request) writeDoc(doc []byte) error {
 
 // setConfig stores one of the bucket's documents; a nil doc removes it.
 func (s *Server) setConfig(rq *request, name string, doc []byte) error {
-	_, err := s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+	_, err := s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
 		putConfig(b, name, doc)
 		return nil
 	})
@@ -45,7 +45,7 @@ func (s *Server) setConfig(rq *request, name string, doc []byte) error {
 }
 
 // putConfig changes a document in the record an UpdateBucket call was given.
-func putConfig(b *object.Bucket, name string, doc []byte) {
+func putConfig(b *record.Bucket, name string, doc []byte) {
 	b.Config = maps.Clone(b.Config)
 	if doc == nil {
 		delete(b.Config, name)
@@ -89,7 +89,7 @@ func putDoc(name string, limit int64, status int, parse func(body []byte) ([]byt
 // deleteDoc removes a stored document. Removing what is not there is no error.
 func deleteDoc(names ...string) handler {
 	return func(s *Server, rq *request) error {
-		_, err := s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+		_, err := s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
 			for _, name := range names {
 				putConfig(b, name, nil)
 			}
@@ -103,13 +103,13 @@ func deleteDoc(names ...string) handler {
 }
 
 // versioningStatus is what a VersioningConfiguration says of a bucket's state.
-func versioningStatus(v object.Versioning) string {
+func versioningStatus(v record.Versioning) string {
 	switch v {
-	case object.VersioningEnabled:
+	case record.VersioningEnabled:
 		return s3doc.Enabled
-	case object.VersioningSuspended:
+	case record.VersioningSuspended:
 		return s3doc.Suspended
-	case object.VersioningOff:
+	case record.VersioningOff:
 	}
 	return ""
 }
@@ -127,12 +127,12 @@ func putVersioning(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	v := object.VersioningSuspended
+	v := record.VersioningSuspended
 	if status == s3doc.Enabled {
-		v = object.VersioningEnabled
+		v = record.VersioningEnabled
 	}
-	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
-		if b.ObjectLock && v != object.VersioningEnabled {
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
+		if b.ObjectLock && v != record.VersioningEnabled {
 			return s3err.Refuse("InvalidBucketState",
 				"An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.")
 		}
@@ -163,10 +163,10 @@ func putObjectLock(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
 		if !b.ObjectLock {
 			switch {
-			case b.Versioning != object.VersioningEnabled:
+			case b.Versioning != record.VersioningEnabled:
 				return s3err.Refuse("InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply a "+
 					"Object Lock configuration")
 			case !c.Enable:
@@ -175,12 +175,12 @@ func putObjectLock(s *Server, rq *request) error {
 			}
 			b.ObjectLock = true
 		}
-		b.Retention = object.DefaultRetention{Days: c.Retention.Days, Years: c.Retention.Years}
+		b.Retention = record.DefaultRetention{Days: c.Retention.Days, Years: c.Retention.Years}
 		switch c.Retention.Mode {
 		case s3doc.Governance:
-			b.Retention.Mode = object.RetentionGovernance
+			b.Retention.Mode = record.RetentionGovernance
 		case s3doc.Compliance:
-			b.Retention.Mode = object.RetentionCompliance
+			b.Retention.Mode = record.RetentionCompliance
 		}
 		return nil
 	})
@@ -227,7 +227,7 @@ func putLifecycle(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
 		putConfig(b, confLifecycle, doc)
 		putConfig(b, confLifecycleMin, []byte(least))
 		return nil

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"firn/auth/policy"
-	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
@@ -54,7 +54,7 @@ func putPolicy(s *Server, rq *request) error {
 				"x-amz-confirm-remove-self-bucket-access: true to confirm that.")
 		}
 	}
-	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
 		d, err := parseSettings(b)
 		if err != nil {
 			return err

@@ -5,7 +5,7 @@ import (
 
 	"firn"
 	"firn/auth"
-	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
@@ -21,7 +21,7 @@ type settings struct {
 var errStored = firn.NewError(firn.Corrupt, "a stored bucket document is not readable")
 
 // parseSettings reads a bucket's ownership controls and public access block.
-func parseSettings(b *object.Bucket) (settings, error) {
+func parseSettings(b *record.Bucket) (settings, error) {
 	var d settings
 	var err error
 	if doc := b.Config[confOwnership]; doc != nil {
@@ -38,13 +38,13 @@ func parseSettings(b *object.Bucket) (settings, error) {
 }
 
 // bucketACL reads a bucket's ACL, nil where it is private.
-func bucketACL(b *object.Bucket) (*auth.ACL, error) {
+func bucketACL(b *record.Bucket) (*auth.ACL, error) {
 	a, err := auth.DecodeACL(b.Config[confACL])
 	return a, firn.E("read ACL", b.Name, err)
 }
 
 // bucketCORS reads a bucket's CORS rules.
-func bucketCORS(b *object.Bucket) ([]s3doc.CORSRule, error) {
+func bucketCORS(b *record.Bucket) ([]s3doc.CORSRule, error) {
 	doc := b.Config[confCORS]
 	if doc == nil {
 		return nil, nil
@@ -65,7 +65,7 @@ func putOwnership(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *object.Bucket) error {
+	_, err = s.store.UpdateBucket(rq.ctx, rq.bucket, func(b *record.Bucket) error {
 		if !o.ACLs() {
 			a, err := bucketACL(b)
 			if err != nil {

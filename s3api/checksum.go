@@ -15,6 +15,7 @@ import (
 	"github.com/minio/crc64nvme"
 
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3err"
 )
 
@@ -28,62 +29,62 @@ type algorithm struct {
 
 // algorithms is indexed by object.ChecksumAlgorithm.
 var algorithms = [...]algorithm{
-	object.ChecksumCRC32:     {"CRC32", "X-Amz-Checksum-Crc32", "ChecksumCRC32", 4},
-	object.ChecksumCRC32C:    {"CRC32C", "X-Amz-Checksum-Crc32c", "ChecksumCRC32C", 4},
-	object.ChecksumCRC64NVME: {"CRC64NVME", "X-Amz-Checksum-Crc64nvme", "ChecksumCRC64NVME", 8},
-	object.ChecksumSHA1:      {"SHA1", "X-Amz-Checksum-Sha1", "ChecksumSHA1", 20},
-	object.ChecksumSHA256:    {"SHA256", "X-Amz-Checksum-Sha256", "ChecksumSHA256", 32},
+	record.ChecksumCRC32:     {"CRC32", "X-Amz-Checksum-Crc32", "ChecksumCRC32", 4},
+	record.ChecksumCRC32C:    {"CRC32C", "X-Amz-Checksum-Crc32c", "ChecksumCRC32C", 4},
+	record.ChecksumCRC64NVME: {"CRC64NVME", "X-Amz-Checksum-Crc64nvme", "ChecksumCRC64NVME", 8},
+	record.ChecksumSHA1:      {"SHA1", "X-Amz-Checksum-Sha1", "ChecksumSHA1", 20},
+	record.ChecksumSHA256:    {"SHA256", "X-Amz-Checksum-Sha256", "ChecksumSHA256", 32},
 }
 
 // parseAlgorithm returns the algorithm of a name, ChecksumNone where there is none.
-func parseAlgorithm(name string) object.ChecksumAlgorithm {
-	for i := object.ChecksumCRC32; int(i) < len(algorithms); i++ {
+func parseAlgorithm(name string) record.ChecksumAlgorithm {
+	for i := record.ChecksumCRC32; int(i) < len(algorithms); i++ {
 		if strings.EqualFold(algorithms[i].name, name) {
 			return i
 		}
 	}
-	return object.ChecksumNone
+	return record.ChecksumNone
 }
 
 // newHash returns the hash of a, which is not ChecksumNone.
-func newHash(a object.ChecksumAlgorithm) hash.Hash {
+func newHash(a record.ChecksumAlgorithm) hash.Hash {
 	switch a {
-	case object.ChecksumCRC32:
+	case record.ChecksumCRC32:
 		return crc32.NewIEEE()
-	case object.ChecksumCRC32C:
+	case record.ChecksumCRC32C:
 		return crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	case object.ChecksumSHA1:
+	case record.ChecksumSHA1:
 		return sha1.New()
-	case object.ChecksumSHA256:
+	case record.ChecksumSHA256:
 		return sha256.New()
 	}
 	return crc64nvme.New()
 }
 
 // checksumNames returns the names S3 has for a checksum's type.
-func checksumType(t object.ChecksumType) string {
-	if t == object.ChecksumComposite {
+func checksumType(t record.ChecksumType) string {
+	if t == record.ChecksumComposite {
 		return "COMPOSITE"
 	}
 	return "FULL_OBJECT"
 }
 
 // checksumText is the value of a checksum as headers and documents show it.
-func checksumText(c *object.Checksum) string {
+func checksumText(c *record.Checksum) string {
 	v := base64.StdEncoding.EncodeToString(c.Value)
-	if c.Type == object.ChecksumComposite && c.Parts > 0 {
+	if c.Type == record.ChecksumComposite && c.Parts > 0 {
 		v += "-" + strconv.Itoa(c.Parts)
 	}
 	return v
 }
 
 // errChecksum is the answer to a checksum that does not match or could not match anything.
-func errChecksum(a object.ChecksumAlgorithm) *s3err.Error {
+func errChecksum(a record.ChecksumAlgorithm) *s3err.Error {
 	return s3err.New("BadDigest").Saying("The %s you specified did not match the calculated checksum.", algorithms[a].name)
 }
 
 // decodeChecksum decodes a checksum value of a. A value that is no checksum of a is BadDigest.
-func decodeChecksum(a object.ChecksumAlgorithm, v string) ([]byte, error) {
+func decodeChecksum(a record.ChecksumAlgorithm, v string) ([]byte, error) {
 	b, err := base64.StdEncoding.DecodeString(v)
 	if err != nil || len(b) != algorithms[a].size {
 		return nil, errChecksum(a)
@@ -93,7 +94,7 @@ func decodeChecksum(a object.ChecksumAlgorithm, v string) ([]byte, error) {
 
 // checksumHeaders are what a request says about an additional checksum.
 type checksumHeaders struct {
-	algorithm object.ChecksumAlgorithm
+	algorithm record.ChecksumAlgorithm
 	value     string // "" where it follows in a trailer
 	trailer   bool
 }
@@ -105,11 +106,11 @@ func findChecksum(rq *request) (checksumHeaders, error) {
 		if !strings.HasPrefix(k, "X-Amz-Checksum-") || len(v) == 0 {
 			continue
 		}
-		for a := object.ChecksumCRC32; int(a) < len(algorithms); a++ {
+		for a := record.ChecksumCRC32; int(a) < len(algorithms); a++ {
 			if k != algorithms[a].header {
 				continue
 			}
-			if c.algorithm != object.ChecksumNone {
+			if c.algorithm != record.ChecksumNone {
 				return c, s3err.InvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 			}
 			c.algorithm, c.value = a, v[0]
@@ -120,10 +121,10 @@ func findChecksum(rq *request) (checksumHeaders, error) {
 			name = strings.TrimSpace(name)
 			suffix, ok := strings.CutPrefix(strings.ToLower(name), "x-amz-checksum-")
 			a := parseAlgorithm(suffix)
-			if !ok || a == object.ChecksumNone {
+			if !ok || a == record.ChecksumNone {
 				return c, s3err.InvalidRequest("The value specified in the x-amz-trailer header is not supported")
 			}
-			if c.algorithm != object.ChecksumNone {
+			if c.algorithm != record.ChecksumNone {
 				return c, s3err.InvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 			}
 			c.algorithm, c.trailer = a, true
@@ -132,9 +133,9 @@ func findChecksum(rq *request) (checksumHeaders, error) {
 	if name := rq.header("X-Amz-Sdk-Checksum-Algorithm"); name != "" {
 		a := parseAlgorithm(name)
 		switch {
-		case a == object.ChecksumNone:
+		case a == record.ChecksumNone:
 			return c, s3err.InvalidRequest("Value for x-amz-sdk-checksum-algorithm header is invalid.")
-		case c.algorithm == object.ChecksumNone:
+		case c.algorithm == record.ChecksumNone:
 			return c, s3err.InvalidRequest("x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* " +
 				"or x-amz-trailer headers were found.")
 		case a != c.algorithm:
@@ -160,7 +161,7 @@ func (c checksumHeaders) expected(rq *request) ([]byte, error) {
 // checksumRequest returns what the store is to compute and check, nil where the request asks for nothing.
 func (rq *request) checksumRequest() (*object.ChecksumRequest, error) {
 	c, err := findChecksum(rq)
-	if err != nil || c.algorithm == object.ChecksumNone {
+	if err != nil || c.algorithm == record.ChecksumNone {
 		return nil, err
 	}
 	if !c.trailer {
@@ -187,7 +188,7 @@ func (rq *request) checkDocument(b []byte) (sent bool, err error) {
 		sent = true
 	}
 	c, err := findChecksum(rq)
-	if err != nil || c.algorithm == object.ChecksumNone {
+	if err != nil || c.algorithm == record.ChecksumNone {
 		return sent, err
 	}
 	want, err := c.expected(rq)
@@ -215,8 +216,8 @@ func contentMD5(rq *request) ([]byte, error) {
 }
 
 // setChecksum adds the checksum headers of a response.
-func (rq *request) setChecksum(c *object.Checksum) {
-	if c.Algorithm == object.ChecksumNone || len(c.Value) == 0 {
+func (rq *request) setChecksum(c *record.Checksum) {
+	if c.Algorithm == record.ChecksumNone || len(c.Value) == 0 {
 		return
 	}
 	rq.set(algorithms[c.Algorithm].header, checksumText(c))
@@ -224,8 +225,8 @@ func (rq *request) setChecksum(c *object.Checksum) {
 }
 
 // appendChecksum appends the checksum elements of a document.
-func appendChecksum(b []byte, c *object.Checksum) []byte {
-	if c.Algorithm == object.ChecksumNone || len(c.Value) == 0 {
+func appendChecksum(b []byte, c *record.Checksum) []byte {
+	if c.Algorithm == record.ChecksumNone || len(c.Value) == 0 {
 		return b
 	}
 	b = appendElement(b, algorithms[c.Algorithm].element, checksumText(c))
@@ -243,26 +244,26 @@ func uploadChecksum(h http.Header) (*object.ChecksumRequest, error) {
 		return nil, nil
 	}
 	a := parseAlgorithm(name)
-	if a == object.ChecksumNone {
+	if a == record.ChecksumNone {
 		return nil, s3err.InvalidRequest("Checksum algorithm provided is unsupported. Please try again with any of the " +
 			"valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]")
 	}
-	c := &object.ChecksumRequest{Algorithm: a, Type: object.ChecksumComposite}
+	c := &object.ChecksumRequest{Algorithm: a, Type: record.ChecksumComposite}
 	switch typ {
 	case "":
-		if a == object.ChecksumCRC64NVME {
-			c.Type = object.ChecksumFullObject
+		if a == record.ChecksumCRC64NVME {
+			c.Type = record.ChecksumFullObject
 		}
 	case "COMPOSITE":
-		if a == object.ChecksumCRC64NVME {
+		if a == record.ChecksumCRC64NVME {
 			return nil, s3err.InvalidRequest("The COMPOSITE checksum type cannot be used with the crc64nvme checksum algorithm.")
 		}
 	case "FULL_OBJECT":
-		if a == object.ChecksumSHA1 || a == object.ChecksumSHA256 {
+		if a == record.ChecksumSHA1 || a == record.ChecksumSHA256 {
 			return nil, s3err.InvalidRequest("The FULL_OBJECT checksum type cannot be used with the %s checksum algorithm.",
 				strings.ToLower(algorithms[a].name))
 		}
-		c.Type = object.ChecksumFullObject
+		c.Type = record.ChecksumFullObject
 	default:
 		return nil, s3err.InvalidRequest("Value for x-amz-checksum-type header is invalid.")
 	}

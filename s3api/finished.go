@@ -7,7 +7,7 @@ import (
 
 	"firn/auth"
 	"firn/auth/sigv4"
-	"firn/object"
+	"firn/object/record"
 	"firn/pace"
 	"firn/s3api/s3err"
 )
@@ -31,7 +31,7 @@ type Finished struct {
 	Referer   string
 	TLS       uint16 // version, 0 without
 	Cipher    uint16
-	Bucket    *object.Bucket // nil where none is named or there
+	Bucket    *record.Bucket // nil where none is named or there
 	BucketArg string         // the name in the request
 	Key       string
 	VersionID string

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
@@ -38,8 +39,8 @@ var responseOverrides = [...]struct{ param, header string }{
 }
 
 // objectHeaders returns the standard headers to store with an object.
-func objectHeaders(rq *request) ([]object.Field, error) {
-	var buf [len(storedHeaders) + 1]object.Field
+func objectHeaders(rq *request) ([]record.Field, error) {
+	var buf [len(storedHeaders) + 1]record.Field
 	fs := buf[:0]
 	for _, k := range storedHeaders {
 		v := rq.header(k)
@@ -47,14 +48,14 @@ func objectHeaders(rq *request) ([]object.Field, error) {
 			v = withoutChunked(rq.r.Header[k])
 		}
 		if v != "" {
-			fs = append(fs, object.Field{Name: k, Value: v})
+			fs = append(fs, record.Field{Name: k, Value: v})
 		}
 	}
 	if v := rq.header(redirectHeader); v != "" {
 		if !strings.HasPrefix(v, "/") && !strings.HasPrefix(v, "http://") && !strings.HasPrefix(v, "https://") {
 			return nil, s3err.New("InvalidRedirectLocation")
 		}
-		fs = append(fs, object.Field{Name: redirectField, Value: v})
+		fs = append(fs, record.Field{Name: redirectField, Value: v})
 	}
 	if len(fs) == 0 {
 		return nil, nil
@@ -85,15 +86,15 @@ func withoutChunked(values []string) string {
 
 // userMetadata returns the x-amz-meta- headers, sorted, names in lower case. Values are kept as they came, so
 // that what a client encoded (RFC 2047 or plain UTF-8) comes back byte for byte.
-func userMetadata(h http.Header) ([]object.Field, error) {
-	var fs []object.Field
+func userMetadata(h http.Header) ([]record.Field, error) {
+	var fs []record.Field
 	size := 0
 	for k, v := range h {
 		name, ok := strings.CutPrefix(k, metaPrefix)
 		if !ok {
 			continue
 		}
-		f := object.Field{Name: strings.ToLower(name), Value: v[0]}
+		f := record.Field{Name: strings.ToLower(name), Value: v[0]}
 		if len(v) > 1 {
 			f.Value = strings.Join(v, ",")
 		}
@@ -105,13 +106,13 @@ func userMetadata(h http.Header) ([]object.Field, error) {
 			With("MaxSizeAllowed", strconv.Itoa(object.MaxUserMeta))
 	}
 	if len(fs) > 1 {
-		slices.SortFunc(fs, func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
+		slices.SortFunc(fs, func(a, b record.Field) int { return strings.Compare(a.Name, b.Name) })
 	}
 	return fs, nil
 }
 
 // parseTagHeader parses x-amz-tagging: tags as a query string, in its order.
-func parseTagHeader(v string) ([]object.Field, error) {
+func parseTagHeader(v string) ([]record.Field, error) {
 	if v == "" {
 		return nil, nil
 	}
@@ -123,16 +124,16 @@ func parseTagHeader(v string) ([]object.Field, error) {
 	if len(q) > object.MaxTags {
 		return nil, s3err.New("BadRequest").Saying("Object tags cannot be greater than %d", object.MaxTags)
 	}
-	fs := make([]object.Field, 0, len(q))
+	fs := make([]record.Field, 0, len(q))
 	for _, p := range q {
-		if slices.ContainsFunc(fs, func(f object.Field) bool { return f.Name == p.name }) {
+		if slices.ContainsFunc(fs, func(f record.Field) bool { return f.Name == p.name }) {
 			return nil, s3err.InvalidArgument("x-amz-tagging", v, `The header 'x-amz-tagging' shall be encoded as UTF-8 `+
 				`then URLEncoded URL query parameters without tag name duplicates.`)
 		}
 		if err := s3doc.CheckTag(p.name, p.value); err != nil {
 			return nil, err
 		}
-		fs = append(fs, object.Field{Name: p.name, Value: p.value})
+		fs = append(fs, record.Field{Name: p.name, Value: p.value})
 	}
 	return fs, nil
 }
@@ -149,16 +150,16 @@ func (s *Server) storageClass(class string) (string, error) {
 }
 
 // objectLock reads the object lock headers of a write to b.
-func objectLock(rq *request, b *object.Bucket) (object.Retention, bool, error) {
+func objectLock(rq *request, b *record.Bucket) (record.Retention, bool, error) {
 	mode, date := rq.header("X-Amz-Object-Lock-Mode"), rq.header("X-Amz-Object-Lock-Retain-Until-Date")
 	hold := rq.header("X-Amz-Object-Lock-Legal-Hold")
 	if mode == "" && date == "" && hold == "" {
-		return object.Retention{}, false, nil
+		return record.Retention{}, false, nil
 	}
 	if !b.ObjectLock {
-		return object.Retention{}, false, s3err.InvalidRequest("Bucket is missing Object Lock Configuration")
+		return record.Retention{}, false, s3err.InvalidRequest("Bucket is missing Object Lock Configuration")
 	}
-	var r object.Retention
+	var r record.Retention
 	if (mode == "") != (date == "") {
 		return r, false, s3err.InvalidArgument("x-amz-object-lock-retain-until-date", date,
 			"x-amz-object-lock-retain-until-date and x-amz-object-lock-mode must both be supplied")
@@ -179,13 +180,13 @@ func objectLock(rq *request, b *object.Bucket) (object.Retention, bool, error) {
 }
 
 // parseRetention reads a mode and a date in the future.
-func parseRetention(mode, date string, now time.Time) (object.Retention, error) {
-	var r object.Retention
+func parseRetention(mode, date string, now time.Time) (record.Retention, error) {
+	var r record.Retention
 	switch mode {
 	case "GOVERNANCE":
-		r.Mode = object.RetentionGovernance
+		r.Mode = record.RetentionGovernance
 	case "COMPLIANCE":
-		r.Mode = object.RetentionCompliance
+		r.Mode = record.RetentionCompliance
 	default:
 		return r, s3err.InvalidArgument("x-amz-object-lock-mode", mode, "Unknown wormMode directive.")
 	}
@@ -201,11 +202,11 @@ func parseRetention(mode, date string, now time.Time) (object.Retention, error) 
 	return r, nil
 }
 
-func retentionMode(m object.RetentionMode) string {
+func retentionMode(m record.RetentionMode) string {
 	switch m {
-	case object.RetentionGovernance:
+	case record.RetentionGovernance:
 		return "GOVERNANCE"
-	case object.RetentionCompliance:
+	case record.RetentionCompliance:
 		return "COMPLIANCE"
 	}
 	return ""
@@ -252,7 +253,7 @@ func (s *Server) authorizeExtras(rq *request, o *object.PutOptions) error {
 			return err
 		}
 	}
-	if o.Retention.Mode != object.RetentionNone {
+	if o.Retention.Mode != record.RetentionNone {
 		if err := s.authorize(rq, "s3:PutObjectRetention"); err != nil {
 			return err
 		}
@@ -266,7 +267,7 @@ func (s *Server) authorizeExtras(rq *request, o *object.PutOptions) error {
 }
 
 // setVersionHeaders sets the response headers that describe v, all but length, range and checksum.
-func (rq *request) setVersionHeaders(v *object.Version) {
+func (rq *request) setVersionHeaders(v *record.Version) {
 	rq.set("Etag", quoteETag(v.ETag))
 	rq.set("Last-Modified", httpTime(v.Modified))
 	rq.set("Accept-Ranges", "bytes")
@@ -295,7 +296,7 @@ func (rq *request) setVersionHeaders(v *object.Version) {
 	if len(v.Tags) > 0 {
 		rq.set("X-Amz-Tagging-Count", strconv.Itoa(len(v.Tags)))
 	}
-	if v.Retention.Mode != object.RetentionNone {
+	if v.Retention.Mode != record.RetentionNone {
 		rq.set("X-Amz-Object-Lock-Mode", retentionMode(v.Retention.Mode))
 		rq.set("X-Amz-Object-Lock-Retain-Until-Date", iso8601(v.Retention.Until))
 	}
@@ -306,7 +307,7 @@ func (rq *request) setVersionHeaders(v *object.Version) {
 
 // setVersionID sets x-amz-version-id in buckets that have, or had, versioning.
 func (rq *request) setVersionID(id string) {
-	if rq.bkt.Versioning != object.VersioningOff && id != "" {
+	if rq.bkt.Versioning != record.VersioningOff && id != "" {
 		rq.set("X-Amz-Version-Id", id)
 	}
 }
@@ -314,7 +315,7 @@ func (rq *request) setVersionID(id string) {
 // setNewVersionID sets x-amz-version-id of a version just written: S3 names it only while versioning is enabled, not
 // for the null version of a bucket where it is suspended.
 func (rq *request) setNewVersionID(id string) {
-	if rq.bkt.Versioning == object.VersioningEnabled {
+	if rq.bkt.Versioning == record.VersioningEnabled {
 		rq.set("X-Amz-Version-Id", id)
 	}
 }

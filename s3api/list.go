@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3err"
 )
 
@@ -125,7 +126,7 @@ func (o *owners) appendOwner(b []byte, element, id string) []byte {
 }
 
 // appendContents appends one current object.
-func (l *listRequest) appendContents(b []byte, v *object.Version, own *owners) []byte {
+func (l *listRequest) appendContents(b []byte, v *record.Version, own *owners) []byte {
 	b = append(b, "<Contents>"...)
 	b = l.name(b, "Key", v.Key)
 	b = append(b, "<LastModified>"...)
@@ -151,8 +152,8 @@ func appendClass(b []byte, class string) []byte {
 	return appendElement(b, "StorageClass", class)
 }
 
-func appendListChecksum(b []byte, v *object.Version) []byte {
-	if v.Checksum.Algorithm == object.ChecksumNone {
+func appendListChecksum(b []byte, v *record.Version) []byte {
+	if v.Checksum.Algorithm == record.ChecksumNone {
 		return b
 	}
 	b = append(b, "<ChecksumAlgorithm>"...)
@@ -338,7 +339,7 @@ func listVersions(s *Server, rq *request) error {
 }
 
 // appendVersion appends one version or delete marker.
-func (l *listRequest) appendVersion(b []byte, v *object.Version, own *owners) []byte {
+func (l *listRequest) appendVersion(b []byte, v *record.Version, own *owners) []byte {
 	element := "Version"
 	if v.DeleteMarker {
 		element = "DeleteMarker"
@@ -456,7 +457,7 @@ func listParts(s *Server, rq *request) error {
 	if err := s.authorizeUpload(rq, rq.action, up.Options.Owner); err != nil {
 		return err
 	}
-	var parts []object.Part
+	var parts []record.Part
 	truncated := false
 	if limit > 0 {
 		if parts, truncated, err = s.store.ListParts(rq.ctx, rq.bucket, rq.key, id, marker, limit); err != nil {
@@ -486,7 +487,7 @@ func listParts(s *Server, rq *request) error {
 	b = appendInt(b, "NextPartNumberMarker", next)
 	b = appendInt(b, "MaxParts", limit)
 	b = appendElement(b, "IsTruncated", strconv.FormatBool(truncated))
-	var a object.ChecksumAlgorithm
+	var a record.ChecksumAlgorithm
 	if c := up.Options.Checksum; c != nil {
 		a = c.Algorithm
 		b = appendElement(b, "ChecksumAlgorithm", algorithms[a].name)

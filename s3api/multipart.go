@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
@@ -142,11 +143,11 @@ func copyPart(s *Server, rq *request) error {
 		if err != nil {
 			return err
 		}
-		if v != nil && src.bkt.Versioning != object.VersioningOff {
+		if v != nil && src.bkt.Versioning != record.VersioningOff {
 			rq.set("X-Amz-Copy-Source-Version-Id", v.ID)
 		}
 		sse.Tell(rq.h, up.Options.Encryption, own)
-		sum := object.Checksum{Value: p.Checksum}
+		sum := record.Checksum{Value: p.Checksum}
 		if up.Options.Checksum != nil {
 			sum.Algorithm = up.Options.Checksum.Algorithm
 		}
@@ -154,7 +155,7 @@ func copyPart(s *Server, rq *request) error {
 	}
 }
 
-func (rq *request) writePartResult(p *object.Part, c *object.Checksum) error {
+func (rq *request) writePartResult(p *record.Part, c *record.Checksum) error {
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, `<CopyPartResult xmlns="`+xmlNamespace+`"><LastModified>`...)
 	b = appendISO8601(b, p.Modified)
@@ -231,11 +232,11 @@ func completeUpload(s *Server, rq *request) error {
 // objectChecksum reads the checksum of the whole object a completion may carry. up is nil where the upload is
 // gone, which a completion sent again finds.
 func objectChecksum(rq *request, up *object.UploadInfo, parts int) ([]byte, error) {
-	var a object.ChecksumAlgorithm
+	var a record.ChecksumAlgorithm
 	var text string
-	for i := object.ChecksumCRC32; int(i) < len(algorithms); i++ {
+	for i := record.ChecksumCRC32; int(i) < len(algorithms); i++ {
 		if v := rq.header(algorithms[i].header); v != "" {
-			if a != object.ChecksumNone {
+			if a != record.ChecksumNone {
 				return nil, s3err.InvalidRequest("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 			}
 			a, text = i, v
@@ -249,7 +250,7 @@ func objectChecksum(rq *request, up *object.UploadInfo, parts int) ([]byte, erro
 		return nil, s3err.InvalidRequest("The upload was created using the %s checksum mode. The complete request must use "+
 			"the same checksum mode.", checksumType(want.Type))
 	}
-	if a == object.ChecksumNone {
+	if a == record.ChecksumNone {
 		return nil, nil
 	}
 	if want != nil && want.Algorithm != a {
@@ -342,11 +343,11 @@ func parseCompletePart(p *s3doc.Scanner) (object.CompletePart, error) {
 		case "ETag":
 			c.ETag = strings.ToLower(unquoteETag(p.Text()))
 		default:
-			a := object.ChecksumNone
+			a := record.ChecksumNone
 			if suffix, ok := strings.CutPrefix(name, "Checksum"); ok {
 				a = parseAlgorithm(suffix)
 			}
-			if a == object.ChecksumNone {
+			if a == record.ChecksumNone {
 				p.Skip()
 				continue
 			}

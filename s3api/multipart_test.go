@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"firn/object"
+	"firn/object/record"
 )
 
 // begin creates an upload and returns its id.
@@ -131,13 +132,13 @@ func TestMultipartChecksums(t *testing.T) {
 	h := newHarness(t, Options{})
 	h.must("PUT", "/bkt", "")
 	one, two := strings.Repeat("1", object.MinPart), "22"
-	for a := object.ChecksumCRC32; int(a) < len(algorithms); a++ {
+	for a := record.ChecksumCRC32; int(a) < len(algorithms); a++ {
 		for _, typ := range []string{"COMPOSITE", "FULL_OBJECT"} {
 			name := algorithms[a].name
 			t.Run(name+" "+typ, func(t *testing.T) {
 				create := []string{"x-amz-checksum-algorithm: " + name, "x-amz-checksum-type: " + typ}
-				sha := a == object.ChecksumSHA1 || a == object.ChecksumSHA256
-				if sha && typ == "FULL_OBJECT" || a == object.ChecksumCRC64NVME && typ == "COMPOSITE" {
+				sha := a == record.ChecksumSHA1 || a == record.ChecksumSHA256
+				if sha && typ == "FULL_OBJECT" || a == record.ChecksumCRC64NVME && typ == "COMPOSITE" {
 					h.refused(400, "InvalidRequest", "POST", "/bkt/k?uploads", "", create...)
 					return
 				}
@@ -146,9 +147,9 @@ func TestMultipartChecksums(t *testing.T) {
 				h.refused(400, "BadDigest", "PUT", "/bkt/k?partNumber=1&uploadId="+id, one, head+": "+sumOf(a, "other"))
 				e1 := h.part("/bkt/k", id, 1, one, head+": "+sumOf(a, one))
 				e2 := h.part("/bkt/k", id, 2, two)
-				other := object.ChecksumCRC32
+				other := record.ChecksumCRC32
 				if a == other {
-					other = object.ChecksumSHA1
+					other = record.ChecksumSHA1
 				}
 				h.refused(400, "InvalidRequest", "PUT", "/bkt/k?partNumber=2&uploadId="+id, two,
 					strings.ToLower(algorithms[other].header)+": "+sumOf(other, two))

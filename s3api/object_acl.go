@@ -4,7 +4,7 @@ import (
 	"net/http"
 
 	"firn/auth"
-	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 )
 
@@ -48,7 +48,7 @@ func putObjectACL(s *Server, rq *request) error {
 	if err := allowACL(rq.bkt, a); err != nil {
 		return err
 	}
-	if _, err := s.update(rq, false, func(v *object.Version) error {
+	if _, err := s.update(rq, false, func(v *record.Version) error {
 		v.ACL = encodeACL(a)
 		return nil
 	}); err != nil {

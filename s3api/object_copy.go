@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
 	"firn/seal"
@@ -16,8 +17,8 @@ import (
 // source is what a copy reads: the bucket and version as found when the request came.
 type source struct {
 	copySource
-	bkt     *object.Bucket
-	v       *object.Version
+	bkt     *record.Bucket
+	v       *record.Version
 	dataKey *seal.Key // of encrypted content
 }
 
@@ -67,7 +68,7 @@ func (s *Server) findSource(rq *request) (*source, error) {
 }
 
 // copyConditions checks the x-amz-copy-source-if-* headers. All of them fail with PreconditionFailed.
-func copyConditions(rq *request, v *object.Version) error {
+func copyConditions(rq *request, v *record.Version) error {
 	modified := v.Modified.Truncate(time.Second)
 	if m := rq.header("X-Amz-Copy-Source-If-Match"); m != "" {
 		if !etagListed(m, v.ETag) {
@@ -94,7 +95,7 @@ func (c *source) pinned() object.CopySource {
 	clock, id := c.v.Clock, c.v.ID
 	return object.CopySource{
 		Bucket: c.bucket, Key: c.key, VersionID: id, DataKey: c.dataKey,
-		Precondition: func(v *object.Version) error {
+		Precondition: func(v *record.Version) error {
 			if v == nil || v.Clock != clock || v.ID != id {
 				return errSourceChanged
 			}
@@ -126,7 +127,7 @@ func copyObject(s *Server, rq *request) error {
 	base.Precondition = writePrecondition(rq)
 	if name := rq.header("X-Amz-Checksum-Algorithm"); name != "" {
 		a := parseAlgorithm(name)
-		if a == object.ChecksumNone {
+		if a == record.ChecksumNone {
 			return s3err.InvalidRequest("Checksum algorithm provided is unsupported. Please try again with any of the " +
 				"valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]")
 		}
@@ -149,21 +150,21 @@ func copyObject(s *Server, rq *request) error {
 		}
 		rq.setNewVersionID(v.ID)
 		sse.TellNew(rq.h, v.Encryption, rq.r)
-		if src.bkt.Versioning != object.VersioningOff {
+		if src.bkt.Versioning != record.VersioningOff {
 			rq.set("X-Amz-Copy-Source-Version-Id", src.v.ID)
 		}
 		return rq.writeCopyResult("CopyObjectResult", v.ETag, v.Modified, &v.Checksum)
 	}
 }
 
-func (s *Server) copyFrom(rq *request, src *source, o object.PutOptions, replaceMeta, replaceTags bool) (*object.Version, error) {
+func (s *Server) copyFrom(rq *request, src *source, o object.PutOptions, replaceMeta, replaceTags bool) (*record.Version, error) {
 	if src.v.Size > object.MaxPut {
 		return nil, s3err.InvalidRequest("The specified copy source is larger than the maximum allowable size for a copy "+
 			"source: %d", object.MaxPut)
 	}
 	self := src.bucket == rq.bucket && src.key == rq.key
 	if self && src.v.Latest && !replaceMeta && !replaceTags && o.StorageClass == src.v.StorageClass && o.Checksum == nil &&
-		!sse.Asked(rq.r.Header) && !rq.hasHeader(redirectHeader) && o.Retention.Mode == object.RetentionNone && !o.LegalHold {
+		!sse.Asked(rq.r.Header) && !rq.hasHeader(redirectHeader) && o.Retention.Mode == record.RetentionNone && !o.LegalHold {
 		return nil, s3err.InvalidRequest("This copy request is illegal because it is trying to copy an object to itself " +
 			"without changing the object's metadata, storage class, website redirect location or encryption attributes.")
 	}
@@ -177,7 +178,7 @@ func (s *Server) copyFrom(rq *request, src *source, o object.PutOptions, replace
 			}
 		}
 		if redirect != "" {
-			o.Headers = append(o.Headers, object.Field{Name: redirectField, Value: redirect})
+			o.Headers = append(o.Headers, record.Field{Name: redirectField, Value: redirect})
 		}
 	}
 	if !replaceTags {
@@ -192,7 +193,7 @@ func (s *Server) copyFrom(rq *request, src *source, o object.PutOptions, replace
 			}
 		}
 	}
-	if o.Checksum == nil && src.v.Checksum.Algorithm != object.ChecksumNone {
+	if o.Checksum == nil && src.v.Checksum.Algorithm != record.ChecksumNone {
 		o.Checksum = &object.ChecksumRequest{Algorithm: src.v.Checksum.Algorithm}
 	}
 	return s.store.Copy(rq.ctx, src.pinned(), rq.bucket, rq.key, o)
@@ -213,7 +214,7 @@ func directive(rq *request, header string) (bool, error) {
 }
 
 // writeCopyResult sends a CopyObjectResult or CopyPartResult.
-func (rq *request) writeCopyResult(root, etag string, modified time.Time, c *object.Checksum) error {
+func (rq *request) writeCopyResult(root, etag string, modified time.Time, c *record.Checksum) error {
 	b := append(rq.buf[:0], xmlHeader...)
 	b = append(b, '<')
 	b = append(b, root...)

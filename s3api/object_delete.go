@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 )
@@ -25,7 +26,7 @@ func (c deleteCondition) precondition() object.Precondition {
 	if c.etag == "" && c.modified.IsZero() && c.size < 0 {
 		return nil
 	}
-	return func(v *object.Version) error {
+	return func(v *record.Version) error {
 		if v == nil {
 			return nil
 		}

@@ -9,6 +9,7 @@ import (
 
 	"firn"
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
 )
@@ -36,7 +37,7 @@ func versioned(action, version, id string) string {
 
 // missing turns the error of looking up an object into the response. Whether a key exists is told only to those
 // who may list; others are denied.
-func (s *Server) missing(rq *request, key, version string, v *object.Version, err error) error {
+func (s *Server) missing(rq *request, key, version string, v *record.Version, err error) error {
 	if firn.KindOf(err) != firn.NotFound || errors.Is(err, object.ErrNoSuchBucket) {
 		return err
 	}
@@ -81,7 +82,7 @@ func getObject(s *Server, rq *request) error {
 	}
 	o, err := s.store.Open(rq.ctx, rq.bucket, rq.key, id)
 	if err != nil {
-		var v *object.Version
+		var v *record.Version
 		if o != nil {
 			v = o.Version
 		}
@@ -161,13 +162,13 @@ type span struct {
 }
 
 // describe checks the conditions of a GET or HEAD, finds the bytes asked for and sets all response headers.
-func (s *Server) describe(rq *request, v *object.Version) (span, error) {
+func (s *Server) describe(rq *request, v *record.Version) (span, error) {
 	sp := span{length: v.Size, status: http.StatusOK}
 	if err := readConditions(rq, v); err != nil {
 		return sp, err
 	}
 	checksum := &v.Checksum
-	var partSum object.Checksum
+	var partSum record.Checksum
 	rng := rq.header("Range")
 	if len(rq.query) > 0 && rq.query.Has("partNumber") {
 		if rng != "" {
@@ -178,7 +179,7 @@ func (s *Server) describe(rq *request, v *object.Version) (span, error) {
 			return sp, err
 		}
 		if v.Multipart && part != nil {
-			partSum = object.Checksum{Algorithm: v.Checksum.Algorithm, Type: v.Checksum.Type, Value: part.Checksum}
+			partSum = record.Checksum{Algorithm: v.Checksum.Algorithm, Type: v.Checksum.Type, Value: part.Checksum}
 			checksum = &partSum
 		}
 	}
@@ -193,7 +194,7 @@ func (s *Server) describe(rq *request, v *object.Version) (span, error) {
 		}
 	}
 	rq.setVersionHeaders(v)
-	if v.Retention.Mode != object.RetentionNone || v.LegalHold {
+	if v.Retention.Mode != record.RetentionNone || v.LegalHold {
 		s.hideLock(rq, v)
 	}
 	if len(rq.query) > 0 {
@@ -205,7 +206,7 @@ func (s *Server) describe(rq *request, v *object.Version) (span, error) {
 		rq.set("Content-Range", contentRange(sp, v.Size))
 	}
 	rq.set("Content-Length", strconv.FormatInt(sp.length, 10))
-	if checksum != nil && checksum.Algorithm != object.ChecksumNone &&
+	if checksum != nil && checksum.Algorithm != record.ChecksumNone &&
 		strings.EqualFold(rq.header("X-Amz-Checksum-Mode"), "ENABLED") {
 		rq.setChecksum(checksum)
 	}
@@ -213,8 +214,8 @@ func (s *Server) describe(rq *request, v *object.Version) (span, error) {
 }
 
 // hideLock removes the lock headers the caller may not see.
-func (s *Server) hideLock(rq *request, v *object.Version) {
-	if v.Retention.Mode != object.RetentionNone && s.authorizeOn(rq, "s3:GetObjectRetention", rq.bkt, rq.key, v) != nil {
+func (s *Server) hideLock(rq *request, v *record.Version) {
+	if v.Retention.Mode != record.RetentionNone && s.authorizeOn(rq, "s3:GetObjectRetention", rq.bkt, rq.key, v) != nil {
 		delete(rq.h, "X-Amz-Object-Lock-Mode")
 		delete(rq.h, "X-Amz-Object-Lock-Retain-Until-Date")
 	}
@@ -265,7 +266,7 @@ func (rq *request) partNumber() (int, error) {
 }
 
 // partThere says whether the part asked for exists, whatever key came with the request: that is no secret.
-func partThere(rq *request, v *object.Version) error {
+func partThere(rq *request, v *record.Version) error {
 	if len(rq.query) == 0 || !rq.query.Has("partNumber") {
 		return nil
 	}
@@ -274,7 +275,7 @@ func partThere(rq *request, v *object.Version) error {
 }
 
 // selectPart narrows sp to the part asked for. It returns nil for an object that was not a multipart upload.
-func selectPart(rq *request, v *object.Version, sp *span) (*object.Part, error) {
+func selectPart(rq *request, v *record.Version, sp *span) (*record.Part, error) {
 	n, err := rq.partNumber()
 	if err != nil {
 		return nil, err
@@ -371,7 +372,7 @@ func parseCount(s string) (int64, bool) {
 }
 
 // ifRange reports whether a Range header counts in the light of If-Range.
-func ifRange(rq *request, v *object.Version) bool {
+func ifRange(rq *request, v *record.Version) bool {
 	c := rq.header("If-Range")
 	if c == "" {
 		return true
@@ -397,7 +398,7 @@ func errCondition(name string) *s3err.Error {
 }
 
 // readConditions checks the conditional headers of a read with the precedence of RFC 9110.
-func readConditions(rq *request, v *object.Version) error {
+func readConditions(rq *request, v *record.Version) error {
 	notModified := func() error {
 		rq.set("Etag", quoteETag(v.ETag))
 		rq.set("Last-Modified", httpTime(v.Modified))

@@ -11,6 +11,7 @@ import (
 
 	"firn"
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
@@ -20,7 +21,7 @@ import (
 const maxMetaDoc = 64 << 10
 
 // head looks the addressed version up for an operation on its metadata and asks for permission.
-func (s *Server) head(rq *request, action, versionAction string) (*object.Version, error) {
+func (s *Server) head(rq *request, action, versionAction string) (*record.Version, error) {
 	id, err := rq.versionID()
 	if err != nil {
 		return nil, err
@@ -49,7 +50,7 @@ func (s *Server) head(rq *request, action, versionAction string) (*object.Versio
 }
 
 // update changes the addressed version, found and permitted by head.
-func (s *Server) update(rq *request, bypass bool, fn func(*object.Version) error) (*object.Version, error) {
+func (s *Server) update(rq *request, bypass bool, fn func(*record.Version) error) (*record.Version, error) {
 	v, err := s.store.UpdateVersion(rq.ctx, rq.bucket, rq.key, rq.query.Get("versionId"), bypass, fn)
 	if err == nil {
 		rq.setVersionID(v.ID)
@@ -67,7 +68,7 @@ func getObjectTagging(s *Server, rq *request) error {
 	b = append(b, `<Tagging xmlns="`+xmlNamespace+`"><TagSet>`...)
 	// In the order of their keys, as S3 has them, whatever order they were sent and are kept in; a version itself must
 	// not be changed.
-	tags := slices.SortedFunc(slices.Values(v.Tags), func(a, b object.Field) int { return strings.Compare(a.Name, b.Name) })
+	tags := slices.SortedFunc(slices.Values(v.Tags), func(a, b record.Field) int { return strings.Compare(a.Name, b.Name) })
 	for _, t := range tags {
 		b = append(b, "<Tag>"...)
 		b = appendElement(b, "Key", t.Name)
@@ -87,15 +88,15 @@ func putObjectTagging(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	tags := make([]object.Field, 0, len(sent))
+	tags := make([]record.Field, 0, len(sent))
 	for _, t := range sent {
-		tags = append(tags, object.Field(t))
+		tags = append(tags, record.Field(t))
 	}
 	rq.newTags = tags
 	if _, err := s.head(rq, "s3:PutObjectTagging", "s3:PutObjectVersionTagging"); err != nil {
 		return err
 	}
-	if _, err := s.update(rq, false, func(v *object.Version) error {
+	if _, err := s.update(rq, false, func(v *record.Version) error {
 		v.Tags = tags
 		return nil
 	}); err != nil {
@@ -108,7 +109,7 @@ func deleteObjectTagging(s *Server, rq *request) error {
 	if _, err := s.head(rq, "s3:DeleteObjectTagging", "s3:DeleteObjectVersionTagging"); err != nil {
 		return err
 	}
-	if _, err := s.update(rq, false, func(v *object.Version) error {
+	if _, err := s.update(rq, false, func(v *record.Version) error {
 		v.Tags = nil
 		return nil
 	}); err != nil {
@@ -133,7 +134,7 @@ func getObjectRetention(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	if v.Retention.Mode == object.RetentionNone {
+	if v.Retention.Mode == record.RetentionNone {
 		return s3err.New("NoSuchObjectLockConfiguration")
 	}
 	b := append(rq.buf[:0], xmlHeader...)
@@ -156,7 +157,7 @@ func putObjectRetention(s *Server, rq *request) error {
 	if err := rq.readXML(&doc, maxMetaDoc); err != nil {
 		return err
 	}
-	var r object.Retention
+	var r record.Retention
 	switch {
 	case doc.Mode == "" && doc.Date == "": // an empty document removes a governance retention
 	case doc.Mode == "" || doc.Date == "", doc.Mode != "GOVERNANCE" && doc.Mode != "COMPLIANCE":
@@ -177,7 +178,7 @@ func putObjectRetention(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.update(rq, bypass, func(v *object.Version) error {
+	if _, err := s.update(rq, bypass, func(v *record.Version) error {
 		v.Retention = r
 		return nil
 	}); err != nil {
@@ -222,7 +223,7 @@ func putObjectLegalHold(s *Server, rq *request) error {
 	if _, err := s.head(rq, "s3:PutObjectLegalHold", "s3:PutObjectLegalHold"); err != nil {
 		return err
 	}
-	if _, err := s.update(rq, false, func(v *object.Version) error {
+	if _, err := s.update(rq, false, func(v *record.Version) error {
 		v.LegalHold = doc.Status == "ON"
 		return nil
 	}); err != nil {
@@ -286,7 +287,7 @@ func getObjectAttributes(s *Server, rq *request) error {
 	if want["ETag"] {
 		b = appendElement(b, "ETag", v.ETag)
 	}
-	if want["Checksum"] && v.Checksum.Algorithm != object.ChecksumNone && len(v.Checksum.Value) > 0 {
+	if want["Checksum"] && v.Checksum.Algorithm != record.ChecksumNone && len(v.Checksum.Value) > 0 {
 		b = append(b, "<Checksum>"...)
 		b = appendChecksum(b, &v.Checksum)
 		b = append(b, "</Checksum>"...)
@@ -330,7 +331,7 @@ func attributes(values []string) (map[string]bool, error) {
 }
 
 // appendObjectParts appends a page of the parts of a multipart object.
-func appendObjectParts(rq *request, b []byte, v *object.Version) ([]byte, error) {
+func appendObjectParts(rq *request, b []byte, v *record.Version) ([]byte, error) {
 	limit, marker := object.MaxList, 0
 	if t := rq.header("X-Amz-Max-Parts"); t != "" {
 		n, ok := parseCount(t)
@@ -368,11 +369,11 @@ func appendObjectParts(rq *request, b []byte, v *object.Version) ([]byte, error)
 }
 
 // appendPartChecksum appends the checksum of a part, if it has one.
-func appendPartChecksum(b []byte, a object.ChecksumAlgorithm, sum []byte) []byte {
-	if a == object.ChecksumNone || len(sum) == 0 {
+func appendPartChecksum(b []byte, a record.ChecksumAlgorithm, sum []byte) []byte {
+	if a == record.ChecksumNone || len(sum) == 0 {
 		return b
 	}
-	return appendElement(b, algorithms[a].element, checksumText(&object.Checksum{Value: sum}))
+	return appendElement(b, algorithms[a].element, checksumText(&record.Checksum{Value: sum}))
 }
 
 func appendInt(b []byte, name string, n int) []byte {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
 )
@@ -16,7 +17,7 @@ func writePrecondition(rq *request) object.Precondition {
 		return nil
 	}
 	key := rq.key
-	return func(v *object.Version) error {
+	return func(v *record.Version) error {
 		there := v != nil && !v.DeleteMarker
 		if match != "" {
 			if !there {

@@ -9,6 +9,7 @@ import (
 
 	"firn/auth"
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/postform"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
@@ -156,7 +157,7 @@ func (s *Server) formVersion(rq *request) (object.PutOptions, error) {
 }
 
 // answerForm tells the browser that its object is stored, in the way the form asks for.
-func (rq *request) answerForm(v *object.Version, f postform.Fields) error {
+func (rq *request) answerForm(v *record.Version, f postform.Fields) error {
 	etag := quoteETag(v.ETag)
 	rq.set("Etag", etag)
 	rq.setChecksum(&v.Checksum)
@@ -195,7 +196,7 @@ func (rq *request) answerForm(v *object.Version, f postform.Fields) error {
 }
 
 // objectURL is the address of an object, in the style the request was made in.
-func (rq *request) objectURL(v *object.Version) string {
+func (rq *request) objectURL(v *record.Version) string {
 	u := url.URL{Scheme: "http", Host: rq.r.Host, Path: "/" + v.Bucket + "/" + v.Key}
 	if rq.r.TLS != nil {
 		u.Scheme = "https"

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"firn/object"
+	"firn/object/record"
 )
 
 func md5Of(s string) string {
@@ -20,7 +20,7 @@ func md5Of(s string) string {
 }
 
 // sumOf returns the checksum of s as headers have it.
-func sumOf(a object.ChecksumAlgorithm, s string) string {
+func sumOf(a record.ChecksumAlgorithm, s string) string {
 	h := newHash(a)
 	_, _ = io.WriteString(h, s)
 	return base64.StdEncoding.EncodeToString(h.Sum(nil))
@@ -29,7 +29,7 @@ func sumOf(a object.ChecksumAlgorithm, s string) string {
 func TestPutRefusals(t *testing.T) {
 	h := newHarness(t, Options{})
 	h.must("PUT", "/bkt", "")
-	crc := sumOf(object.ChecksumCRC32, "body")
+	crc := sumOf(record.ChecksumCRC32, "body")
 	tests := []struct {
 		name    string
 		status  int
@@ -45,12 +45,12 @@ func TestPutRefusals(t *testing.T) {
 		},
 		{
 			"checksum of other bytes", 400, "BadDigest",
-			[]string{"x-amz-checksum-sha256: " + sumOf(object.ChecksumSHA256, "other")},
+			[]string{"x-amz-checksum-sha256: " + sumOf(record.ChecksumSHA256, "other")},
 		},
 		{"checksum that is none", 400, "BadDigest", []string{"x-amz-checksum-crc32: bad"}},
 		{
 			"two checksums", 400, "InvalidRequest",
-			[]string{"x-amz-checksum-crc32: " + crc, "x-amz-checksum-sha1: " + sumOf(object.ChecksumSHA1, "body")},
+			[]string{"x-amz-checksum-crc32: " + crc, "x-amz-checksum-sha1: " + sumOf(record.ChecksumSHA1, "body")},
 		},
 		{"algorithm without checksum", 400, "InvalidRequest", []string{"x-amz-sdk-checksum-algorithm: CRC32"}},
 		{"unknown algorithm", 400, "InvalidRequest", []string{"x-amz-sdk-checksum-algorithm: MD4"}},
@@ -81,7 +81,7 @@ func TestPutRefusals(t *testing.T) {
 func TestPutChecksums(t *testing.T) {
 	h := newHarness(t, Options{})
 	h.must("PUT", "/bkt", "")
-	for a := object.ChecksumCRC32; int(a) < len(algorithms); a++ {
+	for a := record.ChecksumCRC32; int(a) < len(algorithms); a++ {
 		name, want := algorithms[a].header, sumOf(a, "body")
 		r := h.must("PUT", "/bkt/k", "body", name+": "+want, "x-amz-sdk-checksum-algorithm: "+algorithms[a].name)
 		if r.header.Get(name) != want || r.header.Get("X-Amz-Checksum-Type") != "FULL_OBJECT" {

@@ -16,7 +16,7 @@ import (
 	"firn/auth"
 	"firn/auth/policy"
 	"firn/auth/sigv4"
-	"firn/object"
+	"firn/object/record"
 	"firn/pace"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
@@ -39,7 +39,7 @@ type request struct {
 	op     string // AWS name of the operation
 	action string // permission it needs
 	who    *auth.Identity
-	bkt    *object.Bucket
+	bkt    *record.Bucket
 	body   io.Reader // the body: as it comes, after authenticate decoded and verified
 
 	sig       *sigv4.Result   // how it was signed
@@ -48,10 +48,10 @@ type request struct {
 	bw        bodyWriter      // the body of a GET's response
 	ask       auth.Request    // scratch of authorize
 	decision  auth.Decision   // why the route's action was allowed
-	asVersion *object.Version // version that conditions speak of, while authorize runs
+	asVersion *record.Version // version that conditions speak of, while authorize runs
 	lookup    policy.Lookup   // rq.condition, bound once
 	asPrefix  string          // s3:prefix where a missing key is asked about
-	newTags   []object.Field  // tags the request would set
+	newTags   []record.Field  // tags the request would set
 	nobody    auth.Identity   // the anonymous caller
 	asked     bool            // decision was made
 	user      *pace.User      // the caller's bounds; nil where there are none

@@ -8,6 +8,7 @@ import (
 	"firn"
 	"firn/auth"
 	"firn/object"
+	"firn/object/record"
 )
 
 // Simulate decides as for a request, without one: the bucket's and the current version's documents as they are,
@@ -54,7 +55,7 @@ func (s *Server) Simulate(ctx context.Context, id *auth.Identity, action, bucket
 }
 
 // aboutVersion adds to a question what is known of the version it is about.
-func (s *Server) aboutVersion(a *auth.Request, b *object.Bucket, v *object.Version) (err error) {
+func (s *Server) aboutVersion(a *auth.Request, b *record.Bucket, v *record.Version) (err error) {
 	if a.ObjectOwner = v.Owner; b != nil && v.Owner != b.Owner && !s.users.Exists(v.Owner) {
 		a.ObjectOwner = "" // what a removed user left is the bucket owner's
 	}

@@ -24,6 +24,9 @@ func Edges() []Edge {
 		{"object", "kv", "keeps records and journal in one transaction"},
 		{"object", "block", "frames and checks content"},
 		{"object", "object/envelope", "seals the keys of encrypted parts"},
+		{"object", "object/record", "stores its records and finds them by its keys"},
+		{"object/record", "hlc", "stores clocks"},
+		{"object/record", "object/envelope", "stores how content is encrypted"},
 		{"object", "seal", "passes on data keys"},
 		{"object/envelope", "seal", "derives and seals keys"},
 		{"object", "vfs", "walks and measures the directory of part files"},
@@ -94,6 +97,7 @@ func Edges() []Edge {
 		{"iamapi", "auth/policy", "asks the trust of roles"},
 		{"iamapi", "auth/sigv4", "verifies signatures"},
 		{"s3api", "object", "translates requests into calls of the namespace"},
+		{"s3api", "object/record", "speaks of versions, buckets and parts"},
 		{"s3api", "seal", "passes on data keys"},
 		{"s3api", "s3api/sse", "has content encrypted as clients ask"},
 		{"s3api/sse", "keys", "has data keys made and opened"},
@@ -157,6 +161,7 @@ func Edges() []Edge {
 		{"node", "kv", "knows the error of an engine that stopped"},
 		{"node", "kv/pebblekv", "the one concrete engine; node alone chooses drivers"},
 		{"node", "object", "opens the namespace"},
+		{"node", "object/record", "speaks of buckets and journal entries"},
 		{"node", "audit", "records what is asked of the site"},
 		{"node", "pace", "bounds users"},
 		{"node", "proxied", "knows clients behind trusted proxies"},
@@ -216,7 +221,7 @@ func Formats() []Format {
 		{"blob/pgblob", "blob-sql.md"},
 		{"blob/redisblob", "blob-redis.md"},
 		{"blob/sqliteblob", "blob-sql.md"},
-		{"object", "namespace.md"},
+		{"object/record", "namespace.md"},
 		{"object/envelope", "encryption.md"},
 		{"vfs/cryptfs", "encryption.md"},
 		{"keys", "encryption.md"},
@@ -246,7 +251,6 @@ type Large struct {
 // LargePackages are all such packages.
 func LargePackages() []Large {
 	return []Large{
-		{"object", 7200, "one set of transactions over one key space; digests, part files and envelopes are out already"},
 		{"s3api", 6500, "one handler an operation of S3; documents, errors, forms and encryption headers are out already"},
 		{"cli", 8000, "one file a group of commands; what commands do is in other packages"},
 	}
