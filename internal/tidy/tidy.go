@@ -214,6 +214,7 @@ func Formats() []Format {
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
 		{"blob/fileblob", "blob-file.md"},
+		{"lifecycle", "use.md"},
 		{"blob/gitblob", "blob-git.md"},
 		{"blob/radosblob", "blob-rados.md"},
 		{"archive/gittree", "git-plain.md"},
