@@ -231,7 +231,7 @@ var errStop = errors.New("the caller stopped the listing")
 // backend holds under names that are no valid keys is left out. The loop's body may use the store.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[driver.Info, error] {
 	return func(yield func(driver.Info, error) bool) {
-		last := ""
+		last, stopped := "", false
 		err := s.d.List(ctx, prefix, func(info driver.Info) error {
 			if CheckKey(info.Key) != nil {
 				return nil
@@ -242,11 +242,13 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[driver.Info, 
 			}
 			last = info.Key
 			if !yield(info, nil) {
+				stopped = true
 				return errStop
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, errStop) {
+		// The driver may have come to another error since: that of a context that ended, which is why the caller stopped.
+		if err != nil && !stopped {
 			yield(driver.Info{}, s.wrap("list", prefix, err))
 		}
 	}

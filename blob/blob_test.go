@@ -228,11 +228,14 @@ type script struct {
 	driver.Driver
 	keys []string
 	err  error
+	ends bool // err is what it says of a listing that was stopped, too
 }
 
 func (s script) List(_ context.Context, _ string, fn func(driver.Info) error) error {
 	for _, k := range s.keys {
-		if err := fn(driver.Info{Key: k}); err != nil {
+		if err := fn(driver.Info{Key: k}); err != nil && s.ends {
+			return s.err
+		} else if err != nil {
 			return fmt.Errorf("list: %w", err)
 		}
 	}
@@ -264,6 +267,7 @@ func TestList(t *testing.T) {
 	}{
 		{"all", script{keys: []string{"a", "b"}}, "", 0, []string{"a", "b"}, 0, true},
 		{"stopped", script{keys: []string{"a", "b"}, err: away}, "", 1, []string{"a"}, 0, true},
+		{"stopped by what ends the listing too", script{keys: []string{"a"}, err: context.Canceled, ends: true}, "", 1, []string{"a"}, 0, true},
 		{"no keys", script{keys: []string{"dir/", "dir//x", "dir/a", "é\xff"}}, "", 0, []string{"dir/a"}, 0, true},
 		{"error last", script{keys: []string{"a"}, err: away}, "", 0, []string{"a"}, firn.Unavailable, false},
 		{"out of order", script{keys: []string{"b", "a"}}, "", 0, []string{"b"}, firn.Internal, false},

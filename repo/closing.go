@@ -2,13 +2,14 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"time"
+
+	"firn"
 )
 
-// ClosingTime is how long what a run leaves behind may take to be cleaned up after the run's context has ended. An
-// orchestrator kills what does not end within 30 seconds of its signal.
-const ClosingTime = 15 * time.Second
+// ClosingTime is how long what a run leaves behind may take to be cleaned up after the run's context has ended. Docker
+// kills what does not end within 10 seconds of its signal, Kubernetes after 30.
+const ClosingTime = 8 * time.Second
 
 // Closing returns a context for cleaning up after work that runs under ctx. It has the values of ctx and ends
 // ClosingTime after it: while ctx lives, a slow place has all the time it needs; once it has ended, a place that does
@@ -21,7 +22,7 @@ func Closing(ctx context.Context) (context.Context, context.CancelFunc) {
 		defer t.Stop()
 		select {
 		case <-t.C:
-			cancel(errors.New("interrupted, and the place did not answer in time"))
+			cancel(firn.NewError(firn.Unavailable, "interrupted, and the place did not answer in time"))
 		case <-c.Done():
 		}
 	})

@@ -126,7 +126,7 @@ func (p *pruner) run(ctx, closing context.Context) (err error) {
 	}
 	p.survey.self = p.session.id
 	defer func() {
-		err = firstError(err, p.session.end(closing, err))
+		err = errors.Join(err, p.session.end(closing, err))
 	}()
 	if err := p.alone(ctx); err != nil {
 		return err

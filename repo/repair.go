@@ -57,7 +57,7 @@ func (r *Repo) Repair(ctx context.Context, opt RepairOptions, report func(Proble
 	if err != nil {
 		return rep, err
 	}
-	defer func() { err = firstError(err, s.end(closing, err)) }()
+	defer func() { err = errors.Join(err, s.end(closing, err)) }()
 	m := &mender{r: r, opt: opt, rep: &rep, report: report, session: s}
 	return rep, m.run(ctx)
 }

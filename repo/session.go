@@ -530,7 +530,14 @@ func (s *Session) end(ctx context.Context, failure error) error {
 	s.r.mu.session = nil
 	s.r.mu.Unlock()
 	key := sessionPrefix + s.id.String()
-	return s.r.store.Delete(ctx, key, key+aliveSuffix)
+	err := s.r.store.Delete(ctx, key, key+aliveSuffix)
+	if err != nil && ctx.Err() != nil {
+		err = &firn.Error{
+			Kind: firn.Unavailable, Op: "end session", Subject: s.r.store.Name(),
+			Err: errors.New("interrupted, and the place did not answer in time: the session looks alive to the next prune, which waits for it"),
+		}
+	}
+	return err
 }
 
 // SessionInfo describes a session of any process.
