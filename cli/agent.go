@@ -177,7 +177,7 @@ func (b *scheduled) with(ctx context.Context, fn func(context.Context, *repo.Rep
 		return b.env.Getenv(name)
 	}
 	r := newRepoFlags(&env)
-	r.url, r.opener.file = b.cfg.Repository, b.file
+	r.url, r.compression, r.opener.file = b.cfg.Repository, b.cfg.Compression, b.file
 	err = r.with(ctx, repo.Options{}, func(re *repo.Repo) error {
 		bytes, err = fn(ctx, re)
 		return err

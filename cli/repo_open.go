@@ -27,6 +27,8 @@ type repoFlags struct {
 	url   string
 	cache string
 	key   string
+	// compression of what is written.
+	compression string
 	// prefix of the variables that are read: FIRN_REPO, or FIRN_TO_REPO for the destination of a copy.
 	prefix string
 }
@@ -39,6 +41,7 @@ func (r *repoFlags) register(f *pflag.FlagSet) {
 	r.opener.register(f)
 	f.StringVar(&r.url, "repo", "", "URL of the repository, such as file:/mnt/nas/backup or place:NAME (FIRN_REPO)")
 	f.StringVar(&r.cache, "cache-dir", "", "directory for what is read again and again of a repository that is not on this machine; \"none\" for none (FIRN_CACHE_DIR)")
+	f.StringVar(&r.compression, "compression", "", "of what is written: default, fastest, better or off (FIRN_REPO_COMPRESSION)")
 	f.StringVar(&r.key, "key", "", "id of the key that the password belongs to: opens faster where there are many keys")
 }
 
@@ -144,7 +147,7 @@ func (r *repoFlags) with(ctx context.Context, opt repo.Options, fn func(*repo.Re
 		if err != nil {
 			return err
 		}
-		opt.Key = r.key
+		opt.Key, opt.Compression = r.key, r.level()
 		if opt.CacheDir, err = r.cacheDir(url); err != nil {
 			return err
 		}
@@ -155,6 +158,14 @@ func (r *repoFlags) with(ctx context.Context, opt repo.Options, fn func(*repo.Re
 		err = fn(re)
 		return errors.Join(err, re.Close())
 	})
+}
+
+// level returns the compression that was asked for. Whether it is one is the repository's to say.
+func (r *repoFlags) level() repo.Compression {
+	if r.compression != "" {
+		return repo.Compression(r.compression)
+	}
+	return repo.Compression(r.env.variable(r.prefix + "_COMPRESSION"))
 }
 
 // cacheDir returns where to cache what comes from url, "" for not at all: what is on this machine is as near as a cache.

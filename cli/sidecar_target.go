@@ -94,7 +94,7 @@ func (t *targetFlags) openRepo(ctx context.Context, url string, create bool) (_ 
 	if err != nil {
 		return nil, &firn.Error{Kind: firn.Denied, Op: "open repository", Subject: s.Name(), Err: err}
 	}
-	opt := repo.Options{Key: t.key}
+	opt := repo.Options{Key: t.key, Compression: t.level()}
 	if opt.CacheDir, err = t.cacheDir(url); err != nil {
 		return nil, err
 	}

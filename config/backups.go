@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -26,6 +27,8 @@ func (w *walker) checkBackup(m *ast.MappingValueNode, full string, b Backup) {
 		w.bad(m.Key, full, "command and as go together: as names the output, such as db.sql")
 	case b.Schedule == "":
 		w.bad(m.Key, full, "has no schedule: give one, such as every 6h or @daily")
+	case !slices.Contains([]string{"", "default", "fastest", "better", "off"}, b.Compression):
+		w.bad(m.Key, full, "compression is default, fastest, better or off")
 	case b.Jitter < 0 || b.KeepWithin < 0:
 		w.bad(m.Key, full, "durations must not be negative")
 	case min(b.KeepLast, b.KeepHourly, b.KeepDaily, b.KeepWeekly, b.KeepMonthly, b.KeepYearly) < 0:

@@ -85,6 +85,8 @@ type Backup struct {
 	PasswordFile string `yaml:"password_file"`
 	// Shell command that prints the password of the repository.
 	PasswordCommand string `yaml:"password_command"`
+	// Compression of what is stored: default, fastest, better or off. What is stored already stays as it is.
+	Compression string `yaml:"compression"`
 	// Files and directories to back up, absolute.
 	Paths []string `yaml:"paths"`
 	// Shell command whose output is backed up in their place. If it fails there is no snapshot.

@@ -124,6 +124,8 @@ type Options struct {
 	// Uploads is how many packs are stored at once at most; 0 is 2 for local places. More helps where the way is long;
 	// Memory bounds it.
 	Uploads int
+	// Compression is that of new chunks.
+	Compression Compression
 	// ReadOnly refuses everything that writes.
 	ReadOnly bool
 	// Key is the id, or the beginning of it, of the key that the password belongs to; "" tries all. Each costs some 50
@@ -350,7 +352,7 @@ func newRepo(store *blob.Store, cfg config, master seal.Key, opt Options) (*Repo
 		return nil, err
 	}
 	n := runtime.GOMAXPROCS(0)
-	if r.zip, err = newZipper(n); err != nil {
+	if r.zip, err = newZipper(n, opt.Compression); err != nil {
 		return nil, err
 	}
 	r.workers = make(chan *worker, n)

@@ -16,9 +16,10 @@ import (
 // tool is a backup program. Each function returns the arguments of a command; work is a directory of the tool's own.
 type tool struct {
 	name, version, bin string
+	compresses         bool
 	sync               string // what is synced before the command ends
 	env                func(work string) []string
-	initialise         func(work string) []string
+	initialise         func(work string) [][]string // commands, in order
 	backup             func(work, dir string) []string
 	restore            func(work, dir, target string) []string
 	forget             func(work string) []string // drops all snapshots but the last and frees their space
@@ -30,25 +31,35 @@ func repoDir(work string) string { return filepath.Join(work, "repo") }
 
 func firn(bin string) tool {
 	return tool{
-		name: "firn", version: "built from source", bin: bin,
+		name: "firn", version: "built from source", bin: bin, compresses: true,
 		sync: "packs, index, snapshot and their directories synced",
 		env: func(work string) []string {
 			return []string{"FIRN_REPO=file:" + repoDir(work), "FIRN_REPO_PASSWORD=" + password, "XDG_CACHE_HOME=" + filepath.Join(work, "cache")}
 		},
-		initialise: func(string) []string { return []string{"repo", "init"} },
+		initialise: func(string) [][]string { return [][]string{{"repo", "init"}} },
 		backup:     func(_, dir string) []string { return []string{"backup", dir} },
 		restore:    func(_, dir, target string) []string { return []string{"restore", "latest", "--target", target} },
 		forget:     func(string) []string { return []string{"forget", "--keep-last", "1", "--prune"} },
 	}
 }
 
+// plain is Firn as kopia comes: without compression.
+func plain(bin string) tool {
+	t := firn(bin)
+	t.name, t.compresses = "firn-off", false
+	t.sync = "as firn, with --compression off"
+	env := t.env
+	t.env = func(work string) []string { return append(env(work), "FIRN_REPO_COMPRESSION=off") }
+	return t
+}
+
 func restic(bin string) tool {
 	return tool{
-		name: "restic", bin: bin, sync: "packs, index and snapshot synced",
+		name: "restic", bin: bin, compresses: true, sync: "packs, index and snapshot synced",
 		env: func(work string) []string {
 			return []string{"RESTIC_REPOSITORY=" + repoDir(work), "RESTIC_PASSWORD=" + password, "RESTIC_CACHE_DIR=" + filepath.Join(work, "cache")}
 		},
-		initialise: func(string) []string { return []string{"init", "-q"} },
+		initialise: func(string) [][]string { return [][]string{{"init", "-q"}} },
 		backup:     func(_, dir string) []string { return []string{"backup", "-q", dir} },
 		restore:    func(_, dir, target string) []string { return []string{"restore", "-q", "latest", "--target", target} },
 		forget:     func(string) []string { return []string{"forget", "-q", "--keep-last", "1", "--prune"} },
@@ -65,8 +76,8 @@ func kopia(bin string) tool {
 		env: func(work string) []string {
 			return []string{"KOPIA_PASSWORD=" + password, "KOPIA_CHECK_FOR_UPDATES=false", "KOPIA_CACHE_DIRECTORY=" + filepath.Join(work, "cache")}
 		},
-		initialise: func(work string) []string {
-			return common(work, "repository", "create", "filesystem", "--path", repoDir(work))
+		initialise: func(work string) [][]string {
+			return [][]string{common(work, "repository", "create", "filesystem", "--path", repoDir(work))}
 		},
 		backup: func(work, dir string) []string { return common(work, "snapshot", "create", dir) },
 		restore: func(work, dir, target string) []string {
@@ -74,6 +85,20 @@ func kopia(bin string) tool {
 		},
 		forget: nil, // its maintenance frees nothing before a day has passed
 	}
+}
+
+// zstd is kopia as Firn and restic come: with compression.
+func zstd(bin string) tool {
+	t := kopia(bin)
+	t.name, t.compresses = "kopia-zstd", true
+	t.sync = "as kopia, with zstd compression"
+	create := t.initialise
+	t.initialise = func(work string) [][]string {
+		c := create(work)[0]
+		set := append([]string{"policy", "set", "--global", "--compression", "zstd"}, c[5:]...)
+		return [][]string{c, set}
+	}
+	return t
 }
 
 // usage is what one command took.
