@@ -243,7 +243,12 @@ func (b *scheduled) forget(ctx context.Context, re *repo.Repo, last repo.Snapsho
 }
 
 func (b *scheduled) prune(ctx context.Context, re *repo.Repo) (int64, error) {
-	rep, err := re.Prune(ctx, repo.PruneOptions{})
+	rep, err := re.Prune(ctx, repo.PruneOptions{Waits: func(w repo.Wait) {
+		for _, s := range w.Sessions {
+			b.log.Info("the prune waits to see whether a session still runs", "host", s.Host, "process", s.PID, "purpose", s.Purpose,
+				"since", s.Started, "at_most", w.AtMost)
+		}
+	}})
 	return rep.Freed, err
 }
 

@@ -160,6 +160,7 @@ space comes back with --prune, or with firn repo prune later. --dry-run tells fo
 			if !prune {
 				return nil
 			}
+			o.Waits = waits(cmd, env)
 			rep, err := re.Prune(cmd.Context(), o)
 			if err != nil {
 				return err

@@ -251,7 +251,11 @@ func repoPruneCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "prune", Short: "Remove what no snapshot needs", Args: noArgs,
 		Long: `Remove what no snapshot refers to any more. Backups and restores may run meanwhile, here and elsewhere; it may be
-interrupted, and the next one goes on.`,
+interrupted, and the next one goes on.
+
+Before it deletes, it finds out which of the sessions in the repository are alive. One that runs shows it within 30
+seconds; one whose process was killed is taken for dead after --session-timeout. A terminal, and --json on the error
+output, are told which ones are waited for.`,
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if memory != "" {
@@ -280,6 +284,7 @@ interrupted, and the next one goes on.`,
 			o.SessionTimeout = time.Duration(d)
 		}
 		return r.with(cmd.Context(), repo.Options{}, func(re *repo.Repo) error {
+			o.Waits = waits(cmd, env)
 			rep, err := re.Prune(cmd.Context(), o)
 			if err != nil {
 				return err

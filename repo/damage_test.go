@@ -391,7 +391,11 @@ func TestWaitsForTheLiving(t *testing.T) {
 		if err := r.Forget(ctx, old.ID); err != nil {
 			t.Fatal(err)
 		}
-		rep, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir()})
+		var waits []Wait
+		rep, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), Waits: func(w Wait) { waits = append(waits, w) }})
+		if len(waits) != 1 || len(waits[0].Sessions) != 1 || waits[0].Sessions[0].Host != "far" || waits[0].AtMost != 10*RenewEvery {
+			t.Errorf("it says that it waits: %+v", waits)
+		}
 		if err != nil || rep.Pending == 0 || rep.FreedPacks > 0 || len(rep.Waiting) != 1 || rep.Waiting[0].Host != "far" {
 			t.Fatalf("prune beside a writer: %+v, %v", rep, err)
 		}

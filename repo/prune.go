@@ -30,8 +30,19 @@ type PruneOptions struct {
 	// SessionTimeout is how long a session must show no sign of life, watched by this prune, to be taken for dead; 0 is
 	// ten times RenewEvery.
 	SessionTimeout time.Duration
+	// Waits is told when the prune begins to wait for sessions of others, once for each of them; nil tells nobody. It is
+	// called by the goroutine of Prune.
+	Waits func(Wait)
 	// DryRun reports what would be done.
 	DryRun bool
+}
+
+// Wait is what a prune waits for.
+type Wait struct {
+	// Sessions may be alive or dead: what is waited for is a sign of life, or their end.
+	Sessions []SessionInfo
+	// AtMost is how long that takes.
+	AtMost time.Duration
 }
 
 // PruneReport says what a prune did. Sizes are in bytes.
@@ -92,7 +103,7 @@ func (r *Repo) Prune(ctx context.Context, opt PruneOptions) (rep PruneReport, er
 	if err != nil {
 		return rep, err
 	}
-	p := &pruner{r: r, opt: opt, rep: &rep, survey: s, watch: newWatch(r)}
+	p := &pruner{r: r, opt: opt, rep: &rep, survey: s, watch: newWatch(r, opt.SessionTimeout, opt.Waits)}
 	if opt.DryRun {
 		if err := s.run(ctx); err != nil {
 			return rep, firn.E(op, r.store.Name(), err)
@@ -126,6 +137,7 @@ func (p *pruner) run(ctx, closing context.Context) (err error) {
 	}
 	p.survey.self = p.session.id
 	defer func() {
+		p.rep.Dead = p.watch.dead
 		err = errors.Join(err, p.session.end(closing, err))
 	}()
 	if err := p.alone(ctx); err != nil {
@@ -184,7 +196,7 @@ func (p *pruner) alone(ctx context.Context) error {
 			byID[s.ID] = s
 		}
 	}
-	alive, err := p.watch.wait(ctx, others, p.opt.SessionTimeout)
+	alive, err := p.watch.wait(ctx, others)
 	if err != nil {
 		return err
 	}
@@ -393,7 +405,7 @@ func (p *pruner) finish(ctx context.Context, all []doomed) error {
 	var ready, waiting []doomed
 	blocking := map[ID]bool{}
 	for _, d := range all {
-		alive, err := p.watch.wait(ctx, d.Sessions, p.opt.SessionTimeout)
+		alive, err := p.watch.wait(ctx, d.Sessions)
 		if err != nil {
 			return err
 		}
@@ -406,7 +418,6 @@ func (p *pruner) finish(ctx context.Context, all []doomed) error {
 			blocking[id] = true
 		}
 	}
-	p.rep.Dead = p.watch.dead
 	if len(waiting) > 0 {
 		if err := p.pending(ctx, waiting, blocking); err != nil {
 			return err
@@ -609,9 +620,11 @@ func (r *Repo) sessionIDs(ctx context.Context) ([]ID, error) {
 
 // watch follows sessions by this process's own clock, which only goes forward.
 type watch struct {
-	r    *Repo
-	seen map[ID]*sign
-	dead int
+	r       *Repo
+	timeout time.Duration
+	waits   func(Wait)
+	seen    map[ID]*sign
+	dead    int
 }
 
 // sign is what a session showed.
@@ -619,9 +632,12 @@ type sign struct {
 	token string
 	since time.Time // when this process first saw the token
 	moved bool      // the token changed while this process looked
+	told  bool      // that it is waited for
 }
 
-func newWatch(r *Repo) *watch { return &watch{r: r, seen: map[ID]*sign{}} }
+func newWatch(r *Repo, timeout time.Duration, waits func(Wait)) *watch {
+	return &watch{r: r, timeout: timeout, waits: waits, seen: map[ID]*sign{}}
+}
 
 // look takes note of the sessions there are.
 func (w *watch) look(ctx context.Context) error {
@@ -638,7 +654,7 @@ func (w *watch) look(ctx context.Context) error {
 		}
 		s := w.seen[id]
 		if s == nil {
-			w.seen[id] = &sign{string(p), time.Now(), false}
+			w.seen[id] = &sign{token: string(p), since: time.Now()}
 		} else if s.token != string(p) {
 			s.token, s.since, s.moved = string(p), time.Now(), true
 		}
@@ -653,18 +669,17 @@ func (w *watch) look(ctx context.Context) error {
 
 // wait returns those of the sessions that are alive. It waits until each of the others has ended, or has shown no sign
 // of life for the timeout; then it deletes the file.
-func (w *watch) wait(ctx context.Context, ids []ID, timeout time.Duration) ([]ID, error) {
+func (w *watch) wait(ctx context.Context, ids []ID) ([]ID, error) {
 	for {
 		if err := w.look(ctx); err != nil {
 			return nil, err
 		}
-		var alive []ID
-		unknown := false
+		var alive, unknown []ID
 		for _, id := range ids {
 			s := w.seen[id]
 			switch {
 			case s == nil:
-			case time.Since(s.since) >= timeout:
+			case time.Since(s.since) >= w.timeout:
 				// The session's file first: with it the session is over.
 				key := sessionPrefix + id.String()
 				if err := w.r.store.Delete(ctx, key); err != nil {
@@ -678,13 +693,16 @@ func (w *watch) wait(ctx context.Context, ids []ID, timeout time.Duration) ([]ID
 			case s.moved:
 				alive = append(alive, id)
 			default:
-				unknown = true
+				unknown = append(unknown, id)
 			}
 		}
-		if !unknown {
+		if len(unknown) == 0 {
 			return alive, nil
 		}
-		t := time.NewTimer(max(timeout/20, 10*time.Millisecond))
+		if err := w.tell(ctx, unknown); err != nil {
+			return nil, err
+		}
+		t := time.NewTimer(max(w.timeout/20, 10*time.Millisecond))
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -692,6 +710,31 @@ func (w *watch) wait(ctx context.Context, ids []ID, timeout time.Duration) ([]ID
 		case <-t.C:
 		}
 	}
+}
+
+// tell says which sessions are waited for, those it was said of before left out.
+func (w *watch) tell(ctx context.Context, ids []ID) error {
+	if w.waits == nil || !slices.ContainsFunc(ids, func(id ID) bool { return !w.seen[id].told }) {
+		return nil
+	}
+	all, err := w.r.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	var wait Wait
+	for _, s := range all {
+		sign := w.seen[s.ID]
+		if sign == nil || sign.told || !slices.Contains(ids, s.ID) {
+			continue
+		}
+		sign.told = true
+		wait.Sessions = append(wait.Sessions, s)
+		wait.AtMost = max(wait.AtMost, w.timeout-time.Since(sign.since))
+	}
+	if len(wait.Sessions) > 0 {
+		w.waits(wait)
+	}
+	return nil
 }
 
 // describe says what a report means, in one line.
