@@ -23,7 +23,9 @@ func TestInterruptedWhereThePlaceHangs(t *testing.T) {
 	binary := server.Binary(t)
 	s3 := backends.Firn(t)
 	line := backends.NewRelay(t, strings.TrimPrefix(s3.Endpoint, "http://"))
-	place := func(addr string) string { return "s3://stalled/repo?endpoint=http://" + addr + "&region=us-east-1&style=path" }
+	place := func(addr string) string {
+		return "s3://stalled/repo?endpoint=http://" + addr + "&region=us-east-1&style=path"
+	}
 	direct := place(strings.TrimPrefix(s3.Endpoint, "http://"))
 	dir := t.TempDir()
 	command := func(url string, args ...string) *exec.Cmd {
