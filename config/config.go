@@ -66,6 +66,8 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// Record of who did what, in a chain that shows changes. docs/audit.md tells how.
 	Audit Audit `yaml:"audit"`
+	// Access logs that buckets ask for. docs/access-log.md tells how.
+	AccessLog AccessLog `yaml:"access_log"`
 	// Measurements.
 	Metrics Metrics `yaml:"metrics"`
 
@@ -218,6 +220,13 @@ type Audit struct {
 	Webhook string `yaml:"webhook"`
 	// Token sent to the webhook as Authorization: Bearer.
 	WebhookToken Secret `yaml:"webhook_token"`
+}
+
+// AccessLog configures the access logs that buckets ask for (PutBucketLogging).
+type AccessLog struct {
+	// Time between deliveries of access logs to the buckets they go to. A log that grows faster than 1MiB in that time
+	// is delivered earlier.
+	Interval Duration `yaml:"interval"`
 }
 
 // Journal configures the journal.
@@ -380,6 +389,7 @@ func Default() Config {
 		Audit: Audit{
 			OnFailure: AuditRefuse, MaxFile: 64 * mib, MaxAge: day, Keep: 90 * day, KeepSize: 4 * gib,
 		},
-		Metrics: Metrics{Enabled: true},
+		AccessLog: AccessLog{Interval: Duration(5 * time.Minute)},
+		Metrics:   Metrics{Enabled: true},
 	}
 }

@@ -303,6 +303,9 @@ func (e *Effective) validateAudit(bad complain, oneOf func(key, value string, al
 	if a.MaxAge < Duration(60e9) {
 		bad("audit.max_age", "want 1m or more, not %s", a.MaxAge)
 	}
+	if i := e.AccessLog.Interval; i < Duration(1e9) || i > day {
+		bad("access_log.interval", "want 1s to 24h, not %s", i)
+	}
 	if a.Keep < 0 {
 		bad("audit.keep", "must not be negative")
 	}

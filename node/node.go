@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"firn"
+	"firn/accesslog"
 	"firn/adminapi"
 	"firn/audit"
 	"firn/auth"
@@ -66,6 +67,9 @@ type Node struct {
 	tls     *tlsconf.Source // nil without
 	audit   *audit.Log      // nil without
 	webhook *audit.Webhook  // nil without
+
+	door      *s3api.Server
+	accessLog *accesslog.Log
 
 	fatal    chan error // capacity 1
 	draining atomic.Bool
@@ -143,7 +147,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(n.register(), n.registerAudit()); err != nil {
+	if err := errors.Join(n.register(), n.registerAudit(), n.openAccessLog(ctx)); err != nil {
 		return nil, err
 	}
 	for _, c := range o.Metrics {
@@ -157,7 +161,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
 		Keys:    n.keys,
-		MinRate: int64(cfg.Limits.MinRate), Ready: n.ready,
+		MinRate: int64(cfg.Limits.MinRate), Ready: n.ready, Logged: n.logged,
 	}
 	if l := cfg.Limits; l.UserRequests > 0 || l.UserConcurrent > 0 || l.UserRate > 0 {
 		options.Pace = pace.New(pace.Limits{
@@ -167,18 +171,18 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if n.audit != nil {
 		options.Done = n.finished
 	}
-	door := s3api.New(n.engine.store, n.users, options)
+	n.door = s3api.New(n.engine.store, n.users, options)
 	iam := iamapi.New(n.users, nil)
-	front := withIdentity(iam, n.users, door, n.log.With("door", "iam"), n.identityCall)
+	front := withIdentity(iam, n.users, n.door, n.log.With("door", "iam"), n.identityCall)
 	n.s3srv = &http.Server{Handler: n.metrics.InFlight(proxies.Handler(front)), ErrorLog: stdLog(n.log, "s3 connection")}
-	door.ConfigureHTTP(n.s3srv)
+	n.door.ConfigureHTTP(n.s3srv)
 	var metrics http.Handler
 	if cfg.Metrics.Enabled {
 		metrics = n.metrics.Handler()
 	}
 	admin := adminapi.New(siteView{n}, n.users, metrics, token, n.log.With("door", "admin"))
 	admin.ServeKMS(kms{n.keys, n.engine.store, n.dir})
-	admin.ServeIdentity(identity{n.users, n.engine.store, door, iam})
+	admin.ServeIdentity(identity{n.users, n.engine.store, n.door, iam})
 	admin.ServeQuotas(siteView{n})
 	n.admsrv = &http.Server{
 		Handler:           n.audited(admin),
@@ -283,6 +287,7 @@ func (n *Node) Run(ctx context.Context) error {
 		run("keep the certificate current", func() error { return n.tls.Run(work) })
 	}
 	run("background work", func() error { return n.engine.Run(work) })
+	run("deliver access logs", func() error { return n.accessLog.Run(work) })
 	run("keep last uses of keys", func() error { return n.users.Run(work) })
 	run("give memory back", func() error { giveBack(work, n.metrics.Begun, debug.FreeOSMemory); return nil })
 	n.log.Info("site is up", "version", firn.Version, "listen", n.s3.Addr().String(), "tls", n.cfg.TLS.Mode, "admin", n.admin.Addr().String(),

@@ -44,6 +44,7 @@ type bucketDocs struct {
 	cors      []s3doc.CORSRule
 	// encryption is how objects are encrypted that do not say it themselves.
 	encryption s3doc.Encryption
+	logging    s3doc.Logging
 	err        error // a document that cannot be read denies everybody but root
 }
 
@@ -93,6 +94,10 @@ func parseDocs(b *record.Bucket) *bucketDocs {
 	if doc := b.Config[confEncryption]; doc != nil {
 		d.encryption, err = s3doc.ParseEncryption(doc)
 		fail(confEncryption, err)
+	}
+	if doc := b.Config[confLogging]; doc != nil {
+		d.logging, err = s3doc.ParseLogging(doc)
+		fail(confLogging, err)
 	}
 	return d
 }

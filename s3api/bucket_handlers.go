@@ -21,6 +21,7 @@ const (
 	confLifecycleMin = "lifecycleMinimumSize"
 	confNotification = "notification"
 	confEncryption   = "encryption"
+	confLogging      = "logging"
 )
 
 // Bounds of configuration bodies in bytes.

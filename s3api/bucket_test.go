@@ -169,7 +169,7 @@ func TestNotSet(t *testing.T) {
 		}
 		h.user(bobKey).refused(403, "AccessDenied", "GET", "/bkt?"+tt.sub, "")
 	}
-	for _, sub := range []string{"accelerate", "logging", "website", "replication", "inventory", "analytics", "metrics", "intelligent-tiering"} {
+	for _, sub := range []string{"accelerate", "website", "replication", "inventory", "analytics", "metrics", "intelligent-tiering"} {
 		h.refused(501, "NotImplemented", "PUT", "/bkt?"+sub, "<X/>")
 	}
 	h.must("DELETE", "/bkt?website", "")

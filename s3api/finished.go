@@ -42,9 +42,38 @@ type Finished struct {
 	Status    int
 	Code      string // the S3 error sent
 	In, Out   int64  // bytes of body
+	Size      int64  // of the object concerned, -1 where there is none or it was not looked at
 	Allowed   bool
 	Decision  string // why the request was allowed or denied; "" where nobody asked
 	ByACL     bool   // an access control list allowed it
+	Also      []Also // what else the request did that access logs tell of
+}
+
+// Also is a part of a request that has a line of its own in the access log of a bucket: one object of a batch delete, or
+// the reading of a copy's source.
+type Also struct {
+	Op        string // "DeleteObjects" or "CopyObject"
+	Bucket    *record.Bucket
+	Key       string
+	VersionID string
+	Size      int64 // -1 where not known
+	Status    int
+	Code      string
+}
+
+// tell reports rq to those who want to know of it in full.
+func (s *Server) tell(rq *request, took time.Duration) {
+	logged := s.opt.Logged != nil && (len(rq.also) > 0 || Logs(rq.bkt))
+	if s.opt.Done == nil && !logged {
+		return
+	}
+	f := rq.finished(took)
+	if s.opt.Done != nil {
+		s.opt.Done(f)
+	}
+	if logged {
+		s.opt.Logged(f)
+	}
 }
 
 // finished gathers what is known of rq.
@@ -55,7 +84,7 @@ func (rq *request) finished(took time.Duration) *Finished {
 		Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, Proto: r.Proto, Host: r.Host, Remote: clientAddr(r.RemoteAddr),
 		Agent: rq.header("User-Agent"), Referer: rq.header("Referer"),
 		Bucket: rq.bkt, BucketArg: rq.bucket, Key: rq.key, VersionID: rq.query.Get("versionId"),
-		User: rq.who, Status: rq.status, Code: rq.code, In: rq.in, Out: rq.out,
+		User: rq.who, Status: rq.status, Code: rq.code, In: rq.in, Out: rq.out, Size: rq.size, Also: rq.also,
 		Allowed: rq.decision.Allowed, ByACL: rq.decision.Allowed && rq.decision.By == auth.ByACL,
 	}
 	if rq.who == &rq.nobody {

@@ -268,6 +268,7 @@ func (s *Server) authorizeExtras(rq *request, o *object.PutOptions) error {
 
 // setVersionHeaders sets the response headers that describe v, all but length, range and checksum.
 func (rq *request) setVersionHeaders(v *record.Version) {
+	rq.size = v.Size
 	rq.set("Etag", quoteETag(v.ETag))
 	rq.set("Last-Modified", httpTime(v.Modified))
 	rq.set("Accept-Ranges", "bytes")

@@ -223,6 +223,7 @@ func completeUpload(s *Server, rq *request) error {
 	b = appendElement(b, "Location", rq.location())
 	b = appendElement(b, "Bucket", rq.bucket)
 	b = appendElement(b, "Key", rq.key)
+	rq.size = v.Size
 	b = appendElement(b, "ETag", quoteETag(v.ETag))
 	b = appendChecksum(b, &v.Checksum)
 	rq.buf = append(b, "</CompleteMultipartUploadResult>"...)

@@ -148,6 +148,12 @@ func copyObject(s *Server, rq *request) error {
 		if err != nil {
 			return err
 		}
+		rq.size = v.Size
+		if Logs(src.bkt) {
+			rq.also = append(rq.also, Also{
+				Op: rq.op, Bucket: src.bkt, Key: src.key, VersionID: src.version, Size: src.v.Size, Status: http.StatusOK,
+			})
+		}
 		rq.setNewVersionID(v.ID)
 		sse.TellNew(rq.h, v.Encryption, rq.r)
 		if src.bkt.Versioning != record.VersioningOff {

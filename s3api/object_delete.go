@@ -150,8 +150,27 @@ func deleteObjects(s *Server, rq *request) error {
 	for i := range items {
 		b = appendDeleted(rq, b, &items[i], &results[i], quiet)
 	}
+	if Logs(rq.bkt) {
+		rq.also = alsoDeleted(rq, items, results)
+	}
 	rq.buf = append(b, "</DeleteResult>"...)
 	return rq.writeBody(http.StatusOK, xmlContentType, rq.buf)
+}
+
+// alsoDeleted tells access logs of the items.
+func alsoDeleted(rq *request, items []object.DeleteItem, results []object.DeleteResult) []Also {
+	out := make([]Also, len(items))
+	for i := range items {
+		a := Also{
+			Op: rq.op, Bucket: rq.bkt, Key: items[i].Key, VersionID: items[i].VersionID, Size: -1, Status: http.StatusNoContent,
+		}
+		if err := results[i].Err; err != nil {
+			e := toError(rq, err)
+			a.Status, a.Code = e.Status, e.Code
+		}
+		out[i] = a
+	}
+	return out
 }
 
 // appendDeleted appends the outcome of one item.

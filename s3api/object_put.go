@@ -77,6 +77,7 @@ func putObject(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
+	rq.size = v.Size
 	rq.set("Etag", quoteETag(v.ETag))
 	rq.setChecksum(&v.Checksum)
 	rq.setNewVersionID(v.ID)

@@ -158,6 +158,7 @@ func (s *Server) formVersion(rq *request) (object.PutOptions, error) {
 
 // answerForm tells the browser that its object is stored, in the way the form asks for.
 func (rq *request) answerForm(v *record.Version, f postform.Fields) error {
+	rq.size = v.Size
 	etag := quoteETag(v.ETag)
 	rq.set("Etag", etag)
 	rq.setChecksum(&v.Checksum)

@@ -61,6 +61,8 @@ type request struct {
 	code   string // S3 error code sent
 	wrote  bool   // the response header is out
 	abort  bool   // the connection must be broken
+	size   int64  // of the object concerned, -1 where not known
+	also   []Also // what access logs tell of beside
 	in     int64  // bytes of body read
 	out    int64  // bytes of body written
 
@@ -75,6 +77,7 @@ func (rq *request) begin(s *Server, w http.ResponseWriter, r *http.Request, star
 	rq.h = w.Header()
 	rq.id = s.newID()
 	rq.op = "Unknown"
+	rq.size = -1
 	rq.who = &rq.nobody
 	if r.Body == nil {
 		r.Body = http.NoBody

@@ -103,6 +103,9 @@ func bucketRoutes() []route {
 			putObjectLock, 0,
 		},
 
+		{atBucket, get, "logging", "GetBucketLogging", "s3:GetBucketLogging", getLogging, 0},
+		{atBucket, put, "logging", "PutBucketLogging", "s3:PutBucketLogging", putLogging, 0},
+
 		{
 			atBucket, get, "requestPayment", "GetBucketRequestPayment", "s3:GetBucketRequestPayment",
 			getEmpty("RequestPaymentConfiguration", s3doc.Field{Name: "Payer", Value: "BucketOwner"}), 0,
@@ -133,7 +136,6 @@ func notSetRoutes() []route {
 	gone := func(_ *Server, rq *request) error { return rq.noContent(http.StatusNoContent) }
 	noConfig := getMissing("NoSuchConfiguration", "The specified configuration does not exist.")
 	add("accelerate", "BucketAccelerateConfiguration", "AccelerateConfiguration", getEmpty("AccelerateConfiguration"), nil)
-	add("logging", "BucketLogging", "BucketLogging", getEmpty("BucketLoggingStatus"), nil)
 	add("website", "BucketWebsite", "BucketWebsite", getMissing("NoSuchWebsiteConfiguration", ""), gone)
 	add("replication", "BucketReplication", "ReplicationConfiguration",
 		getMissing("ReplicationConfigurationNotFoundError", "The replication configuration was not found"), gone)

@@ -54,6 +54,8 @@ type Options struct {
 	Ready func() error
 	// Done is told of every finished request in full. It must not wait long. It may be nil.
 	Done func(*Finished)
+	// Logged is told of every finished request to a bucket that asks for an access log. It must not wait. It may be nil.
+	Logged func(*Finished)
 	// Log gets a line for each request at debug level and for each failure of the server; nil discards.
 	Log *slog.Logger
 	// Observe is told of every finished request: the operation (such as "GetObject"), the HTTP status, the
@@ -217,9 +219,7 @@ func (s *Server) end(rq *request) {
 	if s.opt.Observe != nil {
 		s.opt.Observe(rq.op, rq.status, rq.in, rq.out, took)
 	}
-	if s.opt.Done != nil {
-		s.opt.Done(rq.finished(took))
-	}
+	s.tell(rq, took)
 	if rq.user != nil {
 		rq.user.End()
 	}

@@ -100,6 +100,10 @@ func (n naive) principal(v any) bool {
 			switch {
 			case kind == "AWS" && p == "*":
 				return true
+			case kind == "Service" && who.Service != "":
+				if p == who.Service {
+					return true
+				}
 			case who.Canonical == "":
 			case kind == "AWS" && (p == who.Account || p == "arn:aws:iam::"+who.Account+":root" || p == "arn:aws:iam::"+who.Account+":user/"+who.Name):
 				return true
@@ -245,7 +249,8 @@ func (g generator) document() string {
 		s[not()+"Resource"] = g.some("arn:aws:s3:::photos", "arn:aws:s3:::photos/*", "arn:aws:s3:::photos/a*", "arn:aws:s3:::photos/?/b",
 			"arn:aws:s3:::*", "arn:aws:s3:::photos/${aws:username}/*", "arn:aws:s3:::photos*b", "arn:aws:s3:::photos/*/*b*")
 		p := pick[any](g, "*", map[string]any{"AWS": g.some("*", anna.Account, "arn:aws:iam::"+bert.Account+":root", "arn:aws:iam::"+anna.Account+":user/anna", "arn:aws:iam::"+anna.Account+":user/bert")},
-			map[string]any{"CanonicalUser": g.some(canonicalA, canonicalB)}, map[string]any{"Service": "x", "AWS": anna.Account})
+			map[string]any{"CanonicalUser": g.some(canonicalA, canonicalB)}, map[string]any{"Service": "x", "AWS": anna.Account},
+			map[string]any{"Service": g.some("x", service.Service)})
 		if s["Effect"] == "Deny" {
 			s[not()+"Principal"] = p
 		} else {
@@ -300,7 +305,7 @@ func (g generator) request() *Request {
 	put("aws:securetransport", "true", "false", "TRUE")
 	put("aws:username", "anna", "bert", "*", "a")
 	return &Request{
-		Principal: pick(g, anna, bert, anonymous), Bucket: "photos",
+		Principal: pick(g, anna, bert, anonymous, service), Bucket: "photos",
 		Action: pick(g, "s3:GetObject", "s3:PutObject", "s3:ListBucket", "s3:GetObjectAcl"),
 		Key:    pick(g, "", "a", "a/b", "anna/b", "x/b", "ü/b", "bert/*", "a\nb"),
 		Lookup: func(k string) ([]string, bool) { v, ok := m[k]; return v, ok },

@@ -202,7 +202,7 @@ func (p *principals) parse(n node) string {
 			}
 		case "Service":
 			add = func(s string) bool {
-				p.list = append(p.list, principal{never: true})
+				p.list = append(p.list, principal{service: s})
 				return s != ""
 			}
 		default:

@@ -43,6 +43,7 @@ type Principal struct {
 	Within    bool   // a user or role inside of the account, not the account itself
 	Site      bool   // of the site itself: ARNs without an account name such users and roles only
 	Federated string // ARN of the identity provider that vouches for the caller, in trust policies
+	Service   string // name of a service of the site that acts by itself, such as "logging.s3.amazonaws.com"
 }
 
 // Lookup returns the values of a condition key of the request, ok false where the request has no such key.

@@ -17,6 +17,7 @@ const (
 var (
 	anna      = Principal{Canonical: canonicalA, Account: "111122223333", Name: "anna", Site: true}
 	bert      = Principal{Canonical: canonicalB, Account: "444455556666", Name: "bert", Site: true}
+	service   = Principal{Service: "logging.s3.amazonaws.com"}
 	anonymous Principal
 )
 

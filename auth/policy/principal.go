@@ -17,7 +17,8 @@ type principal struct {
 	role      string // role name
 	session   string // session name, beside role
 	federated string // ARN of an identity provider
-	never     bool   // well-formed, but nobody here can be it: a service or federated user
+	service   string // name of a service
+	never     bool   // well-formed, but nobody here can be it: a federated user
 }
 
 // match reports whether who is among the principals, and how it is named.
@@ -25,7 +26,7 @@ func (p *principals) match(who *Principal) (reach Reach, ok bool) {
 	if p.any {
 		return Directly, true
 	}
-	if who.Canonical == "" && who.Federated == "" {
+	if who.Canonical == "" && who.Federated == "" && who.Service == "" {
 		return 0, false
 	}
 	for i := range p.list {
@@ -37,10 +38,10 @@ func (p *principals) match(who *Principal) (reach Reach, ok bool) {
 }
 
 func (q *principal) match(who *Principal) (Reach, bool) {
-	if q.never || q.federated != who.Federated {
+	if q.never || q.federated != who.Federated || q.service != who.Service {
 		return 0, false
 	}
-	if q.federated != "" {
+	if q.federated != "" || q.service != "" {
 		return Directly, true
 	}
 	if q.canonical != "" && q.canonical != who.Canonical || q.account != "" && q.account != who.Account || q.site && !who.Site {

@@ -162,6 +162,9 @@ func Edges() []Edge {
 		{"node", "kv/pebblekv", "the one concrete engine; node alone chooses drivers"},
 		{"node", "object", "opens the namespace"},
 		{"node", "object/record", "speaks of buckets and journal entries"},
+		{"accesslog", "kv", "spools lines beside the namespace"},
+		{"node", "accesslog", "delivers the access logs that buckets ask for"},
+		{"node", "auth/sigv4", "says in access logs how a request was signed"},
 		{"node", "audit", "records what is asked of the site"},
 		{"node", "pace", "bounds users"},
 		{"node", "proxied", "knows clients behind trusted proxies"},
@@ -210,6 +213,7 @@ type Format struct{ Package, Page string }
 func Formats() []Format {
 	return []Format{
 		{"archive/tree", "file-tree.md"},
+		{"accesslog", "access-log.md"},
 		{"audit", "audit.md"},
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
