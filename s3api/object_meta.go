@@ -118,19 +118,17 @@ func deleteObjectTagging(s *Server, rq *request) error {
 	return rq.noContent(http.StatusNoContent)
 }
 
-// needLock refuses lock operations on a bucket without object lock.
-func needLock(rq *request) error {
-	if !rq.bkt.ObjectLock {
-		return s3err.InvalidRequest("Bucket is missing Object Lock Configuration")
+// lockable is head for lock operations, which a bucket without object lock refuses; those who may not ask are not told.
+func (s *Server) lockable(rq *request, action string) (*record.Version, error) {
+	v, err := s.head(rq, action, action)
+	if err == nil && !rq.bkt.ObjectLock {
+		err = s3err.InvalidRequest("Bucket is missing Object Lock Configuration")
 	}
-	return nil
+	return v, err
 }
 
 func getObjectRetention(s *Server, rq *request) error {
-	if err := needLock(rq); err != nil {
-		return err
-	}
-	v, err := s.head(rq, "s3:GetObjectRetention", "s3:GetObjectRetention")
+	v, err := s.lockable(rq, "s3:GetObjectRetention")
 	if err != nil {
 		return err
 	}
@@ -146,7 +144,7 @@ func getObjectRetention(s *Server, rq *request) error {
 }
 
 func putObjectRetention(s *Server, rq *request) error {
-	if err := needLock(rq); err != nil {
+	if _, err := s.lockable(rq, "s3:PutObjectRetention"); err != nil {
 		return err
 	}
 	var doc struct {
@@ -171,9 +169,6 @@ func putObjectRetention(s *Server, rq *request) error {
 			return err
 		}
 	}
-	if _, err := s.head(rq, "s3:PutObjectRetention", "s3:PutObjectRetention"); err != nil {
-		return err
-	}
 	bypass, err := s.bypass(rq)
 	if err != nil {
 		return err
@@ -188,10 +183,7 @@ func putObjectRetention(s *Server, rq *request) error {
 }
 
 func getObjectLegalHold(s *Server, rq *request) error {
-	if err := needLock(rq); err != nil {
-		return err
-	}
-	v, err := s.head(rq, "s3:GetObjectLegalHold", "s3:GetObjectLegalHold")
+	v, err := s.lockable(rq, "s3:GetObjectLegalHold")
 	if err != nil {
 		return err
 	}
@@ -207,7 +199,7 @@ func getObjectLegalHold(s *Server, rq *request) error {
 }
 
 func putObjectLegalHold(s *Server, rq *request) error {
-	if err := needLock(rq); err != nil {
+	if _, err := s.lockable(rq, "s3:PutObjectLegalHold"); err != nil {
 		return err
 	}
 	var doc struct {
@@ -219,9 +211,6 @@ func putObjectLegalHold(s *Server, rq *request) error {
 	}
 	if doc.Status != "ON" && doc.Status != "OFF" {
 		return s3err.New("MalformedXML")
-	}
-	if _, err := s.head(rq, "s3:PutObjectLegalHold", "s3:PutObjectLegalHold"); err != nil {
-		return err
 	}
 	if _, err := s.update(rq, false, func(v *record.Version) error {
 		v.LegalHold = doc.Status == "ON"
