@@ -4,7 +4,7 @@
 // It promises that lines are complete and in order, that a line changed, removed or put in later breaks the chain
 // where Verify says, that recording never waits for the disk longer than its queue is long, and that what could not
 // be recorded is either refused before it happens or counted in the record, as the options say. Nothing secret may be
-// put into an Event. It must never import a door, config or node. docs/format/audit.md describes the files.
+// put into an Event. With a Sealer each line is sealed, so that it can neither be read nor made up without the key. It must never import a door, config or node. docs/format/audit.md describes the files.
 package audit
 
 import (
@@ -76,8 +76,15 @@ type Options struct {
 	Keep      time.Duration // of closed files; 0 keeps them
 	KeepSize  int64         // bytes of closed files; 0 sets no bound
 	Queue     int           // events waiting to be written; 0 is 4096
+	Seal      Sealer        // seals each line; nil writes them in the clear
 	Log       *slog.Logger  // nil discards
 	Now       func() time.Time
+}
+
+// Sealer seals what is not to be read from the disk. A box opens only with the context it was made for.
+type Sealer interface {
+	Box(dst []byte, context string, plain []byte) []byte
+	Unbox(context string, box []byte) ([]byte, error)
 }
 
 // ErrNotRecording is what Ready returns while events cannot be recorded.
@@ -111,7 +118,7 @@ type Log struct {
 	seq     uint64
 	prev    string
 	unsaved bool
-	buf     []byte
+	buf     []byte // the line being written
 }
 
 // Stats count what happened since the start.
@@ -161,7 +168,7 @@ func (l *Log) resume() error {
 	}
 	newest := files[len(files)-1]
 	path := filepath.Join(l.o.Dir, newest)
-	end, err := tail(path)
+	end, err := tail(path, l.o.Seal)
 	if err != nil {
 		return err
 	}
@@ -229,7 +236,7 @@ func (l *Log) append(e Event) error {
 		return err
 	}
 	sum := sha256.Sum256(b)
-	l.buf = append(append(l.buf[:0], b...), '\n')
+	l.buf = append(encode(l.buf[:0], b, l.o.Seal), '\n')
 	if _, err := l.file.Write(l.buf); err != nil {
 		if terr := l.file.Truncate(l.size); terr != nil {
 			err = errors.Join(err, terr)

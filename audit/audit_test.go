@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"firn"
+	"firn/seal"
 )
 
 func open(t *testing.T, o Options) *Log {
@@ -47,7 +49,7 @@ func event(i int) Event {
 
 func verify(t *testing.T, dir string) Head {
 	t.Helper()
-	h, err := Verify(dir, "")
+	h, err := Verify(dir, "", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +83,7 @@ func TestChain(t *testing.T) {
 	if after.Lines <= h.Lines+2 {
 		t.Errorf("%+v after a restart", after)
 	}
-	if _, err := Verify(dir, h.Hash); err != nil {
+	if _, err := Verify(dir, h.Hash, nil, nil); err != nil {
 		t.Errorf("a hash noted before: %v", err)
 	}
 	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
@@ -158,7 +160,7 @@ func TestTampering(t *testing.T) {
 				}
 				defer os.WriteFile(path, original[f], 0o600)
 			}
-			if h, err := Verify(dir, ""); firn.KindOf(err) != firn.Corrupt || !strings.Contains(err.Error(), "line ") {
+			if h, err := Verify(dir, "", nil, nil); firn.KindOf(err) != firn.Corrupt || !strings.Contains(err.Error(), "line ") {
 				t.Errorf("%+v, %v", h, err)
 			}
 		})
@@ -167,13 +169,13 @@ func TestTampering(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, last), join(end[:len(end)-2]...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(dir, ""); err != nil {
+	if _, err := Verify(dir, "", nil, nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := Verify(dir, whole.Hash); firn.KindOf(err) != firn.Corrupt {
+	if _, err := Verify(dir, whole.Hash, nil, nil); firn.KindOf(err) != firn.Corrupt {
 		t.Errorf("the end is gone: %v", err)
 	}
-	if _, err := Verify(t.TempDir(), ""); firn.KindOf(err) != firn.NotFound {
+	if _, err := Verify(t.TempDir(), "", nil, nil); firn.KindOf(err) != firn.NotFound {
 		t.Error(err)
 	}
 }
@@ -362,12 +364,12 @@ func FuzzVerify(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, "audit-0000000000000001.jsonl"), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Verify(dir, "")
+		_, err := Verify(dir, "", nil, nil)
 		if l, oerr := Open(Options{Dir: dir}); oerr == nil {
 			if err := l.file.Close(); err != nil {
 				t.Error(err)
 			}
-			if _, after := Verify(dir, ""); err == nil && after != nil {
+			if _, after := Verify(dir, "", nil, nil); err == nil && after != nil {
 				t.Errorf("whole before it was opened, then %v", after)
 			}
 		}
@@ -383,6 +385,110 @@ func BenchmarkRecord(b *testing.B) {
 	for b.Loop() {
 		if err := l.append(e); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestSealed seals a record: it holds, in the clear and for who has the key, what it would without; it cannot be read,
+// made up or changed without the key; and the webhook is told in the clear.
+func TestSealed(t *testing.T) {
+	var mu sync.Mutex
+	var told bytes.Buffer
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		_, _ = told.ReadFrom(r.Body)
+	}))
+	defer receiver.Close()
+	dir := t.TempDir()
+	during(t, open(t, Options{Dir: dir}), func() {})
+	before := verify(t, dir)
+	key := seal.NewKey()
+	o := Options{Dir: dir, MaxFile: 4 << 10, Seal: &key}
+	for range 2 {
+		l := open(t, o)
+		w, err := NewWebhook(l, WebhookOptions{URL: receiver.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- w.Run(ctx) }()
+		during(t, l, func() {
+			for i := range 20 {
+				l.Record(event(i))
+			}
+		})
+		for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+			var p position
+			b, err := os.ReadFile(filepath.Join(dir, positionName))
+			if err == nil && json.Unmarshal(b, &p) == nil && p.Sent == l.seq {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d of %d lines were sent", p.Sent, l.seq)
+			}
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	var lines bytes.Buffer
+	h, err := Verify(dir, before.Hash, &key, func(l []byte) error {
+		lines.Write(append(bytes.Clone(l), '\n'))
+		return nil
+	})
+	if err != nil || h.Plain != before.Lines || h.Lines < 40 || h.Files < 3 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	mu.Lock()
+	if !bytes.Equal(told.Bytes(), lines.Bytes()) {
+		t.Errorf("the webhook was told other lines:\n%s\nwant\n%s", told.Bytes(), lines.Bytes())
+	}
+	mu.Unlock()
+	files, err := list(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, files[len(files)-1])
+	stored, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(stored, []byte("anna")) || bytes.Contains(stored, []byte("{")) {
+		t.Errorf("in the clear: %s", stored)
+	}
+	other := seal.NewKey()
+	if _, err := Verify(dir, "", &other, nil); firn.KindOf(err) != firn.Corrupt {
+		t.Errorf("another key: %v", err)
+	}
+	if _, err := Verify(dir, "", nil, nil); firn.KindOf(err) != firn.Denied {
+		t.Errorf("no key: %v", err)
+	}
+	if _, err := Open(Options{Dir: dir}); firn.KindOf(err) != firn.Denied {
+		t.Errorf("going on without the key: %v", err)
+	}
+	next, err := json.Marshal(line{Seq: h.Last + 1, Prev: h.Hash, Event: event(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := bytes.Clone(stored)
+	change[60] ^= 1
+	for name, b := range map[string][]byte{
+		"a line made up with the right hash": append(append(bytes.Clone(stored), next...), '\n'),
+		"one sealed with another key":        append(encode(bytes.Clone(stored), next, &other), '\n'),
+		"a bit":                              change,
+		"a line of no sense":                 append(bytes.Clone(stored), "AAAA\n"...),
+		"a line that is no base64":           append(bytes.Clone(stored), "****\n"...),
+		"a whole chain computed anew, plain": append(append([]byte(nil), next...), '\n'),
+		"an empty line":                      append(bytes.Clone(stored), '\n'),
+	} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if h, err := Verify(dir, "", &key, nil); firn.KindOf(err) != firn.Corrupt {
+			t.Errorf("%s: %+v, %v", name, h, err)
 		}
 	}
 }

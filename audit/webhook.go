@@ -141,14 +141,18 @@ func (w *Webhook) next() ([]byte, uint64, error) {
 				}
 				break
 			}
+			plain, _, err := decode(b[:len(b)-1], w.log.o.Seal)
 			var l struct {
 				Seq uint64 `json:"seq"`
 			}
-			if err := json.Unmarshal(b, &l); err != nil {
+			if err == nil {
+				err = json.Unmarshal(plain, &l)
+			}
+			if err != nil {
 				return nil, 0, errors.Join(err, f.Close())
 			}
 			if l.Seq > last {
-				batch, last = append(batch, b...), l.Seq
+				batch, last = append(append(batch, plain...), '\n'), l.Seq
 			}
 		}
 		if err := f.Close(); err != nil {

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"firn"
@@ -31,6 +33,10 @@ func openKeys(ctx context.Context, dir *DataDir, c *config.Encryption) (*siteKey
 	path := c.Keyring
 	if path == "" {
 		path = dir.file(keyringName)
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && dir.needsKeyring() {
+		return nil, &firn.Error{Kind: firn.NotFound, Op: "open keyring", Subject: path, Err: errors.New(
+			"the keys of this data directory are in a keyring, and it is not there: restore it from a copy, or set encryption.keyring to where it is")}
 	}
 	k := &siteKeys{}
 	var secret keys.Secret

@@ -17,7 +17,9 @@ import (
 
 	"firn"
 	"firn/adminapi"
+	"firn/audit"
 	"firn/config"
+	"firn/tlsconf"
 )
 
 // plant stores markers as content small, large and in parts, as key, bucket, metadata, tag and user, and returns them.
@@ -105,8 +107,14 @@ func TestEncryptAll(t *testing.T) {
 	cfg := settings(t, dir)
 	cfg.Encryption.All = true
 	cfg.Encryption.Keyring = filepath.Join(t.TempDir(), "keyring.json")
+	cfg.Audit.Enabled = true
 	s := start(t, cfg, Options{})
-	markers := plant(t, s)
+	markers := append(plant(t, s), "PRIVATE KEY")
+	// The S3 endpoint of this test speaks plain HTTP; the site's own authority is made all the same.
+	tlsOptions := tlsconf.Options{Mode: tlsconf.Self, Dir: TLSDir(dir), Seal: s.dir.sealer()}
+	if _, err := tlsconf.Open(tlsOptions); err != nil {
+		t.Fatal(err)
+	}
 	if got := planted(t, dir, markers); len(got) > 0 {
 		t.Errorf("in the clear while it runs: %q", got)
 	}
@@ -115,6 +123,24 @@ func TestEncryptAll(t *testing.T) {
 	}
 	if got := planted(t, dir, markers); len(got) > 0 {
 		t.Errorf("in the clear after a stop: %q", got)
+	}
+	recorded := func() (lines string) {
+		t.Helper()
+		key, err := AuditSealer(t.Context(), dir, cfg.Encryption)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := audit.Verify(AuditDir(&cfg), "", key, func(l []byte) error { lines += string(l); return nil })
+		if err != nil || h.Plain > 0 {
+			t.Errorf("audit log: %+v, %v", h, err)
+		}
+		return lines
+	}
+	if all := recorded(); !strings.Contains(all, "key-marker-obsidian") || !strings.Contains(all, "/admin/v1/users") {
+		t.Errorf("what was done is not in the audit log: %s", all)
+	}
+	if _, err := audit.Verify(AuditDir(&cfg), "", nil, nil); firn.KindOf(err) != firn.Denied {
+		t.Errorf("audit log without a key: %v", err)
 	}
 	found := func(p adminapi.Problem) error { t.Errorf("found %+v", p); return nil }
 	sum, err := CheckOffline(t.Context(), dir, cfg.Encryption, adminapi.CheckOptions{Read: true}, found)
@@ -127,6 +153,9 @@ func TestEncryptAll(t *testing.T) {
 	other.Encryption.Keyring = filepath.Join(t.TempDir(), "keyring.json")
 	if _, err := Build(t.Context(), other, Options{}); err == nil {
 		t.Error("it opens with another keyring")
+	}
+	if _, err := os.Stat(other.Encryption.Keyring); err == nil {
+		t.Error("a new keyring was made for what another opens")
 	}
 	cfg.Encryption.All = false
 	s = start(t, cfg, Options{})
@@ -150,13 +179,29 @@ func TestEncryptAll(t *testing.T) {
 	if _, err := s.client(t).StatObject(t.Context(), markers[0], "large", minio.StatObjectOptions{}); err != nil {
 		t.Errorf("after the rewrap: %v", err)
 	}
+	tlsOptions.Seal = s.dir.sealer()
+	if _, err := tlsconf.Open(tlsOptions); err != nil {
+		t.Errorf("the site's authority: %v", err)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if all := recorded(); strings.Count(all, `"kind":"open"`) != 3 {
+		t.Errorf("three starts are not in the audit log: %s", all)
+	}
+	if got := planted(t, dir, markers); len(got) > 0 {
+		t.Errorf("in the clear at the end: %q", got)
+	}
 }
 
 // TestPlantedInTheClear makes sure that the search above finds what is there.
 func TestPlantedInTheClear(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	s := start(t, settings(t, dir), Options{})
-	markers := plant(t, s)
+	if _, err := tlsconf.Open(tlsconf.Options{Mode: tlsconf.Self, Dir: TLSDir(dir)}); err != nil {
+		t.Fatal(err)
+	}
+	markers := append(plant(t, s), "PRIVATE KEY")
 	got := strings.Join(planted(t, dir, markers), " ")
 	for _, m := range markers {
 		if m != "secret-marker-shale" && !strings.Contains(got, m) { // users' secrets are sealed always

@@ -30,6 +30,19 @@ func AuditDir(cfg *config.Config) string {
 	return filepath.Join(cfg.Data, auditName)
 }
 
+// AuditSealer returns what opens the lines of the audit log of an encrypted data directory, on which a site may run.
+func AuditSealer(ctx context.Context, data string, enc config.Encryption) (audit.Sealer, error) {
+	dir := &DataDir{Path: data}
+	k, err := openKeys(ctx, dir, &enc)
+	if err == nil {
+		err = dir.unseal(ctx, k, false)
+	}
+	if err != nil {
+		return nil, firn.E("open audit log of", data, err)
+	}
+	return dir.sealer(), nil
+}
+
 // openAudit opens the audit log where the configuration asks for one.
 func (n *Node) openAudit() error {
 	c := n.cfg.Audit
@@ -43,7 +56,7 @@ func (n *Node) openAudit() error {
 	var err error
 	n.audit, err = audit.Open(audit.Options{
 		Dir: AuditDir(&n.cfg), OnFailure: policy, MaxFile: int64(c.MaxFile), MaxAge: c.MaxAge.Std(), Keep: c.Keep.Std(),
-		KeepSize: int64(c.KeepSize), Log: n.log,
+		KeepSize: int64(c.KeepSize), Log: n.log, Seal: n.dir.sealer(),
 	})
 	if err != nil {
 		return err

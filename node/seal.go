@@ -6,9 +6,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"firn"
 	"firn/adminapi"
+	"firn/audit"
+	"firn/keys"
 	"firn/seal"
 	"firn/vfs"
 	"firn/vfs/cryptfs"
@@ -108,6 +111,27 @@ func (d *DataDir) rewrapDataKey(ctx context.Context, k *siteKeys, sum *adminapi.
 	}
 	sum.Rewrapped++
 	return firn.E("store data key", d.file(dataKeyName), d.writeDataKey(kept))
+}
+
+// Encrypted reports whether the data directory at path is encrypted.
+func Encrypted(path string) bool {
+	_, err := os.Stat(filepath.Join(path, dataKeyName))
+	return err == nil
+}
+
+// needsKeyring reports whether the key of the directory was wrapped by a keyring. A new keyring would not open it, and
+// hide that the one that does is missing.
+func (d *DataDir) needsKeyring() bool {
+	k, err := d.readDataKey()
+	return err == nil && len(k.Wrapped) > 0 && k.Wrapped[0] == (*keys.Keyring)(nil).Kind()
+}
+
+// sealer seals what is written for the directory and not through its file system; nil where it is not encrypted.
+func (d *DataDir) sealer() audit.Sealer {
+	if d.state == nil {
+		return nil
+	}
+	return d.state
 }
 
 // readState and writeState are for small files with secrets.

@@ -36,7 +36,8 @@ func (n *Node) openTLS() error {
 	}
 	var err error
 	n.tls, err = tlsconf.Open(tlsconf.Options{
-		Mode: tlsconf.Mode(c.Mode), CertFile: c.Cert, KeyFile: c.Key, Dir: TLSDir(n.dir.Path), Names: names,
+		Mode: tlsconf.Mode(c.Mode), CertFile: c.Cert, KeyFile: c.Key, Dir: TLSDir(n.dir.Path), Seal: n.dir.sealer(),
+		Names:     names,
 		Directory: c.ACMEDirectory, Email: c.ACMEEmail, RootsFile: c.ACMERoots, Least: least,
 		Log: n.log, Changed: n.certificateChanged,
 	})

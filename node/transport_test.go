@@ -106,7 +106,7 @@ func TestTLSAuditAndBounds(t *testing.T) {
 
 	// Every request is in the record, with who and whence, and no secret is.
 	dir := filepath.Join(cfg.Data, "audit")
-	if h, err := audit.Verify(dir, ""); err != nil || h.Torn {
+	if h, err := audit.Verify(dir, "", nil, nil); err != nil || h.Torn {
 		t.Fatalf("%+v, %v", h, err)
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"firn"
-	"firn/vfs"
 )
 
 // Files of the own authority, below Options.Dir. docs/format/data-directory.md describes them.
@@ -47,41 +46,15 @@ type authority struct {
 	pem  []byte
 }
 
-// makeDir makes a directory for secrets.
-func makeDir(dir string) error { return vfs.MkdirAllSync(vfs.OS(), dir, 0o700) }
-
-// writeSecret puts a file in place, of mode 0600 from its first byte, so that after a crash it is whole or absent.
-func writeSecret(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return vfs.SyncDir(vfs.OS(), filepath.Dir(path))
-}
-
 // openAuthority reads the authority in dir, or makes it. The key is written before the certificate: a certificate
 // without key cannot be there.
-func openAuthority(dir string, now time.Time) (*authority, error) {
-	if err := makeDir(dir); err != nil {
+func openAuthority(dir secrets, now time.Time) (*authority, error) {
+	if err := dir.make(); err != nil {
 		return nil, err
 	}
-	certFile, keyFile := filepath.Join(dir, CAName), filepath.Join(dir, caKeyName)
+	certFile := filepath.Join(dir.path, CAName)
 	if _, err := os.Stat(certFile); err == nil {
-		pair, err := loadPair(certFile, keyFile)
+		pair, err := dir.loadPair(CAName, caKeyName)
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +87,7 @@ func openAuthority(dir string, now time.Time) (*authority, error) {
 		return nil, err
 	}
 	a := newAuthority(cert, key)
-	if err := writeKey(keyFile, key); err != nil {
+	if err := dir.writeKey(caKeyName, key); err != nil {
 		return nil, err
 	}
 	return a, writeSecret(certFile, a.pem)
@@ -122,14 +95,6 @@ func openAuthority(dir string, now time.Time) (*authority, error) {
 
 func newAuthority(cert *x509.Certificate, key *ecdsa.PrivateKey) *authority {
 	return &authority{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})}
-}
-
-func writeKey(path string, key *ecdsa.PrivateKey) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	return writeSecret(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 // sign completes and signs a certificate; a nil parent is itself.
@@ -157,8 +122,8 @@ func (s *Source) issue() error {
 	if s.fits(s.current(), dns, ips, now) {
 		return nil
 	}
-	certFile, keyFile := filepath.Join(s.o.Dir, leafName), filepath.Join(s.o.Dir, leafKeyName)
-	if c, err := loadPair(certFile, keyFile); err == nil && s.fits(c, dns, ips, now) {
+	dir := secrets{s.o.Dir, s.o.Seal}
+	if c, err := dir.loadPair(leafName, leafKeyName); err == nil && s.fits(c, dns, ips, now) {
 		s.set(c)
 		return nil
 	}
@@ -182,11 +147,11 @@ func (s *Source) issue() error {
 	// In use at once, stored so that a restart does not need a new one. A crash between the two files leaves a pair
 	// that does not belong together, which the next start replaces.
 	s.set(&tls.Certificate{Certificate: [][]byte{leaf.Raw, s.ca.cert.Raw}, PrivateKey: key, Leaf: leaf})
-	if err := writeKey(keyFile, key); err != nil {
+	if err := dir.writeKey(leafKeyName, key); err != nil {
 		return err
 	}
 	chain := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), s.ca.pem...)
-	return writeSecret(certFile, chain)
+	return writeSecret(filepath.Join(dir.path, leafName), chain)
 }
 
 // fits reports whether c may be shown for the given names at the given time.

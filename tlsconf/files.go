@@ -43,6 +43,11 @@ func loadPair(certFile, keyFile string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parsePair(certFile, keyFile, certPEM, keyPEM)
+}
+
+// parsePair is loadPair for what was read of the two files.
+func parsePair(certFile, keyFile string, certPEM, keyPEM []byte) (*tls.Certificate, error) {
 	c, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return nil, &firn.Error{Kind: firn.Invalid, Subject: certFile, Err: fmt.Errorf("with the key %s: %w", keyFile, err)}

@@ -3,7 +3,7 @@
 //
 // It promises that a new certificate is taken over without a restart and without breaking connections, that a broken
 // or half-written file never replaces a working certificate, that what it makes itself is renewed long before it
-// expires, and that private keys are only ever in files of mode 0600. It knows nothing of HTTP handlers and must
+// expires, and that private keys are only ever in files of mode 0600, sealed where there is a Sealer. It knows nothing of HTTP handlers and must
 // never import config, node or a door.
 package tlsconf
 
@@ -45,6 +45,8 @@ type Options struct {
 	CertFile, KeyFile string
 	// Dir keeps what Self and ACME make. It is made with mode 0700.
 	Dir string
+	// Seal seals the private keys that Self and ACME keep in Dir; nil keeps them as they are.
+	Seal Sealer
 	// Names are the host names and addresses a certificate is for (Self, ACME; ACME takes host names only). Self adds
 	// the names and loopback addresses of this machine.
 	Names []string
@@ -62,6 +64,12 @@ type Options struct {
 	Poll time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+}
+
+// Sealer seals what is not to be read from the disk. A box opens only with the context it was made for.
+type Sealer interface {
+	Box(dst []byte, context string, plain []byte) []byte
+	Unbox(context string, box []byte) ([]byte, error)
 }
 
 // Source gives certificates to listeners. All methods may be called concurrently.
@@ -101,7 +109,7 @@ func Open(o Options) (*Source, error) {
 	case Files:
 		_, err = s.reload()
 	case Self:
-		if s.ca, err = openAuthority(o.Dir, o.Now()); err == nil {
+		if s.ca, err = openAuthority(secrets{o.Dir, o.Seal}, o.Now()); err == nil {
 			err = s.issue()
 		}
 	case ACME:
@@ -225,7 +233,8 @@ func (s *Source) openACME() error {
 		return firn.NewError(firn.Invalid, "ACME needs the host names to fetch certificates for")
 	}
 	dir := filepath.Join(s.o.Dir, "acme")
-	if err := makeDir(dir); err != nil {
+	cache := secrets{dir, s.o.Seal}
+	if err := cache.make(); err != nil {
 		return err
 	}
 	client := &acme.Client{DirectoryURL: s.o.Directory, UserAgent: "firn"}
@@ -249,7 +258,7 @@ func (s *Source) openACME() error {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
 	s.acme = &autocert.Manager{
-		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(dir), HostPolicy: autocert.HostWhitelist(s.o.Names...),
+		Prompt: autocert.AcceptTOS, Cache: sealedCache{autocert.DirCache(dir), cache}, HostPolicy: autocert.HostWhitelist(s.o.Names...),
 		Client: client, Email: s.o.Email,
 	}
 	return nil

@@ -9,7 +9,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -18,7 +20,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/acme/autocert"
+
 	"firn"
+	"firn/seal"
 )
 
 // writePair writes a certificate for name and its key, as an administrator's tool would.
@@ -34,7 +39,7 @@ func writePair(t *testing.T, certFile, keyFile, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := writeKey(keyFile, key); err != nil {
+	if err := (secrets{path: filepath.Dir(keyFile)}).writeKey(filepath.Base(keyFile), key); err != nil {
 		t.Fatal(err)
 	}
 	if err := writeSecret(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})); err != nil {
@@ -325,5 +330,60 @@ func TestACMEWantsNames(t *testing.T) {
 	_, err = s.Config().GetCertificate(&tls.ClientHelloInfo{ServerName: "b.example", Conn: &net.TCPConn{}})
 	if err == nil || !strings.Contains(err.Error(), "b.example") {
 		t.Error(err)
+	}
+}
+
+// TestSealed keeps private keys sealed, the authority's, the site's and what ACME fetched, and shows the same after a
+// restart. With another key it does not start, and makes no new authority.
+func TestSealed(t *testing.T) {
+	dir, key := filepath.Join(t.TempDir(), "tls"), seal.NewKey()
+	o := Options{Mode: Self, Dir: dir, Seal: &key}
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(o)
+	if err != nil || !again.Leaf().Equal(s.Leaf()) {
+		t.Errorf("after a restart: %v", err)
+	}
+	acme, err := Open(Options{Mode: ACME, Dir: dir, Seal: &key, Names: []string{"a.example"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const fetched = "-----BEGIN EC PRIVATE KEY-----"
+	if err := acme.acme.Cache.Put(t.Context(), "a.example", []byte(fetched)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := acme.acme.Cache.Get(t.Context(), "a.example"); err != nil || string(b) != fetched {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := acme.acme.Cache.Get(t.Context(), "b.example"); !errors.Is(err, autocert.ErrCacheMiss) {
+		t.Errorf("what is not there: %v", err)
+	}
+	files := 0
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files++
+		b, err := os.ReadFile(path)
+		if strings.Contains(string(b), "PRIVATE") {
+			t.Errorf("%s is in the clear", path)
+		}
+		return err
+	})
+	if err != nil || files != 5 {
+		t.Errorf("%d files, %v", files, err)
+	}
+	other := seal.NewKey()
+	for _, wrong := range []Sealer{&other, nil} {
+		o.Seal = wrong
+		if _, err := Open(o); err == nil {
+			t.Error("it starts with another key, or none")
+		}
+	}
+	acme.acme.Cache = sealedCache{autocert.DirCache(filepath.Join(dir, "acme")), secrets{filepath.Join(dir, "acme"), &other}}
+	if _, err := acme.acme.Cache.Get(t.Context(), "a.example"); firn.KindOf(err) != firn.Corrupt {
+		t.Errorf("with another key: %v", err)
 	}
 }
