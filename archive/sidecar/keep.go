@@ -75,7 +75,7 @@ func (s *Sidecar) renew(work context.Context, cancel context.CancelCauseFunc) {
 		err := l.Run(run, s.renewFailed)
 		switch {
 		case err == nil:
-		case errors.Is(err, lease.ErrMoved):
+		case mayGoOn(err):
 			s.moved <- err // holds one; there is one for each lease
 		default:
 			cancel(err)
@@ -391,36 +391,48 @@ func (s *Sidecar) tend(ctx context.Context) error {
 	return s.target.Tend(ctx)
 }
 
-// superseded ends the sidecar, or follows its backups where they were moved. cause is a firn.Conflict.
-func (s *Sidecar) superseded(ctx context.Context, cause error) error {
+// mayGoOn reports whether a sidecar that lost its lease for cause may find another one: where its backups were moved, or
+// where they were, after a move that failed or was taken back.
+func mayGoOn(cause error) bool {
 	var by *lease.Superseded
-	if !errors.As(cause, &by) || by.By.Moved == "" {
-		s.setStatus(func(t *Status) { t.Phase, t.Ready, t.Reason = Superseded, false, cause.Error() })
-		s.o.Log.Error("stopped: another sidecar has become the writer", "error", cause)
-		return firn.E("back up", s.o.Dir, cause)
+	return errors.As(cause, &by) && (by.By.Moved != "" || by.By.Released)
+}
+
+// superseded ends the sidecar, or has it go on where its backups are after a move. cause is a firn.Conflict.
+func (s *Sidecar) superseded(ctx context.Context, cause error) error {
+	if !mayGoOn(cause) {
+		return s.end(cause)
 	}
-	// From now on nothing is written to where they were.
+	// From now on nothing is written under the lease that was lost.
 	s.wasMoved = cause
 	r, err := lease.Look(ctx, s.leaseStore(), s.leasePrefix())
 	switch {
 	case err != nil:
-		s.failure(fmt.Errorf("the backups are being moved to %s: %w", by.By.Moved, err))
+		s.failure(fmt.Errorf("the backups may have been moved: %w", err))
 		return nil
 	case r.Moved == "": // the move was taken back
-		return s.back(ctx)
+		err = s.back(ctx)
 	case r.Moving:
 		s.failure(fmt.Errorf("the backups are being moved to %s", r.Moved))
 		return nil
+	default:
+		err = s.follow(ctx, r.Moved, 0)
 	}
-	by.By = r
-	if err := s.follow(ctx, by.By.Moved); err != nil {
-		if firn.KindOf(err) == firn.Conflict {
-			return err
-		}
-		s.failure(fmt.Errorf("the backups were moved to %s, which cannot be used: %w", by.By.Moved, err))
-		return nil
+	switch {
+	case err == nil:
+		return s.tick(ctx, false, true)
+	case firn.KindOf(err) == firn.Conflict:
+		return s.end(errors.Join(err, cause))
 	}
-	return s.tick(ctx, false, true)
+	s.failure(err)
+	return nil
+}
+
+// end ends the sidecar for good.
+func (s *Sidecar) end(cause error) error {
+	s.setStatus(func(t *Status) { t.Phase, t.Ready, t.Reason = Superseded, false, cause.Error() })
+	s.o.Log.Error("stopped: another sidecar has become the writer", "error", cause)
+	return firn.E("back up", s.o.Dir, cause)
 }
 
 func (s *Sidecar) leaseStore() *blob.Store {
@@ -433,22 +445,54 @@ func (s *Sidecar) leasePrefix() string {
 	return prefix
 }
 
-// back goes on where the backups were, after a move of them was taken back.
+// errNotOurs is why the sidecar does not go on in a place.
+func errNotOurs() error {
+	return firn.NewError(firn.Conflict, "the last version there is not the directory's")
+}
+
+// ours returns the last good version of t, and the directory's state. It fails with firn.Conflict where the last version
+// is not the one that the directory came from: somebody else has written.
+func (s *Sidecar) ours(ctx context.Context, t Target) (*Version, *State, error) {
+	versions, _, err := t.Versions(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := s.dir.readState()
+	if err != nil || st == nil {
+		return nil, nil, errors.Join(errors.New("the state file went away"), err)
+	}
+	if len(versions) == 0 && !st.came() {
+		return nil, st, nil
+	}
+	good := lastGood(versions)
+	if good == nil || !st.is(good.Mark) && !st.is(versions[len(versions)-1].Mark) {
+		return nil, nil, errNotOurs()
+	}
+	return good, st, nil
+}
+
+// back goes on where the backups were, after a move of them failed or was taken back. It fails with firn.Conflict where
+// another sidecar has come meanwhile.
 func (s *Sidecar) back(ctx context.Context) error {
 	l, err := lease.Acquire(ctx, s.leaseStore(), s.leasePrefix(), lease.Options{TTL: s.o.TTL, Info: s.o.Info, Fail: true})
+	switch {
+	case errors.Is(err, lease.ErrMoved): // again
+		return firn.NewError(firn.Unavailable, "the backups are being moved")
+	case firn.KindOf(err) == firn.Locked:
+		return &firn.Error{Kind: firn.Conflict, Err: err}
+	case err != nil:
+		return fmt.Errorf("a move of the backups was taken back, and the lease cannot be had: %w", err)
+	}
+	_, st, err := s.ours(ctx, s.target)
 	if err == nil {
-		var st *State
-		if st, err = s.dir.readState(); err == nil && st != nil {
-			st.Holder = l.Record().Holder
-			err = s.dir.writeState(*st)
-		}
+		st.Holder = l.Record().Holder
+		err = s.dir.writeState(*st)
 	}
 	if err != nil {
-		s.failure(fmt.Errorf("a move of the backups was taken back, and the lease cannot be had: %w", err))
-		return nil
+		return errors.Join(err, l.Release(ctx))
 	}
 	s.use(s.target, l)
-	return s.tick(ctx, false, true)
+	return nil
 }
 
 // use goes on with another lease.
@@ -463,11 +507,12 @@ func (s *Sidecar) use(t Target, l *lease.Lease) {
 	s.renew(s.renewing.work, s.renewing.cancel)
 }
 
-// follow goes on with backups that were moved. The version that the directory came from must be there.
-func (s *Sidecar) follow(ctx context.Context, url string) error {
+// follow goes on with backups that were moved, perhaps more than once. It fails with firn.Conflict where the last version
+// there is not the one that the directory came from.
+func (s *Sidecar) follow(ctx context.Context, url string, moves int) (err error) {
 	t, err := s.o.Open(ctx, url, false)
 	if err != nil {
-		return err
+		return fmt.Errorf("the backups were moved to %s, which cannot be used: %w", url, err)
 	}
 	defer func() {
 		if t != nil {
@@ -476,20 +521,25 @@ func (s *Sidecar) follow(ctx context.Context, url string) error {
 	}()
 	store, prefix := t.Leases()
 	l, err := lease.Acquire(ctx, store, prefix, lease.Options{TTL: s.o.TTL, Info: s.o.Info, Fail: true})
+	if errors.Is(err, lease.ErrMoved) {
+		r, err := lease.Look(ctx, store, prefix)
+		switch {
+		case err != nil:
+			return err
+		case r.Moving || r.Moved == "" || moves == maxMoves:
+			return firn.NewError(firn.Unavailable, "the backups are being moved to "+r.Moved)
+		}
+		return s.follow(ctx, r.Moved, moves+1)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("the backups were moved to %s, and the lease there cannot be had: %w", url, err)
 	}
-	versions, _, err := t.Versions(ctx)
+	good, st, err := s.ours(ctx, t)
+	if err == nil && good == nil {
+		err = errNotOurs()
+	}
 	if err != nil {
-		return err
-	}
-	st, err := s.dir.readState()
-	if err != nil || st == nil {
-		return errors.Join(errors.New("the state file went away"), err)
-	}
-	good := lastGood(versions)
-	if good == nil || !st.is(good.Mark) && !st.is(versions[len(versions)-1].Mark) {
-		return firn.NewError(firn.Conflict, "the last version there is not the directory's")
+		return errors.Join(err, l.Release(ctx))
 	}
 	old := s.target
 	s.use(t, l)

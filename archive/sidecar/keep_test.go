@@ -1,11 +1,13 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,63 +19,125 @@ import (
 	"firn/blob/memblob"
 )
 
-// fake is a target in memory that can fail, hang, or have something happen while it commits.
+// fake is a target in memory that keeps files, and can fail, hang, or have something happen at each step.
 type fake struct {
-	store    *blob.Store
-	versions []Version
-	during   func(context.Context) error // of a backup, before it is there
+	name      string // "" is mem:
+	store     *blob.Store
+	versions  []Version
+	files     map[string]map[string]string // by version and path; only what is in the directory itself
+	listing   func(context.Context) error  // of each call of Versions
+	during    func(context.Context) error  // of a backup, before it is there
+	restoring func(ctx context.Context, dir string) error
+	changed   error // of Changed
+	dirty     bool
+	forgetting,
+	tending func()
 }
 
-func newFake() *fake { return &fake{store: blob.New(memblob.New(memblob.Options{}), "mem:")} }
+func newFake() *fake {
+	return &fake{store: blob.New(memblob.New(memblob.Options{}), "mem:"), files: map[string]map[string]string{}}
+}
 
-func (f *fake) Name() string                  { return "mem:" }
+func (f *fake) Name() string                  { return cmp.Or(f.name, "mem:") }
 func (f *fake) Leases() (*blob.Store, string) { return f.store, "sidecar/main" }
+func (f *fake) Close() error                  { return nil }
 
-func (f *fake) Versions(context.Context) ([]Version, bool, error)      { return f.versions, false, nil }
-func (f *fake) Restore(context.Context, Version, string) error         { return nil }
-func (f *fake) Changed(context.Context, Version, string) (bool, error) { return false, nil }
-func (f *fake) Tend(context.Context) error                             { return nil }
-func (f *fake) Close() error                                           { return nil }
+func (f *fake) Changed(context.Context, Version, string) (bool, error) { return f.dirty, f.changed }
 
-func (f *fake) Again(_ context.Context, _, v Version) (Version, error) { return v, nil }
+func (f *fake) Versions(ctx context.Context) ([]Version, bool, error) {
+	if f.listing != nil {
+		if err := f.listing(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	return slices.Clone(f.versions), false, nil
+}
 
-func (f *fake) Backup(ctx context.Context, _ string, v Version) (Version, int64, error) {
+func (f *fake) Restore(ctx context.Context, v Version, dir string) error {
+	if f.restoring != nil {
+		if err := f.restoring(ctx, dir); err != nil {
+			return err
+		}
+	}
+	for name, content := range f.files[v.ID] {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			return err
+		}
+		if err := os.Chtimes(filepath.Join(dir, name), time.Time{}, time.Unix(1e9, 0)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fake) Tend(context.Context) error {
+	if f.tending != nil {
+		f.tending()
+	}
+	return nil
+}
+
+func (f *fake) Again(_ context.Context, old, v Version) (Version, error) {
+	v.ID = fmt.Sprintf("%d-%d", v.Lease, v.Seq)
+	f.files[v.ID] = f.files[old.ID]
+	f.versions = append(f.versions, v)
+	return v, nil
+}
+
+func (f *fake) Backup(ctx context.Context, dir string, v Version) (Version, int64, error) {
 	if f.during != nil {
 		if err := f.during(ctx); err != nil {
 			return v, 0, err
 		}
 	}
 	v.ID = fmt.Sprintf("%d-%d", v.Lease, v.Seq)
+	f.files[v.ID] = map[string]string{}
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		var b []byte
+		if b, err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return v, 0, err
+		}
+		if e.Name() != StateFile {
+			f.files[v.ID][e.Name()] = string(b)
+		}
+	}
 	f.versions = append(f.versions, v)
-	return v, 0, nil
+	return v, 0, err
 }
 
 func (f *fake) Forget(_ context.Context, gone []Version) error {
-	kept := f.versions[:0]
-	for _, v := range f.versions {
-		stays := true
-		for _, g := range gone {
-			stays = stays && g.ID != v.ID
-		}
-		if stays {
-			kept = append(kept, v)
-		}
+	if f.forgetting != nil {
+		f.forgetting()
 	}
-	f.versions = kept
+	f.versions = slices.DeleteFunc(slices.Clone(f.versions), func(v Version) bool {
+		return slices.ContainsFunc(gone, func(g Version) bool { return g.ID == v.ID })
+	})
 	return nil
 }
 
-// started is a sidecar on f that is ready, and its directory.
-func started(t *testing.T, f *fake) (*Sidecar, string) {
+// beside is a sidecar of dir on f that was not started.
+func beside(t *testing.T, f *fake, dir string, change ...func(*Options)) *Sidecar {
 	t.Helper()
-	dir := t.TempDir()
-	s, err := New(Options{
+	o := Options{
 		Dir: dir, NoWatch: true, Keep: 3, Info: "test",
 		Open: func(context.Context, string, bool) (Target, error) { return f, nil },
-	})
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	s, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// started is a sidecar on f that is ready, and its directory.
+func started(t *testing.T, f *fake, change ...func(*Options)) (*Sidecar, string) {
+	t.Helper()
+	dir := t.TempDir()
+	s := beside(t, f, dir, change...)
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

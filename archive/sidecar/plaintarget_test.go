@@ -59,3 +59,84 @@ func TestHeldVersionsDoNotPushGoodOnesOut(t *testing.T) {
 		t.Errorf("%+v", versions)
 	}
 }
+
+// sqlTarget is a plain target in a database.
+func sqlTarget(t *testing.T, rules Rules) *PlainTarget {
+	t.Helper()
+	u := &url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "db")}
+	tree, err := sqltree.Open(t.Context(), sqltree.Options{URL: u, Keep: 10, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := NewSQLTarget(tree, "sqlite", "main", blob.New(memblob.New(memblob.Options{}), "mem:"), rules, nil)
+	t.Cleanup(func() { _ = target.Close() })
+	return target
+}
+
+// A plain target tells whether a directory is still what a version holds, and a restore puts it back: what is left out
+// stays, what the version does not have goes, and what an earlier restore left half done is no part of it.
+func TestPlainRestore(t *testing.T) {
+	target := sqlTarget(t, Rules{Exclude: []string{"*.log"}})
+	dir := t.TempDir()
+	put(t, dir, "data", "one")
+	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "sub/data", "two")
+	v, _, err := target.Backup(t.Context(), dir, Version{Mark: "m", Lease: 1, Seq: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := func() bool {
+		t.Helper()
+		c, err := target.Changed(t.Context(), v, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	put(t, dir, "x.log", "noise")
+	put(t, dir, StateFile, "own")
+	if changed() {
+		t.Error("what is left out is a change")
+	}
+	put(t, dir, "sub/data", "TWO")
+	if !changed() {
+		t.Error("a change of content was not seen")
+	}
+	put(t, dir, "more", "x")
+	if err := os.MkdirAll(filepath.Join(dir, stateTemp+".restore", "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := target.Restore(t.Context(), v, dir); err != nil {
+		t.Fatal(err)
+	}
+	if changed() {
+		t.Error("after the restore it is not what the version holds")
+	}
+	if got := content(t, dir, "x.log") + content(t, dir, StateFile); got != "noiseown" {
+		t.Errorf("what is left out is %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(dir, stateTemp+".restore")); err == nil {
+		t.Error("the restore left something behind")
+	}
+}
+
+// A plain restore takes nothing away before it has all of what it puts there.
+func TestPlainRestoreThatFails(t *testing.T) {
+	target := sqlTarget(t, Rules{})
+	dir := t.TempDir()
+	put(t, dir, "data", "one")
+	v, _, err := target.Backup(t.Context(), dir, Version{Mark: "m", Lease: 1, Seq: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "data", "two")
+	v.ID = "77"
+	if err := target.Restore(t.Context(), v, dir); err == nil {
+		t.Error("a version was restored that is not there")
+	}
+	if got := content(t, dir, "data"); got != "two" {
+		t.Errorf("data: %q", got)
+	}
+}

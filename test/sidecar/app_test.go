@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -240,21 +238,8 @@ func (r *redisService) kill() {
 	}
 }
 
-// ports were given out; two of one test process are never the same.
-var ports atomic.Int32
-
-// port returns a free one of loopback.
+// port returns a free one of loopback, which is this test's until it ends.
 func port(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		p := strconv.Itoa(21500 + int(ports.Add(1)+int32(os.Getpid()))%100)
-		l, err := net.Listen("tcp", "127.0.0.1:"+p)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		return p
-	}
-	t.Fatal("no free port was found")
-	return ""
+	return strconv.Itoa(backends.FreePort(t))
 }
