@@ -2,11 +2,14 @@ package sidecar
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -157,7 +160,9 @@ func TestTwoSidecars(t *testing.T) {
 func TestFencing(t *testing.T) {
 	t.Parallel()
 	w, dir := madeWith(t, some(3))
-	first := w.sidecar(t, dir)
+	// Its service writes on meanwhile, and is ended with it.
+	ended := filepath.Join(t.TempDir(), "ended")
+	first := w.sidecar(t, dir, "--", "sh", "-c", "trap 'echo x >"+ended+"; exit 0' TERM; while :; do sleep 0.05; done")
 	first.ready(t)
 	if err := first.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -173,6 +178,9 @@ func TestFencing(t *testing.T) {
 	}
 	if code := first.wait(t); code != 1 || !strings.Contains(first.log.String(), "taken it over") {
 		t.Errorf("code %d: %s", code, first.log.String())
+	}
+	if read(t, ended) == "" {
+		t.Error("the service of the superseded sidecar goes on")
 	}
 	write(t, second, map[string]string{"fresher": "x"})
 	if code := p.stop(t); code != 0 {
@@ -216,6 +224,85 @@ func TestInterruptedRestore(t *testing.T) {
 	}
 	if v := p.versions(t); v[len(v)-1].Files != 3000 {
 		t.Errorf("the half restored directory was backed up: %+v", v)
+	}
+}
+
+// Rule: what is damaged in the repository is not half restored, and the service not started on it.
+func TestDamagedBackup(t *testing.T) {
+	t.Parallel()
+	w, _ := madeWith(t, map[string]string{"small": "x", "large": strings.Repeat("0123456789abcdef", 1<<16)})
+	var packs []string
+	if err := filepath.WalkDir(filepath.Join(w.repository(), "packs"), func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			packs = append(packs, path)
+		}
+		return err
+	}); err != nil || len(packs) == 0 {
+		t.Fatalf("%d packs: %v", len(packs), err)
+	}
+	whole := map[string][]byte{}
+	for _, p := range packs {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole[p] = b
+		bad := slices.Clone(b)
+		bad[len(bad)/8] ^= 1
+		if err := errors.Join(os.Chmod(p, 0o600), os.WriteFile(p, bad, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, started := t.TempDir(), filepath.Join(t.TempDir(), "started")
+	p := w.sidecar(t, dir, "--", "cp", filepath.Join(dir, "large"), started)
+	p.waits(t, "restore")
+	p.kill()
+	if _, err := os.Stat(started); err == nil {
+		t.Fatal("the service was started")
+	}
+	// The same directory, with the backup whole again.
+	for p, b := range whole {
+		if err := os.WriteFile(p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p = w.sidecar(t, dir, "--", "cp", filepath.Join(dir, "large"), started)
+	if code := p.wait(t); code != 0 || len(read(t, started)) != 1<<20 {
+		t.Errorf("code %d, %d bytes", code, len(read(t, started)))
+	}
+}
+
+// Rule: a directory a part of which cannot be listed is not backed up: less than all must not look like all.
+func TestUnreadableDirectory(t *testing.T) {
+	t.Parallel()
+	w, base := local(t), t.TempDir()
+	dir := filepath.Join(base, "data")
+	write(t, dir, map[string]string{"a": "x", "b": "x", "private/c": "x", "private/d": "x"})
+	// Root reads everything: the sidecar is somebody else.
+	if err := errors.Join(os.Chmod(base, 0o755), os.Chmod(filepath.Dir(base), 0o755), os.Mkdir(w.repository(), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{w.repository(), filepath.Dir(w.repository()), dir, filepath.Join(dir, "a"), filepath.Join(dir, "b")} {
+		if err := os.Chown(path, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.user = 65534
+	p := w.sidecar(t, dir, "--init", "--no-watch")
+	p.ready(t)
+	p.must(t, "sidecar", "backup")
+	before := p.versions(t)
+	if err := os.Chmod(filepath.Join(dir, "private"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := p.command(t, "sidecar", "backup"); code == 0 || !strings.Contains(out, "cannot be looked at") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	if after := p.versions(t); len(after) != len(before) || after[len(after)-1].Files != 4 {
+		t.Errorf("%+v after %+v", after, before)
+	}
+	if code := p.stop(t); code == 0 {
+		t.Error("the last backup was not made, and the exit code does not say so")
 	}
 }
 

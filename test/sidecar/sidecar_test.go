@@ -21,6 +21,7 @@ type world struct {
 	url  string
 	env  []string
 	args []string
+	user int // runs it, where it is not the test's
 }
 
 func local(t *testing.T) world {
@@ -72,6 +73,10 @@ func (w world) sidecar(t *testing.T, dir string, args ...string) *process {
 	p.cmd = exec.Command(server.Binary(t), append(append([]string{"sidecar", "--dir", dir}, w.args...), args...)...)
 	p.cmd.Env = w.environ(p.addr)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	if w.user != 0 {
+		id := uint32(w.user)
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id, Gid: id}}
+	}
 	p.cmd.WaitDelay = 5 * time.Second
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
