@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"firn"
 )
 
 func ver(id string, lease, seq uint64) Version {
@@ -260,6 +262,17 @@ func TestPlanForget(t *testing.T) {
 		}
 		if string(got) != c.want {
 			t.Errorf("%s: kept %s, want %s", c.have, got, c.want)
+		}
+	}
+}
+
+func TestParseState(t *testing.T) {
+	if s, err := ParseState([]byte(`{"format":1,"mark":"a"}`)); err != nil || s.Mark != "a" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for text, kind := range map[string]firn.Kind{`{"format":2,"mark":"a"}`: firn.Unsupported, `{}`: firn.Unsupported, `{"form`: firn.Corrupt, ``: firn.Corrupt} {
+		if s, err := ParseState([]byte(text)); s != nil || firn.KindOf(err) != kind {
+			t.Errorf("%q: %+v, %v", text, s, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -491,6 +492,71 @@ func TestOnlyTheSameMachineNeedNotWait(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The flock of a directory is what tells that the process before has ended.
+func TestOneSidecarADirectory(t *testing.T) {
+	s, dir := started(t, newFake())
+	defer s.Close(context.WithoutCancel(t.Context()))
+	if err := beside(t, newFake(), dir).Start(t.Context()); firn.KindOf(err) != firn.Locked {
+		t.Errorf("a second one on the directory: %v", err)
+	}
+}
+
+// A start while the backups are moved waits, and goes on where they are afterwards.
+func TestStartWaitsForAMove(t *testing.T) {
+	for _, moves := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			from, to := saved(t, map[string]string{"data": "old"}), saved(t, map[string]string{"data": "new"})
+			l, err := lease.Acquire(t.Context(), from.store, "sidecar/main", lease.Options{Seize: true, Moved: "second:"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			s := beside(t, from, dir, func(o *Options) {
+				o.Open = func(_ context.Context, url string, _ bool) (Target, error) {
+					if url == "second:" {
+						return to, nil
+					}
+					return from, nil
+				}
+			})
+			ended := make(chan error, 1)
+			go func() { ended <- s.Start(t.Context()) }()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if st := s.Status(); st.Phase != Waiting || !strings.Contains(st.Reason, "being moved to second:") {
+				t.Errorf("%+v", st)
+			}
+			if moves {
+				err = l.Move(t.Context(), "second:", true)
+			} else {
+				err = l.Stay(t.Context())
+			}
+			if err := errors.Join(err, <-ended); err != nil {
+				t.Fatal(err)
+			}
+			if got := content(t, dir, "data"); moves != (got == "new") {
+				t.Errorf("moved %v, and data is %q", moves, got)
+			}
+			if err := s.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// PostgreSQL's own lock file counts as a process that has the directory.
+func TestPostmaster(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "postmaster.pid", fmt.Sprintf("%d\n/data\n", os.Getppid()))
+	if who, err := inUse(dir); err != nil || !strings.Contains(who, "postmaster.pid") {
+		t.Errorf("%q, %v", who, err)
+	}
+	put(t, dir, "postmaster.pid", "4194305\n") // above the highest there can be
+	if who, err := inUse(dir); err != nil || who != "" {
+		t.Errorf("%q, %v", who, err)
 	}
 }
 

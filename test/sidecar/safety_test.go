@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"firn/test/lossyfs"
 )
 
 // madeWith returns a world with one version that holds files, and the directory it was made of.
@@ -225,6 +227,53 @@ func TestInterruptedRestore(t *testing.T) {
 	if v := p.versions(t); v[len(v)-1].Files != 3000 {
 		t.Errorf("the half restored directory was backed up: %+v", v)
 	}
+}
+
+// Rule: where the directory came from is on stable storage before it is acknowledged. After a power loss the sidecar
+// knows its own directory; it would have to ask a person otherwise.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	disk, dir := lossyfs.New(lossyfs.Options{}), t.TempDir()
+	if err := disk.Mount(dir); err != nil {
+		t.Fatalf("%v (this test needs root and /dev/fuse)", err)
+	}
+	t.Cleanup(func() {
+		if err := disk.Unmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	w := local(t)
+	w.args = []string{"--init"} // the repository is there after the first round
+	for round := range 3 {
+		p := w.sidecar(t, dir)
+		p.ready(t)
+		write(t, dir, map[string]string{"data": strings.Repeat("x", round+1)})
+		for _, name := range []string{"data", "."} { // as the service would
+			f, err := os.Open(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(f.Sync(), f.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.must(t, "sidecar", "backup")
+		disk.PowerOff()
+		p.kill()
+		if err := disk.Unmount(); err != nil {
+			t.Fatal(err)
+		}
+		disk.Forget(nil)
+		if err := disk.Mount(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := w.sidecar(t, dir)
+	p.ready(t)
+	if !strings.Contains(p.log.String(), "that of the last version") || read(t, dir, "data") != "xxx" {
+		t.Errorf("data: %q", read(t, dir, "data"))
+	}
+	p.kill() // it has files open there
 }
 
 // Rule: what is damaged in the repository is not half restored, and the service not started on it.
