@@ -20,7 +20,7 @@ func TestDeployExamples(t *testing.T) {
 	if err != nil || len(files) != 5 {
 		t.Fatalf("%d files, one for each scheme is wanted: %v", len(files), err)
 	}
-	files = append(files, "../../deploy/docker/compose-sidecar.yaml")
+	files = append(files, "../../deploy/docker/compose-sidecar.yaml", "../../deploy/kubernetes/backup-cronjob.yaml")
 	p := &process{w: world{url: "mem:"}, addr: "127.0.0.1:1"}
 	for _, file := range files {
 		b, err := os.ReadFile(file)
