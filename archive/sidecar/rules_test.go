@@ -112,7 +112,8 @@ func TestStartWaits(t *testing.T) {
 			func(f *fake, _ string) { f.restoring = nil }, "restore: away for now",
 		},
 		{
-			"comparing fails", map[string]string{StateFile: `{"format":1,"mark":"older"}`, "data": "older"},
+			"comparing fails",
+			map[string]string{StateFile: `{"format":1,"mark":"older"}`, "data": "older"},
 			func(f *fake, _ string, _ *Options) {
 				f.versions = append([]Version{{ID: "older", Mark: "older", Files: 1}}, f.versions...)
 				f.changed = away
@@ -120,7 +121,8 @@ func TestStartWaits(t *testing.T) {
 			func(f *fake, _ string) { f.changed = nil }, "compare the directory with its backup: away for now",
 		},
 		{
-			"the state file is damaged", map[string]string{StateFile: `{"format`, "data": "unknown"},
+			"the state file is damaged",
+			map[string]string{StateFile: `{"format`, "data": "unknown"},
 			func(*fake, string, *Options) {},
 			func(_ *fake, dir string) {
 				if err := errors.Join(os.Remove(filepath.Join(dir, StateFile)), os.Remove(filepath.Join(dir, "data"))); err != nil {
