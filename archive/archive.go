@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"firn"
 	"firn/archive/tree"
@@ -56,12 +57,27 @@ const (
 	EventWarning    = "warning"    // something of the file could not be kept; the file was
 )
 
-// latest returns the snapshot of the same host and paths that is the last before all others, nil for none.
-func latest(snaps []repo.Snapshot, host string, paths []string) *repo.Snapshot {
+// clockSlack is by how much clocks differ that nobody need look after.
+const clockSlack = 5 * time.Minute
+
+// fromFuture reports whether the clock that a snapshot's time is of, or the one that now is of, must be wrong.
+func fromFuture(s *repo.Snapshot, now time.Time) bool { return s.Time.Sub(now) > clockSlack }
+
+// latest returns the snapshot that was made last, nil for none. Its clock may have been wrong: one that is the parent of
+// another was made before it, whatever the times say, and one from the future comes after those that are not.
+func latest(snaps []repo.Snapshot, now time.Time) *repo.Snapshot {
+	parents := map[repo.ID]bool{}
+	for i := range snaps {
+		parents[snaps[i].Parent] = true
+	}
 	var best *repo.Snapshot
 	for i := range snaps {
 		s := &snaps[i]
-		if s.Host == host && slices.Equal(s.Paths, paths) && (best == nil || s.Time.After(best.Time)) {
+		if parents[s.ID] {
+			continue
+		}
+		if best == nil || fromFuture(best, now) && !fromFuture(s, now) ||
+			fromFuture(best, now) == fromFuture(s, now) && s.Time.After(best.Time) {
 			best = s
 		}
 	}
@@ -69,7 +85,7 @@ func latest(snaps []repo.Snapshot, host string, paths []string) *repo.Snapshot {
 }
 
 // Locate splits a name of the form SNAPSHOT[:PATH] and returns the snapshot and the path within it, without the leading
-// slash. SNAPSHOT is "latest", an id, or the beginning of one.
+// slash. SNAPSHOT is "latest", the one made last of those wanted, an id, or the beginning of one.
 func Locate(ctx context.Context, r *repo.Repo, name string, want Filter) (repo.Snapshot, string, error) {
 	id, path, _ := strings.Cut(name, ":")
 	path = strings.Trim(path, "/")
@@ -84,17 +100,11 @@ func Locate(ctx context.Context, r *repo.Repo, name string, want Filter) (repo.S
 	if err != nil {
 		return repo.Snapshot{}, "", err
 	}
-	var best repo.Snapshot
-	found := false
-	for _, s := range snaps {
-		if want.Match(s) && (!found || s.Time.After(best.Time)) {
-			best, found = s, true
-		}
+	best := latest(slices.DeleteFunc(snaps, func(s repo.Snapshot) bool { return !want.Match(s) }), time.Now())
+	if best == nil {
+		return repo.Snapshot{}, "", &firn.Error{Kind: firn.NotFound, Op: "find snapshot", Subject: "latest", Err: fmt.Errorf("no snapshot%s", want)}
 	}
-	if !found {
-		return best, "", &firn.Error{Kind: firn.NotFound, Op: "find snapshot", Subject: "latest", Err: fmt.Errorf("no snapshot%s", want)}
-	}
-	return best, path, nil
+	return *best, path, nil
 }
 
 // Filter chooses snapshots. The zero value chooses all.

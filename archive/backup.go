@@ -223,7 +223,8 @@ func (b *backup) findParent() (*repo.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return latest(snaps, b.o.Host, b.o.Paths), nil
+	snaps = slices.DeleteFunc(snaps, func(s repo.Snapshot) bool { return s.Host != b.o.Host || !slices.Equal(s.Paths, b.o.Paths) })
+	return latest(snaps, time.Now()), nil
 }
 
 // pipe runs what finds files (fill, which calls add), what reads them, and what writes the tree, in that order.

@@ -40,6 +40,8 @@ type ForgetGroup struct {
 	Paths     []string   `json:"paths,omitempty"`
 	Tags      []string   `json:"tags,omitempty"`
 	Decisions []Decision `json:"decisions"`
+	// Future is how many of them have a time in the future: a clock is, or was, wrong. They are kept.
+	Future int `json:"from_the_future,omitempty"`
 }
 
 // Decision is what happens to one snapshot, and why.
@@ -51,8 +53,10 @@ type Decision struct {
 
 // PlanForget decides which snapshots to keep. It changes nothing, and looks at nothing but its arguments: "the last n
 // days" are the last ones that have snapshots, so that a clock or a machine that stood still makes none disappear. The
-// newest snapshot of a group is kept in any case. It fails with firn.Invalid for a policy without a rule.
-func PlanForget(snaps []repo.Snapshot, p Policy, by GroupBy) ([]ForgetGroup, error) {
+// newest snapshot of a group, and the one that was made last where a clock went back, are kept in any case. Those that
+// are later than now by more than clocks differ are kept and not counted: they would take the place of all that is made
+// until their time comes. It fails with firn.Invalid for a policy without a rule.
+func PlanForget(snaps []repo.Snapshot, p Policy, by GroupBy, now time.Time) ([]ForgetGroup, error) {
 	if p.Empty() {
 		return nil, firn.NewError(firn.Invalid, "forget: no rule says what to keep")
 	}
@@ -86,14 +90,24 @@ func PlanForget(snaps []repo.Snapshot, p Policy, by GroupBy) ([]ForgetGroup, err
 		slices.SortStableFunc(g.Decisions, func(a, b Decision) int {
 			return cmp.Or(b.Snapshot.Time.Compare(a.Snapshot.Time), strings.Compare(a.Snapshot.ID.String(), b.Snapshot.ID.String()))
 		})
-		p.decide(g.Decisions)
+		for g.Future < len(g.Decisions) && fromFuture(&g.Decisions[g.Future].Snapshot, now) {
+			d := &g.Decisions[g.Future]
+			d.Keep, d.Reasons = true, []string{"from the future"}
+			g.Future++
+		}
+		p.decide(g.Decisions[g.Future:], now)
 		all = append(all, *g)
 	}
 	return all, nil
 }
 
 // decide marks what to keep of a group, the newest first.
-func (p Policy) decide(ds []Decision) {
+func (p Policy) decide(ds []Decision, now time.Time) {
+	snaps := make([]repo.Snapshot, len(ds))
+	for i := range ds {
+		snaps[i] = ds[i].Snapshot
+	}
+	last := latest(snaps, now)
 	periods := []struct {
 		name string
 		n    int
@@ -105,7 +119,7 @@ func (p Policy) decide(ds []Decision) {
 		{"monthly", p.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
 		{"yearly", p.Yearly, func(t time.Time) string { return t.Format("2006") }},
 	}
-	last := make([]string, len(periods))
+	period := make([]string, len(periods)) // that was kept last
 	for i := range ds {
 		d := &ds[i]
 		keep := func(format string, args ...any) {
@@ -120,10 +134,10 @@ func (p Policy) decide(ds []Decision) {
 			if q.n == 0 {
 				continue
 			}
-			if period := q.of(d.Snapshot.Time); period != last[k] {
-				last[k] = period
+			if of := q.of(d.Snapshot.Time); of != period[k] {
+				period[k] = of
 				q.n--
-				keep("%s %s", q.name, period)
+				keep("%s %s", q.name, of)
 			}
 		}
 		if p.Within > 0 && ds[0].Snapshot.Time.Sub(d.Snapshot.Time) <= p.Within {
@@ -136,6 +150,9 @@ func (p Policy) decide(ds []Decision) {
 		}
 		if i == 0 && !d.Keep {
 			keep("newest of its group")
+		}
+		if i > 0 && !d.Keep && last != nil && d.Snapshot.ID == last.ID {
+			keep("made last of its group")
 		}
 	}
 }

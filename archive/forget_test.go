@@ -19,6 +19,7 @@ func TestPlanForget(t *testing.T) {
 		}
 		return v
 	}
+	now := at("2026-01-06 11:00")
 	var snaps []repo.Snapshot
 	for i, s := range []string{
 		"2024-12-31 10:00", "2025-06-01 10:00", "2025-12-30 09:00", "2026-01-01 08:00", "2026-01-01 20:00", "2026-01-05 10:00",
@@ -44,7 +45,7 @@ func TestPlanForget(t *testing.T) {
 		{archive.Policy{Tags: []string{"keep"}}, "8 2"}, // the newest stays in any case
 		{archive.Policy{Daily: 2, Yearly: 2}, "8 7 3"},
 	} {
-		groups, err := archive.PlanForget(snaps, c.policy, archive.DefaultGroup())
+		groups, err := archive.PlanForget(snaps, c.policy, archive.DefaultGroup(), now)
 		if err != nil || len(groups) != 1 || len(groups[0].Decisions) != len(snaps) {
 			t.Fatalf("%+v: %d groups, %v", c.policy, len(groups), err)
 		}
@@ -61,16 +62,16 @@ func TestPlanForget(t *testing.T) {
 			t.Errorf("%+v: kept %s, want %s", c.policy, got, c.want)
 		}
 	}
-	if _, err := archive.PlanForget(snaps, archive.Policy{}, archive.DefaultGroup()); firn.KindOf(err) != firn.Invalid {
+	if _, err := archive.PlanForget(snaps, archive.Policy{}, archive.DefaultGroup(), now); firn.KindOf(err) != firn.Invalid {
 		t.Errorf("without a rule: %v", err)
 	}
 	// Groups do not take each other's places.
 	snaps[0].Host, snaps[2].Paths = "other", []string{"/q"}
-	groups, err := archive.PlanForget(snaps, archive.Policy{Last: 1}, archive.DefaultGroup())
+	groups, err := archive.PlanForget(snaps, archive.Policy{Last: 1}, archive.DefaultGroup(), now)
 	if err != nil || len(groups) != 3 {
 		t.Errorf("%d groups, %v", len(groups), err)
 	}
-	if groups, err = archive.PlanForget(snaps, archive.Policy{Last: 1}, archive.GroupBy{}); err != nil || len(groups) != 1 {
+	if groups, err = archive.PlanForget(snaps, archive.Policy{Last: 1}, archive.GroupBy{}, now); err != nil || len(groups) != 1 {
 		t.Errorf("%d groups without grouping, %v", len(groups), err)
 	}
 }

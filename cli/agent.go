@@ -223,12 +223,15 @@ func (b *scheduled) forget(ctx context.Context, re *repo.Repo, last repo.Snapsho
 		return err
 	}
 	snaps = slices.DeleteFunc(snaps, func(s repo.Snapshot) bool { return s.Host != last.Host || !slices.Equal(s.Paths, last.Paths) })
-	groups, err := archive.PlanForget(snaps, p, archive.DefaultGroup())
+	groups, err := archive.PlanForget(snaps, p, archive.DefaultGroup(), time.Now())
 	if err != nil {
 		return err
 	}
 	var gone []repo.ID
 	for _, g := range groups {
+		if g.Future > 0 {
+			b.log.Warn("snapshots are from the future: this clock is wrong, or that one was. They stay and are not counted", "count", g.Future)
+		}
 		for _, d := range g.Decisions {
 			if !d.Keep {
 				gone = append(gone, d.Snapshot.ID)

@@ -133,7 +133,7 @@ space comes back with --prune, or with firn repo prune later. --dry-run tells fo
 						kept = append(kept, s)
 					}
 				}
-				groups, err := archive.PlanForget(kept, p, group)
+				groups, err := archive.PlanForget(kept, p, group, time.Now())
 				if err != nil {
 					return usageError("%w", err)
 				}
@@ -235,5 +235,14 @@ func showForget(cmd *cobra.Command, env *Env, groups []archive.ForgetGroup) erro
 			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", verb, d.Snapshot.ID.Short(), when(d.Snapshot.Time), why)
 		}
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if g.Future > 0 {
+			fmt.Fprintf(env.Err, "firn: %d snapshots of %s %s are from the future: this clock is wrong, or that one was. They stay and are not counted; "+
+				"firn forget ID removes one\n", g.Future, g.Host, names(g.Paths))
+		}
+	}
+	return nil
 }

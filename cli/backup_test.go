@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,31 +27,37 @@ func newRepository(t *testing.T) *shell {
 	return s
 }
 
-// session begins one of another host, that ends with the test or when the function returned is called.
+// repository opens the repository until the function returned is called.
+func (s *shell) repository() (r *repo.Repo, done func()) {
+	s.t.Helper()
+	store, err := (&places.Opener{}).Open(s.t.Context(), s.env["FIRN_REPO"])
+	if err == nil {
+		r, err = repo.Open(s.t.Context(), store, []byte(s.env["FIRN_REPO_PASSWORD"]), repo.Options{})
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r, func() {
+		if err := errors.Join(r.Close(), store.Close()); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
+// session begins one of another host, that ends when the function returned is called.
 func (s *shell) session(host string) (end func()) {
 	s.t.Helper()
-	ctx := s.t.Context()
-	store, err := (&places.Opener{}).Open(ctx, s.env["FIRN_REPO"])
+	r, done := s.repository()
+	w, err := r.NewSession(s.t.Context(), repo.SessionOptions{Host: host})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r, err := repo.Open(ctx, store, []byte(s.env["FIRN_REPO_PASSWORD"]), repo.Options{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	w, err := r.NewSession(ctx, repo.SessionOptions{Host: host})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	end = func() {
-		if err := w.Abort(ctx); err != nil {
+	return func() {
+		if err := w.Abort(s.t.Context()); err != nil {
 			s.t.Error(err)
 		}
-		if err := store.Close(); err != nil {
-			s.t.Error(err)
-		}
+		done()
 	}
-	return end
 }
 
 // A prune that waits for sessions says for which ones, once, and where nobody looks it is silent.
@@ -116,6 +123,38 @@ func TestForgetSessionTimeout(t *testing.T) {
 	}
 	end()
 	s.ok("repo", "check", "--read-data")
+}
+
+// A snapshot from the future is reported, kept, and not the one that is the latest.
+func TestForgetFromTheFuture(t *testing.T) {
+	s := newRepository(t)
+	s.ok("backup", "src")
+	r, done := s.repository()
+	snaps, err := r.Snapshots(t.Context())
+	if err == nil {
+		_, err = r.Tag(t.Context(), snaps[0].ID, func(s *repo.Snapshot) { s.Time = s.Time.AddDate(50, 0, 0) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	done()
+	for _, content := range []string{"second", "third"} {
+		write(t, "src/a", []byte(content))
+		s.ok("backup", "src")
+	}
+	src, err := filepath.Abs("src")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ok("restore", "latest:"+src, "--target", "out")
+	if got, err := os.ReadFile("out/a"); err != nil || string(got) != "third" {
+		t.Errorf("the latest has %q, %v", got, err)
+	}
+	run := s.run("forget", "--keep-last", "1")
+	if run.code != exitOK || !strings.Contains(run.out, "  from the future") || !strings.Contains(run.out, "forgot 1 snapshots") ||
+		!strings.Contains(run.err, "1 snapshots of") {
+		t.Errorf("%+v", run)
+	}
 }
 
 // A place of a mirror that lost everything, or a blob, is filled again; one that is away is named.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -27,8 +28,9 @@ type machine struct {
 	driver.Driver
 	delay  func() time.Duration
 	killed atomic.Bool
-	after  atomic.Int64 // calls until it is killed; negative: never
-	half   atomic.Bool  // the call it is killed in is carried out
+	after  atomic.Int64  // calls until it is killed; negative: never
+	half   atomic.Bool   // the call it is killed in is carried out
+	clock  time.Duration // by how much its clock, and that of the server it speaks to, is ahead
 }
 
 var errKilled = errors.New("killed")
@@ -84,6 +86,8 @@ func (m *machine) List(ctx context.Context, prefix string, fn func(driver.Info) 
 		return err
 	}
 	for _, i := range all {
+		// The place has servers whose clocks differ.
+		i.Modified = i.Modified.Add(m.clock + time.Duration(i.Key[len(i.Key)-1]%5-2)*30*time.Minute)
 		if err := fn(i); err != nil {
 			return err
 		}
@@ -130,6 +134,11 @@ func saveTree(ctx context.Context, s *Session, chunks []int) (ID, error) {
 }
 
 func backup(ctx context.Context, r *Repo, chunks []int) (Snapshot, error) {
+	return backupAt(ctx, r, chunks, time.Time{})
+}
+
+// backupAt is backup by a machine whose clock says at.
+func backupAt(ctx context.Context, r *Repo, chunks []int, at time.Time) (Snapshot, error) {
 	s, err := r.NewSession(ctx, SessionOptions{})
 	if err != nil {
 		return Snapshot{}, err
@@ -138,7 +147,7 @@ func backup(ctx context.Context, r *Repo, chunks []int) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, errors.Join(err, s.Abort(ctx))
 	}
-	return s.Commit(ctx, Snapshot{Root: root})
+	return s.Commit(ctx, Snapshot{Root: root, Time: at})
 }
 
 // restore reads all that a snapshot refers to and compares it.
@@ -183,11 +192,16 @@ type ledger struct {
 	snapshots map[ID][]int
 }
 
+var seeds = flag.String("seeds", "1-3", "seeds of TestWritersAndPrune")
+
 // TestWritersAndPrune lets writers, a forgetter and two pruners loose on one place, slow and killed at random, some of
-// them taken for dead while they live. Every snapshot whose commit returned must be whole, always.
+// them taken for dead while they live, with clocks that are wrong by an hour and more, also those of the place. Every snapshot whose commit returned must be whole, always.
 func TestWritersAndPrune(t *testing.T) {
-	seeds := []uint64{1, 2, 3}
-	for _, seed := range seeds {
+	var first, last uint64
+	if _, err := fmt.Sscanf(*seeds, "%d-%d", &first, &last); err != nil {
+		t.Fatalf("-seeds %s: want a range such as 4-300: %v", *seeds, err)
+	}
+	for seed := first; seed <= last; seed++ {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
 		})
@@ -204,6 +218,7 @@ func simulate(t *testing.T, seed uint64) {
 	var commits, lostCommits, kills, freed, rescued, pruneErrors atomic.Int64
 	client := func(slow int) (*Repo, *machine) {
 		m := newMachine(place)
+		m.clock = time.Duration(rand.IntN(3)-1) * time.Hour
 		m.delay = func() time.Duration {
 			if slow == 0 {
 				return 0
@@ -230,7 +245,11 @@ func simulate(t *testing.T, seed uint64) {
 				for range 5 + rng.IntN(30) {
 					chunks = append(chunks, rng.IntN(150))
 				}
-				snap, err := backup(ctx, r, chunks)
+				at := time.Now().Add(m.clock)
+				if rng.IntN(10) == 0 {
+					at = at.AddDate(50, 0, 0)
+				}
+				snap, err := backupAt(ctx, r, chunks, at)
 				switch {
 				case err == nil:
 					commits.Add(1)
