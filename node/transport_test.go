@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/encrypt"
 
 	"firn/audit"
 	"firn/config"
@@ -155,4 +159,69 @@ func mustRequest(t *testing.T, method, url string) *http.Request {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// TestOwnKeysBehindAProxy sends clients' own keys through a proxy that ends TLS. They are taken where a trusted proxy says
+// that the client spoke TLS to it, and refused wherever somebody may have read them.
+func TestOwnKeysBehindAProxy(t *testing.T) {
+	key, err := encrypt.NewSSEC(bytes.Repeat([]byte("k"), 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const refused = "made over a secure connection"
+	for _, c := range []struct {
+		name    string
+		trusted []string
+		header  []string // that the proxy sends; nil is no proxy
+		refused bool
+	}{
+		{"a trusted proxy that had TLS", []string{"127.0.0.1"}, []string{"X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https"}, false},
+		{"a trusted proxy that had TLS, RFC 7239", []string{"127.0.0.1"}, []string{"Forwarded", "for=203.0.113.9;proto=https"}, false},
+		{"a trusted proxy that had none", []string{"127.0.0.1"}, []string{"X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "http"}, true},
+		{"a trusted proxy that tells only that it had none", []string{"127.0.0.1"}, []string{"X-Forwarded-Proto", "http"}, true},
+		{"a trusted proxy that does not tell", []string{"127.0.0.1"}, []string{"X-Forwarded-For", "203.0.113.9"}, true},
+		{"a proxy that is not trusted", []string{"192.0.2.1"}, []string{"X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https"}, true},
+		{"a proxy of a site without any", nil, []string{"X-Forwarded-Proto", "https"}, true},
+		{"a proxy that gives its name alone", nil, []string{"Via", "1.1 proxy"}, true},
+		{"the same machine", nil, nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := settings(t, t.TempDir())
+			cfg.TrustedProxies = c.trusted
+			s := start(t, cfg, Options{})
+			if err := s.client(t).MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			front := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+				r.Out.URL.Scheme, r.Out.URL.Host = "http", s.Addr().String() // Host stays: signatures cover it
+				for i := 0; i < len(c.header); i += 2 {
+					r.Out.Header.Set(c.header[i], c.header[i+1])
+				}
+			}})
+			defer front.Close()
+			client, err := minio.New(front.Listener.Addr().String(), &minio.Options{
+				Creds:  credentials.NewStaticV4(s.Root().AccessKey, s.Root().SecretKey, ""),
+				Secure: true, Transport: front.Client().Transport, MaxRetries: 1, Region: cfg.Region,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = client.PutObject(t.Context(), bucket, "k", strings.NewReader("content"), 7, minio.PutObjectOptions{ServerSideEncryption: key})
+			if c.refused {
+				if err == nil || !strings.Contains(err.Error(), refused) {
+					t.Errorf("put: %v", err)
+				}
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			r, err := client.GetObject(t.Context(), bucket, "k", minio.GetObjectOptions{ServerSideEncryption: key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(r)
+			if c.refused != (err != nil) || !c.refused && string(b) != "content" {
+				t.Errorf("get: %q, %v", b, err)
+			}
+		})
+	}
 }

@@ -270,7 +270,7 @@ func objectChecksum(rq *request, up *object.UploadInfo, parts int) ([]byte, erro
 // location is the address of the object a completion or a POST made.
 func (rq *request) location() string {
 	scheme := "http://"
-	if rq.r.TLS != nil || rq.header("X-Forwarded-Proto") == "https" {
+	if rq.r.TLS != nil {
 		scheme = "https://"
 	}
 	b := append([]byte(scheme), rq.r.Host...)

@@ -114,10 +114,16 @@ func ReadCustomer(r *http.Request, prefix string) (*Customer, error) {
 	return c, nil
 }
 
-// confidential reports whether nobody between client and site can read a request: over TLS, or from the same machine.
+// confidential reports whether nobody between client and site can read a request: over TLS, which a trusted proxy may
+// have ended, or from the same machine. What a proxy on this machine passed on came from elsewhere.
 func confidential(r *http.Request) bool {
 	if r.TLS != nil {
 		return true
+	}
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-Ip", "Via"} {
+		if get(r.Header, name) != "" {
+			return false
+		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
