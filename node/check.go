@@ -46,7 +46,7 @@ func CheckOffline(
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	dir.fs = vfs.OS()
-	if _, err := dir.readDataKey(); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := dir.readKey(dataKeyName, dataKeyFormat); !errors.Is(err, fs.ErrNotExist) {
 		k, err := openKeys(ctx, dir, &enc)
 		if err == nil {
 			err = dir.unseal(ctx, k, false)

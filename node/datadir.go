@@ -64,7 +64,8 @@ type DataDir struct {
 	lock  io.Closer
 	fresh bool      // this process made it
 	fs    vfs.FS    // of what the engine keeps; encrypted where the directory is
-	state *seal.Key // seals small files with secrets; nil where the directory is not encrypted
+	state *seal.Key // seals small files with secrets; nil where they are in the clear
+	all   bool      // everything in the directory is encrypted
 }
 
 // OpenDataDir makes path where it does not exist, locks it and checks its format. Another process on it is a

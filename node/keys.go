@@ -26,6 +26,8 @@ type siteKeys struct {
 	ring *keys.Keyring
 	// beside reports that what opens the keyring lies in the data directory with it.
 	beside bool
+	// apart reports that the directory alone does not open what new keys are wrapped with.
+	apart bool
 }
 
 // openKeys opens the keyring, which is made at the first start, and sets up the services that are configured.
@@ -55,6 +57,7 @@ func openKeys(ctx context.Context, dir *DataDir, c *config.Encryption) (*siteKey
 	if k.ring, err = keys.OpenKeyring(ctx, path, secret); err != nil {
 		return nil, err
 	}
+	k.apart = c.Service != config.ServiceKeyring || !k.beside
 	services := map[string]keys.Service{config.ServiceKeyring: k.ring}
 	if c.Vault != "" {
 		services[config.ServiceVault], err = keys.NewVault(keys.VaultOptions{
@@ -114,6 +117,11 @@ func (k kms) Change(ctx context.Context, c adminapi.KeyChange) error {
 	if err := keys.CheckName(c.Name); err != nil {
 		return err
 	}
+	if c.Do == "destroy" || c.Do == "disable" {
+		if err := k.dir.opensWithout(c.Name); err != nil {
+			return err
+		}
+	}
 	err := do(ctx, c.Name)
 	k.keys.Forget()
 	return err
@@ -137,7 +145,7 @@ func (k kms) Rewrap(ctx context.Context) (adminapi.Rewrapped, error) {
 	})
 	out := adminapi.Rewrapped(sum)
 	if err == nil {
-		err = k.dir.rewrapDataKey(ctx, k.keys, &out)
+		err = k.dir.rewrapKeys(ctx, k.keys, &out)
 	}
 	return out, err
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/encrypt"
 	"github.com/minio/minio-go/v7/pkg/tags"
 
@@ -289,5 +291,116 @@ func TestKMS(t *testing.T) {
 	}
 	if _, said := s.admin(t, "/admin/v1/kms"); !strings.Contains(said, `"state":"destroyed"`) {
 		t.Error(said)
+	}
+}
+
+// TestSecretsAreUnderTheKeyring holds that a directory whose keys are kept elsewhere gives away no secret of root or of a
+// user, even with all else in the clear, and that one from before is sealed at the first such start.
+func TestSecretsAreUnderTheKeyring(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	cfg := settings(t, dir)
+	s := start(t, cfg, Options{})
+	if status, said := s.adminDo(t, "POST", "/admin/v1/users", `{"name":"anna","access_key":"ANNASACCESSKEY","secret_key":"annas-secret-shale"}`); status != 200 {
+		t.Fatalf("%d %s", status, said)
+	}
+	root := s.Root()
+	secret, err := s.dir.SiteKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	secrets := []string{root.SecretKey, "annas-secret-shale", hex.EncodeToString(secret[:])}
+	if got := planted(t, dir, secrets); len(got) != 2 {
+		t.Fatalf("the search finds %d secrets of 2 where the keys are beside", len(got))
+	}
+	works := func(s *site) {
+		t.Helper()
+		if s.Root() != root {
+			t.Error("root has other keys")
+		}
+		if _, err := s.client(t).ListBuckets(t.Context()); err != nil {
+			t.Error(err)
+		}
+		c, err := minio.New(s.Addr().String(), &minio.Options{Creds: credentials.NewStaticV4("ANNASACCESSKEY", "annas-secret-shale", "")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ListBuckets(t.Context()); err != nil {
+			t.Errorf("anna: %v", err)
+		}
+	}
+
+	cfg.Encryption.Keyring = filepath.Join(t.TempDir(), "keyring.json")
+	for range 2 {
+		s = start(t, cfg, Options{})
+		works(s)
+		if got := planted(t, dir, secrets); len(got) > 0 {
+			t.Errorf("in the clear: %q", got)
+		}
+		for _, do := range []string{"destroy", "disable"} {
+			if status, said := s.adminDo(t, "POST", "/admin/v1/kms", `{"name":"default","do":"`+do+`"}`); status != 409 {
+				t.Errorf("%s of the key that the site starts with: %d %s", do, status, said)
+			}
+		}
+		if status, said := s.adminDo(t, "POST", "/admin/v1/kms", `{"name":"default","do":"rotate"}`); status != 204 {
+			t.Errorf("%d %s", status, said)
+		}
+		if status, said := s.adminDo(t, "POST", "/admin/v1/kms/rewrap", ""); status != 200 || !strings.Contains(said, `"records":1,"rewrapped":1`) {
+			t.Errorf("%d %s", status, said)
+		}
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := cfg
+	other.Encryption.Keyring = filepath.Join(t.TempDir(), "keyring.json")
+	if _, err := Build(t.Context(), other, Options{}); err == nil {
+		t.Error("it opens with another keyring")
+	}
+	// A file in the clear is not taken for a sealed one.
+	if err := os.WriteFile(filepath.Join(dir, credentialsName), []byte(`{"access_key":"PLANTEDPLANTED","secret_key":"planted-by-a-thief"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Build(t.Context(), cfg, Options{}); err == nil {
+		t.Error("credentials that somebody put there are taken")
+	}
+}
+
+// TestSealingIsFinishedAfterACrash stops between the two files.
+func TestSealingIsFinishedAfterACrash(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	cfg := settings(t, dir)
+	s := start(t, cfg, Options{})
+	root := s.Root()
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := os.ReadFile(filepath.Join(dir, siteKeyName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Encryption.Keyring = filepath.Join(t.TempDir(), "keyring.json")
+	if err := start(t, cfg, Options{}).stop(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, stateKeyName)
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept = bytes.Replace(kept, []byte(`"sealed": true`), []byte(`"sealed": false`), 1)
+	for name, content := range map[string][]byte{stateKeyName: kept, siteKeyName: plain} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = start(t, cfg, Options{})
+	if s.Root() != root {
+		t.Error("root has other keys")
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, siteKeyName)); err != nil || bytes.Contains(got, bytes.TrimSpace(plain)) {
+		t.Errorf("not sealed: %v", err)
 	}
 }
