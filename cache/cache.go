@@ -9,6 +9,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -42,6 +43,7 @@ type Key struct {
 
 // Value is one block. What was given to the cache or came from it must not be changed any more.
 type Value struct {
+	// Data should be a slice of its own: what it is cut from is kept with it.
 	Data []byte
 	// Meta is kept beside the data and not looked at.
 	Meta []byte
@@ -283,7 +285,7 @@ func (c *Cache) Stream(ctx context.Context, k Key, size int, fill func(context.C
 		return nil, "", err
 	}
 	if v, level, ok := c.Lookup(ctx, k); ok {
-		return io.NopCloser(newBytesReader(v.Data)), level, nil
+		return io.NopCloser(bytes.NewReader(v.Data)), level, nil
 	}
 	f, err := c.join(ctx, k, func(ctx context.Context, w *Writer) error {
 		w.grow(size)

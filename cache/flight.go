@@ -77,10 +77,19 @@ func (w *Writer) set(v Value) error {
 	return nil
 }
 
+// trim gives back what the data took for growing, so that levels keep no more than they count.
+func (f *flight) trim() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.mu.data); cap(f.mu.data)-n > n/8 {
+		f.mu.data = bytes.Clone(f.mu.data)
+	}
+}
+
 func (f *flight) value() Value {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return Value{Data: f.mu.data[:len(f.mu.data):len(f.mu.data)], Meta: f.mu.meta, Expires: f.mu.expires}
+	return Value{Data: f.mu.data, Meta: f.mu.meta, Expires: f.mu.expires}
 }
 
 // join returns the flight of a block, a new one where there is none or where the one under way began before a purge
@@ -135,6 +144,7 @@ func (c *Cache) fly(ctx context.Context, f *flight, fill func(context.Context, *
 	defer f.cancel()
 	err := c.fetch(ctx, f, fill)
 	if err == nil && f.level == "" {
+		f.trim()
 		v := f.value()
 		c.stats.filled.Add(1)
 		c.stats.filledBytes.Add(uint64(len(v.Data)))
@@ -260,5 +270,3 @@ func (r *streamReader) Close() error {
 	}
 	return nil
 }
-
-func newBytesReader(p []byte) *bytes.Reader { return bytes.NewReader(p) }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -313,6 +314,12 @@ func (s *fakeStore) AddUses(_ context.Context, uses map[string]Use) error {
 	return nil
 }
 
+func (s *fakeStore) state() (txs, objects int, seventh uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.txs, len(s.uses), s.uses["bucket/7"].Reads
+}
+
 func (s *fakeStore) broken(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -329,9 +336,9 @@ func TestTracker(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		var failures int
+		var failures atomic.Int64
 		done := make(chan error)
-		go func() { done <- tr.Run(ctx, func(error) { failures++ }) }()
+		go func() { done <- tr.Run(ctx, func(error) { failures.Add(1) }) }()
 		reads := func(n int) {
 			for i := range n {
 				tr.Read(fmt.Sprint("bucket/", i%100), time.Now())
@@ -342,23 +349,23 @@ func TestTracker(t *testing.T) {
 			t.Errorf("waiting: %+v", tr.Waiting("bucket/7"))
 		}
 		time.Sleep(time.Minute + time.Second)
-		if s.txs != 1 || s.uses["bucket/7"].Reads != 100 || tr.Stats().Waiting != 0 {
-			t.Errorf("%d transactions, %+v, %+v", s.txs, s.uses["bucket/7"], tr.Stats())
+		if txs, _, n := s.state(); txs != 1 || n != 100 || tr.Stats().Waiting != 0 {
+			t.Errorf("%d transactions, %d reads, %+v", txs, n, tr.Stats())
 		}
 		time.Sleep(time.Hour)
-		if s.txs != 1 {
+		if txs, _, _ := s.state(); txs != 1 {
 			t.Error("nothing was written")
 		}
 		s.broken(errors.New("the disk is away"))
 		reads(1000)
 		time.Sleep(2 * time.Minute)
-		if failures == 0 || tr.Stats().Failed == 0 {
+		if failures.Load() == 0 || tr.Stats().Failed == 0 {
 			t.Error("the failure was not told")
 		}
 		s.broken(nil)
 		reads(1000)
 		time.Sleep(time.Minute)
-		if got := s.uses["bucket/7"].Reads; got != 120 {
+		if _, _, got := s.state(); got != 120 {
 			t.Errorf("%d reads after a store that failed", got)
 		}
 		reads(100)
@@ -366,7 +373,7 @@ func TestTracker(t *testing.T) {
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		if got := s.uses["bucket/7"].Reads; got != 121 {
+		if _, _, got := s.state(); got != 121 {
 			t.Errorf("%d reads after the end", got)
 		}
 	})
@@ -398,16 +405,16 @@ func TestTrackerIsBounded(t *testing.T) {
 		}
 		s.broken(nil)
 		time.Sleep(2 * time.Minute)
-		if len(s.uses) != 100 {
-			t.Errorf("%d objects written", len(s.uses))
+		if _, n, _ := s.state(); n != 100 {
+			t.Errorf("%d objects written", n)
 		}
 		// With room half taken it does not wait for the interval.
 		for i := range 60 {
 			tr.Read(fmt.Sprint("n", i), time.Now())
 		}
 		synctest.Wait()
-		if len(s.uses) < 150 {
-			t.Errorf("%d objects written", len(s.uses))
+		if _, n, _ := s.state(); n < 150 {
+			t.Errorf("%d objects written", n)
 		}
 		cancel()
 		<-done

@@ -86,6 +86,8 @@ func Edges() []Edge {
 		{"blob/wrap/readcache", "vfs", "locks its directory"},
 		{"blob/wrap/...", "blob/wrap", "shows the abilities of the driver behind"},
 
+		{"cache", "vfs", "writes segments, so that crash clones and injected faults reach them"},
+
 		{"keys", "seal", "wraps data keys, seals the keyring"},
 
 		{"auth", "kv", "keeps users beside the namespace"},
@@ -218,6 +220,7 @@ func Formats() []Format {
 		{"block", "block.md"},
 		{"kv/pebblekv", "kv.md"},
 		{"blob/fileblob", "blob-file.md"},
+		{"cache", "cache.md"},
 		{"lifecycle", "use.md"},
 		{"blob/gitblob", "blob-git.md"},
 		{"blob/radosblob", "blob-rados.md"},
