@@ -16,7 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-
 	"firn"
 	"firn/vfs"
 )
