@@ -67,7 +67,8 @@ func (s *shell) ok(args ...string) string {
 	return r.out
 }
 
-// serve starts a site in this process that stops with the test, and returns its data directory and a client.
+// serve starts a site in this process that stops with the test, and returns its data directory and a client, nil for an
+// encrypted one.
 func (s *shell) serve(args ...string) (dir string, c *minio.Client, stop func()) {
 	s.t.Helper()
 	dir = filepath.Join(s.t.TempDir(), "data")
@@ -108,6 +109,9 @@ func (s *shell) serve(args ...string) (dir string, c *minio.Client, stop func())
 		if s.t.Context().Err() != nil {
 			s.t.Fatal(err)
 		}
+	}
+	if node.Encrypted(dir) {
+		return dir, nil, stop // its credentials are sealed
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "credentials.json"))
 	if err != nil {

@@ -8,6 +8,8 @@ MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 MINIO=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 VERSITYGW=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 KES=github.com/minio/kes/cmd/kes@v0.24.0
+AGE=filippo.io/age/cmd/age@v1.2.1
+AGE_KEYGEN=filippo.io/age/cmd/age-keygen@v1.2.1
 PEBBLE=github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1
 TOOLS=${FIRN_TEST_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/firn-test/tools}
 
@@ -44,7 +46,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 mkdir -p "$TOOLS"
-for module in "$MC" "$MINIO" "$VERSITYGW" "$PEBBLE"; do
+for module in "$MC" "$MINIO" "$VERSITYGW" "$PEBBLE" "$AGE" "$AGE_KEYGEN"; do
   name=${module%@*}
   if [ ! -x "$TOOLS/${name##*/}" ]; then
     echo "installing $module"
