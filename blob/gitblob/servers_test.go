@@ -30,8 +30,8 @@ func remote(t *testing.T, g *backends.Git, url string) Options {
 	}
 }
 
-// The conformance suite runs with a remote on this machine. With others only the way to it is another, so one blob of each
-// sort goes it; each step is a connection.
+// The conformance suite runs with a repository on this machine. With others only the way to it is another, so one blob of
+// each sort goes it.
 func TestSSH(t *testing.T) {
 	g := backends.GitSSH(t)
 	url := g.Repository(t, "ssh.git")

@@ -40,7 +40,8 @@ type Options struct {
 	Branch string
 	// Create makes Dir a new bare repository when it is not there. A mirror is always made.
 	Create bool
-	// KeyFile and KnownHostsFile are given to ssh. Without KeyFile ssh finds its keys as it does for the user.
+	// KeyFile and KnownHostsFile are given to ssh. Without KeyFile ssh finds its keys as it does for the user; without
+	// both, the user's GIT_SSH_COMMAND or core.sshCommand is run in its place, as it is.
 	KeyFile, KnownHostsFile string
 	// Username and Password are for https, and go to git through a credential helper that answers for this host only.
 	Username, Password string
@@ -58,6 +59,7 @@ type Options struct {
 type Repo struct {
 	opt      Options
 	env      []string
+	ssh      *ssh
 	branch   string // refs/heads/…: the branch at the place
 	tracking string // the ref of Dir that says where branch was when last asked
 	next     string // the ref that keeps a commit alive until it is published
@@ -101,7 +103,10 @@ func Open(ctx context.Context, opt Options) (*Repo, error) {
 	if r.env, err = opt.environment(); err != nil {
 		return nil, err
 	}
+	r.ssh = newSSH(&r.opt, r.env)
+	r.env = append(r.env, r.ssh.variables...)
 	if err := r.open(ctx); err != nil {
+		r.ssh.close()
 		if r.lock != nil {
 			r.lock.Close()
 		}
@@ -197,6 +202,7 @@ func (r *Repo) Close() error {
 	defer cancel()
 	// A repository that is away by now keeps the ref: it hinders nobody.
 	_, _ = r.run(ctx, nil, "update-ref", "-d", r.next)
+	r.ssh.close()
 	return r.lock.Close()
 }
 

@@ -49,7 +49,7 @@ func (r *Repo) Fetch(ctx context.Context) (ID, error) {
 	}
 	var err error
 	for range 5 {
-		_, err = r.run(ctx, nil, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
+		err = r.reach(ctx, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
 			"--end-of-options", r.opt.Remote, "+"+r.branch+":"+r.tracking)
 		if firn.KindOf(err) != firn.Conflict {
 			break // otherwise another process moved our ref in the same moment
@@ -70,6 +70,14 @@ func (r *Repo) Fetch(ctx context.Context) (ID, error) {
 	return r.Head(ctx)
 }
 
+// reach runs a command that speaks to the remote.
+func (r *Repo) reach(ctx context.Context, args ...string) error {
+	return r.ssh.use(ctx, func() error {
+		_, err := r.run(ctx, nil, args...)
+		return err
+	})
+}
+
 // Publish moves the branch from base to next, both of which are in Dir; base is "" for a branch that is not there yet.
 // It fails with ErrRace if the branch is elsewhere, having changed nothing. A push that failed without telling whether
 // the remote took it is looked up before it counts; firn.Unavailable means that it could not be.
@@ -83,7 +91,7 @@ func (r *Repo) Publish(ctx context.Context, base, next ID) error {
 		}
 		return r.syncRefs()
 	}
-	_, err := r.run(ctx, nil, "push", "--quiet", "--porcelain", "--no-verify", "--force-with-lease="+r.branch+":"+string(base),
+	err := r.reach(ctx, "push", "--quiet", "--porcelain", "--no-verify", "--force-with-lease="+r.branch+":"+string(base),
 		"--end-of-options", r.opt.Remote, string(next)+":"+r.branch)
 	if err != nil && firn.KindOf(err) == firn.Conflict {
 		return ErrRace

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"time"
 
 	"firn"
@@ -33,7 +32,7 @@ func kept() []string {
 func (o *Options) environment() ([]string, error) {
 	env := []string{
 		"GIT_TERMINAL_PROMPT=0", "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull,
-		"GIT_ATTR_NOSYSTEM=1", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "GIT_NO_REPLACE_OBJECTS=1", "GIT_OPTIONAL_LOCKS=0",
+		"GIT_ATTR_NOSYSTEM=1", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "SSH_ASKPASS_REQUIRE=force", "GIT_NO_REPLACE_OBJECTS=1", "GIT_OPTIONAL_LOCKS=0",
 		"GIT_ALLOW_PROTOCOL=file:ssh:http:https",
 		"GIT_AUTHOR_NAME=Firn", "GIT_AUTHOR_EMAIL=firn@localhost",
 		"GIT_COMMITTER_NAME=Firn", "GIT_COMMITTER_EMAIL=firn@localhost",
@@ -89,21 +88,8 @@ func (o *Options) environment() ([]string, error) {
 	for i, c := range config {
 		env = append(env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, c[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, c[1]))
 	}
-	ssh := "ssh -o BatchMode=yes -o ControlMaster=no -o StrictHostKeyChecking=yes -o ConnectTimeout=" + seconds +
-		" -o ServerAliveInterval=" + strconv.Itoa(max(1, int(o.Timeout/time.Second)/3)) + " -o ServerAliveCountMax=3"
-	if o.KnownHostsFile != "" {
-		ssh += " -o UserKnownHostsFile=" + sshQuote(o.KnownHostsFile) + " -o GlobalKnownHostsFile=" + os.DevNull
-	}
-	if o.KeyFile != "" {
-		ssh += " -F none -o IdentitiesOnly=yes -o IdentityAgent=none -i " + shellQuote(o.KeyFile)
-	}
-	return append(env, "GIT_SSH_COMMAND="+ssh, "GIT_SSH_VARIANT=ssh"), nil
+	return env, nil
 }
-
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-// sshQuote quotes a path for ssh's own parser, which splits at spaces and expands %, and then for the shell.
-func sshQuote(s string) string { return shellQuote(`"` + strings.ReplaceAll(s, "%", "%%") + `"`) }
 
 // command is git with args in the repository. Cancelling ctx asks it and what it started to end, so that it removes its
 // lock files, and kills it only when it does not.

@@ -34,8 +34,8 @@ func (g *Git) Repository(t testing.TB, name string) string {
 	return g.URL + name
 }
 
-// GitSSH starts an sshd that runs git's server programs for the user who runs the test.
-func GitSSH(t testing.TB) *Git {
+// GitSSH starts an sshd that runs git's server programs for the user who runs the test, with lines of sshd_config(5).
+func GitSSH(t testing.TB, config ...string) *Git {
 	t.Helper()
 	d := t.TempDir()
 	me, err := user.Current()
@@ -74,7 +74,8 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
 ForceCommand git shell -c "$SSH_ORIGINAL_COMMAND"
-`, port, host, key))
+%s
+`, port, host, key, strings.Join(config, "\n")))
 	g := &Git{KeyFile: key, KnownHosts: known, Root: root}
 	u := url.URL{Scheme: "ssh", User: url.User(me.Username), Host: "127.0.0.1:" + strconv.Itoa(port), Path: root + "/"}
 	g.URL = u.String()

@@ -15,6 +15,7 @@ type Relay struct {
 	mu struct {
 		sync.Mutex
 		conns  map[net.Conn]bool
+		served int // connections so far
 		closed bool
 		stall  chan struct{} // not nil while bytes are held back; closed when they go on
 		limit  int64         // bytes until the next cut; 0 is none
@@ -61,6 +62,7 @@ func (r *Relay) serve(client net.Conn, addr string) {
 	defer server.Close()
 	r.mu.Lock()
 	closed := r.mu.closed
+	r.mu.served++
 	r.mu.conns[client], r.mu.conns[server] = true, true
 	r.mu.Unlock()
 	if closed {
@@ -97,6 +99,13 @@ func (r *Relay) pass(to io.Writer, from io.Reader) {
 			return
 		}
 	}
+}
+
+// Served is how many connections there were, and how many there are.
+func (r *Relay) Served() (all, open int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.served, len(r.mu.conns) / 2
 }
 
 // Cut ends all connections; new ones are served.

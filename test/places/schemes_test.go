@@ -28,6 +28,7 @@ func TestSchemes(t *testing.T) {
 		"postgres":      postgresPlace,
 		"sqlite":        func(t *testing.T) place { return place{url: "sqlite:" + filepath.Join(t.TempDir(), "blobs.db")} },
 		"git local":     func(t *testing.T) place { return place{url: "git+file://" + filepath.Join(t.TempDir(), "app.git")} },
+		"git ssh":       gitSSHPlace,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -94,4 +95,11 @@ func postgresPlace(t *testing.T) place {
 		url: fmt.Sprintf("postgres://%s@%s/%s?sslmode=verify-ca&sslrootcert=%s", p.User, p.Addr, p.Database, url.QueryEscape(p.CAFile)),
 		env: []string{"PGPASSWORD=" + p.Password},
 	}
+}
+
+func gitSSHPlace(t *testing.T) place {
+	t.Helper()
+	g := backends.GitSSH(t)
+	q := url.Values{"key": {g.KeyFile}, "known-hosts": {g.KnownHosts}}
+	return place{url: "git+" + g.Repository(t, "app.git") + "?" + q.Encode()}
 }
