@@ -76,8 +76,8 @@ func temporary(t *testing.T) string {
 
 // The commands of one place share a connection, one that is lost is replaced, and Close leaves nothing behind.
 func TestSharedConnection(t *testing.T) {
-	tmp := temporary(t)
 	relay, opt := line(t)
+	tmp := temporary(t)
 	p := open(t, opt)
 	put(t, p, 0, 6)
 	// To ask for a branch that is not there yet ends as a lost connection does.

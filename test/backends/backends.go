@@ -153,12 +153,10 @@ func poll(within time.Duration, yes func() bool) bool {
 	return false
 }
 
-// ports are those given to tests that still run.
-var ports sync.Map
-
 // FreePort returns a port of loopback that nothing listens on, below the kernel's range for outgoing connections: a
 // client must not take it while the server is down. It is one of the 100 from FIRN_TEST_PORTS on, 21100 by default, and
-// is given to nobody else before the test ends: a server that is killed finds its port free when it starts again.
+// is given to nobody else before the test ends, by a lock on a file: a server that is killed finds its port free when it
+// starts again.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	first := 21100
@@ -168,18 +166,27 @@ func FreePort(t testing.TB) int {
 			t.Fatalf("FIRN_TEST_PORTS: %v", err)
 		}
 	}
+	dir := filepath.Join(os.TempDir(), "firn-test-ports")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	for range 1000 {
 		port := first + rand.IntN(100)
-		if _, given := ports.LoadOrStore(port, true); given {
+		lock, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o666)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+			lock.Close()
 			continue
 		}
 		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
-			ports.Delete(port)
+			lock.Close()
 			continue
 		}
 		l.Close()
-		t.Cleanup(func() { ports.Delete(port) })
+		t.Cleanup(func() { lock.Close() })
 		return port
 	}
 	t.Fatal("no free port was found")
