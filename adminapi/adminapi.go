@@ -35,6 +35,7 @@ type Users interface {
 	Add(ctx context.Context, name string, c auth.Credentials, grants []auth.Grant) (auth.User, auth.Credentials, error)
 	Remove(ctx context.Context, name string) error
 	SetGrants(ctx context.Context, name string, grants []auth.Grant) error
+	SetLimits(ctx context.Context, name string, l auth.Limits) error
 	AddKey(ctx context.Context, user string, c auth.Credentials, o auth.KeyOptions) (auth.Credentials, error)
 	RotateKey(ctx context.Context, accessKey string, overlap time.Duration) (auth.Credentials, error)
 	RemoveKey(ctx context.Context, accessKey string) error
@@ -86,6 +87,7 @@ func New(site Site, users Users, metrics http.Handler, token string, log *slog.L
 	h.mux.HandleFunc("POST /admin/v1/users", h.api(h.addUser))
 	h.mux.HandleFunc("DELETE /admin/v1/users/{name}", h.api(h.removeUser))
 	h.mux.HandleFunc("PUT /admin/v1/users/{name}/grants", h.api(h.setGrants))
+	h.mux.HandleFunc("PUT /admin/v1/users/{name}/limits", h.api(h.setLimits))
 	h.mux.HandleFunc("POST /admin/v1/users/{name}/keys", h.api(h.addKey))
 	h.mux.HandleFunc("DELETE /admin/v1/keys/{key}", h.api(h.removeKey))
 	h.mux.HandleFunc("POST /admin/v1/keys/{key}/rotate", h.api(h.rotateKey))

@@ -112,6 +112,14 @@ func (f fakeUsers) SetGrants(_ context.Context, name string, g []auth.Grant) err
 	return nil
 }
 
+func (f fakeUsers) SetLimits(_ context.Context, name string, l auth.Limits) error {
+	if f[name] == nil {
+		return auth.ErrNoSuchUser
+	}
+	f[name].Limits = l
+	return nil
+}
+
 func (f fakeUsers) AddKey(_ context.Context, user string, c auth.Credentials, _ auth.KeyOptions) (auth.Credentials, error) {
 	if f[user] == nil {
 		return c, auth.ErrNoSuchUser

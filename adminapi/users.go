@@ -106,6 +106,19 @@ func (h *Handler) setGrants(r *http.Request) (any, error) {
 	return u, nil
 }
 
+func (h *Handler) setLimits(r *http.Request) (any, error) {
+	var l auth.Limits
+	if err := decode(r, &l); err != nil {
+		return nil, err
+	}
+	name := r.PathValue("name")
+	if err := h.users.SetLimits(r.Context(), name, l); err != nil {
+		return nil, err
+	}
+	h.log.Info("limits changed", "user", name, "limits", l)
+	return nil, nil
+}
+
 func (h *Handler) addKey(r *http.Request) (any, error) {
 	var q KeyRequest
 	if err := decode(r, &q); err != nil {

@@ -109,11 +109,25 @@ type User struct {
 	Account   string    `json:"account_id"`
 	Within    bool      `json:"within,omitempty"` // of root's account, not an account of its own
 	Grants    []Grant   `json:"grants"`
+	Limits    Limits    `json:"limits,omitzero"`
 	Keys      []KeyInfo `json:"keys"`
 	Created   time.Time `json:"created"`
 	Groups    []string  `json:"groups,omitempty"`   // names
 	Policies  []string  `json:"policies,omitempty"` // names of inline and attached policies
 }
+
+// Limits are bounds of one user in place of the site's. A field that is 0 leaves the site's in force, NoLimit sets none.
+type Limits struct {
+	Requests   int   `json:"requests,omitempty"`   // a second
+	Concurrent int   `json:"concurrent,omitempty"` // under way
+	Rate       int64 `json:"rate,omitempty"`       // bytes a second, MinRate or more
+}
+
+// NoLimit is a limit that bounds nothing.
+const NoLimit = -1
+
+// MinRate is the least rate that a user can be bound to: less would let connections time out while they wait.
+const MinRate = 64 << 10
 
 // KeyInfo is an access key without its secret.
 type KeyInfo struct {

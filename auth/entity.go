@@ -48,6 +48,7 @@ type Entity struct {
 
 	Canonical string   `json:"canonical,omitempty"` // of users of the site
 	Grants    []Grant  `json:"grants,omitempty"`    // of users of the site
+	Limits    Limits   `json:"limits,omitzero"`     // of users of the site
 	Keys      []Key    `json:"keys,omitempty"`      // of users
 	Groups    []string `json:"groups,omitempty"`    // ids of the groups a user is in
 

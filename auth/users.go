@@ -531,6 +531,27 @@ func (u *Users) SetGrants(ctx context.Context, name string, grants []Grant) erro
 	})
 }
 
+// SetLimits replaces a user's limits. ErrNoSuchUser, ErrInvalidUser.
+func (u *Users) SetLimits(ctx context.Context, name string, l Limits) error {
+	if l.Requests < NoLimit || l.Concurrent < NoLimit || l.Rate < NoLimit || l.Rate > 0 && l.Rate < MinRate {
+		return firn.E("set limits", name, fmt.Errorf(
+			"%w: a limit is a positive number, 0 for the site's or -1 for none; a rate is %d bytes a second or more", ErrInvalidUser, MinRate))
+	}
+	return u.siteUser(ctx, "set limits", name, func(_ *View, e *Entity) (*Entity, error) {
+		switch {
+		case e == nil:
+			return nil, ErrNoSuchUser
+		case e.Canonical == "":
+			return nil, fmt.Errorf("%w: a user within root's account has no bounds of its own", ErrInvalidUser)
+		}
+		e.Limits = l
+		return e, nil
+	})
+}
+
+// LimitsOf returns the limits of the account with a canonical id.
+func (u *Users) LimitsOf(canonical string) Limits { return u.snap.Load().limits[canonical] }
+
 // KeyOptions are what a key may have beside its secret.
 type KeyOptions struct {
 	Expires time.Time // zero never

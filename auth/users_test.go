@@ -156,6 +156,22 @@ func TestUsersSurviveReopening(t *testing.T) {
 	if err := again.SetGrants(t.Context(), "anna", nil); err != nil {
 		t.Fatal(err)
 	}
+	anna, err = again.Get("anna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []Limits{{Rate: 1}, {Requests: -2}, {Concurrent: -2}, {Rate: -2}} {
+		if err := again.SetLimits(t.Context(), "anna", l); !errors.Is(err, ErrInvalidUser) {
+			t.Errorf("%+v: %v", l, err)
+		}
+	}
+	if err := again.SetLimits(t.Context(), "nobody", Limits{}); !errors.Is(err, ErrNoSuchUser) {
+		t.Error(err)
+	}
+	own := Limits{Requests: 5, Concurrent: NoLimit, Rate: MinRate}
+	if err := again.SetLimits(t.Context(), "anna", own); err != nil || again.LimitsOf(anna.Canonical) != own {
+		t.Errorf("%+v, %v", again.LimitsOf(anna.Canonical), err)
+	}
 	if err := again.Remove(t.Context(), "bert"); err != nil {
 		t.Fatal(err)
 	}

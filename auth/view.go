@@ -19,6 +19,7 @@ type View struct {
 	fold        map[string]string    // names of users of the site by their lower-case form
 	keys        map[string]*keyEntry // by access key, root's included
 	names       map[string]string    // canonical id to name, root's included
+	limits      map[string]Limits    // canonical id to limits, where there are any
 	ids         map[string]string    // account id to canonical id
 	groups      map[string]*Entity   // by unique id
 	total       int                  // entities, without users of the site
@@ -203,6 +204,7 @@ func (v *View) with(ref Ref, old string, e *Entity) *View {
 // index fills what is derived from v.accounts. used are the counters of keys, which it completes.
 func (v *View) index(rootSecret string, used map[string]*atomic.Int64) error {
 	v.keys, v.names, v.ids = make(map[string]*keyEntry), make(map[string]string), make(map[string]string)
+	v.limits = make(map[string]Limits)
 	v.fold, v.groups, v.total = make(map[string]string), make(map[string]*Entity), 0
 	v.keys[v.root.AccessKey] = &keyEntry{secret: rootSecret, id: &v.root}
 	v.names[v.root.Canonical] = RootName
@@ -213,6 +215,9 @@ func (v *View) index(rootSecret string, used map[string]*atomic.Int64) error {
 		v.ids[AccountID(c)] = c
 		if a.owner != nil {
 			v.names[c] = a.owner.Name
+			if a.owner.Limits != (Limits{}) {
+				v.limits[c] = a.owner.Limits
+			}
 		}
 		for kind, m := range a.kinds {
 			if kind == KindUser && c == v.root.Canonical {
@@ -294,7 +299,7 @@ func (v *View) freeCanonical() string {
 func (v *View) user(e *Entity) User {
 	u := User{
 		Name: e.Name, Canonical: e.Canonical, Account: AccountID(e.Canonical), Created: e.Created, Within: e.Canonical == "",
-		Grants: slices.Clone(e.Grants), Keys: make([]KeyInfo, len(e.Keys)),
+		Grants: slices.Clone(e.Grants), Limits: e.Limits, Keys: make([]KeyInfo, len(e.Keys)),
 	}
 	if u.Within {
 		u.Account = v.root.Account

@@ -13,6 +13,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/signer"
 
 	"firn/adminapi"
 	"firn/auth"
@@ -179,6 +180,37 @@ func TestUsersAndKeys(t *testing.T) {
 		t.Error("a user without grants reads")
 	}
 	s.ok("user", "grant", "ada", "read", "--data", dir)
+
+	// Bounds of one's own hold at once, and go again.
+	if out := s.ok("user", "limit", "ada", "--data", dir); out != "requests    as the site\nconcurrent  as the site\nrate        as the site\n" {
+		t.Errorf("limit: %s", out)
+	}
+	if out := s.ok("user", "limit", "ada", "--requests", "1", "--rate", "2MiB/s", "--concurrent", "none", "--data", dir); out !=
+		"requests    1 a second\nconcurrent  none\nrate        2MiB/s\n" {
+		t.Errorf("limit: %s", out)
+	}
+	slowed := 0
+	for range 20 {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", root.EndpointURL().String()+"/docs/in/a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
+		res, err := http.DefaultClient.Do(signer.SignV4(*req, made.Credentials.AccessKey, made.Credentials.SecretKey, "", "us-east-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Body.Close(); res.StatusCode == http.StatusServiceUnavailable {
+			slowed++
+		}
+	}
+	if slowed == 0 {
+		t.Error("20 requests at once with a bound of 1 a second")
+	}
+	s.ok("user", "limit", "ada", "--requests", "site", "--rate", "site", "--data", dir)
+	if out := s.ok("user", "limit", "ada", "--data", dir, "--json"); !strings.Contains(out, `"concurrent": -1`) || strings.Contains(out, "rate") {
+		t.Errorf("limit: %s", out)
+	}
 
 	second := decode[auth.Credentials](t, s.ok("key", "add", "ada", "--data", dir, "--json"))
 	if out := s.ok("key", "list", "ada", "--data", dir); !strings.Contains(out, second.AccessKey) || strings.Contains(out, second.SecretKey) {

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"firn"
 	"firn/adminapi"
 	"firn/auth"
 	"firn/config"
@@ -129,7 +132,80 @@ the buckets, or hand them over with --to, to another user or to root.`,
 			return err
 		},
 	}
-	c.AddCommand(add, list, rm, grant)
+	c.AddCommand(add, list, rm, grant, userLimitCommand(env, admin))
+	return c
+}
+
+// userLimitCommand shows and sets a user's own bounds.
+func userLimitCommand(env *Env, admin *adminFlags) *cobra.Command {
+	var requests, concurrent, rate string
+	c := &cobra.Command{
+		Use: "limit NAME", Short: "Show or set the bounds of a user", Args: oneArg("the user's name"),
+		Long: `Show or set the bounds of a user on requests and bandwidth, in place of those of the site's configuration
+(limits.user_requests, limits.user_concurrent, limits.user_rate). A value is a number, "none" for no bound, or "site"
+for the site's. A change holds for requests that begin after it.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			users, err := listUsers(cmd, admin)
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(users, func(u auth.User) bool { return u.Name == args[0] })
+			if i < 0 {
+				return firn.E("get user", args[0], auth.ErrNoSuchUser)
+			}
+			l := users[i].Limits
+			number := func(s string) (int64, error) { return strconv.ParseInt(s, 10, 32) }
+			bytes := func(s string) (int64, error) {
+				r, err := config.ParseRate(s)
+				return int64(r), err
+			}
+			n, m := int64(l.Requests), int64(l.Concurrent)
+			changed := false
+			for _, f := range []struct {
+				name, value string
+				to          *int64
+				parse       func(string) (int64, error)
+			}{{"requests", requests, &n, number}, {"concurrent", concurrent, &m, number}, {"rate", rate, &l.Rate, bytes}} {
+				if !cmd.Flags().Changed(f.name) {
+					continue
+				}
+				if changed, *f.to, err = true, 0, nil; f.value == "none" {
+					*f.to = auth.NoLimit
+				} else if f.value != "site" {
+					if *f.to, err = f.parse(f.value); err != nil || *f.to <= 0 {
+						return usageError("--%s %s: want more than 0, none, or site", f.name, f.value)
+					}
+				}
+			}
+			if l.Requests, l.Concurrent = int(n), int(m); changed {
+				site, err := admin.connect()
+				if err != nil {
+					return err
+				}
+				if err := site.call(cmd.Context(), "PUT", "/admin/v1/users/"+url.PathEscape(args[0])+"/limits", l, nil); err != nil {
+					return err
+				}
+			}
+			if asJSON(cmd) {
+				return emit(env.Out, l)
+			}
+			show := func(n int64, s string) string {
+				switch n {
+				case 0:
+					return "as the site"
+				case auth.NoLimit:
+					return "none"
+				}
+				return s
+			}
+			_, err = fmt.Fprintf(env.Out, "requests    %s\nconcurrent  %s\nrate        %s\n", show(n, fmt.Sprint(n, " a second")),
+				show(m, fmt.Sprint(m)), show(l.Rate, config.Rate(max(0, l.Rate)).String()))
+			return err
+		},
+	}
+	c.Flags().StringVar(&requests, "requests", "", "requests a second, with twice as many at once")
+	c.Flags().StringVar(&concurrent, "concurrent", "", "requests served at once")
+	c.Flags().StringVar(&rate, "rate", "", "bytes a second, sent and received together, such as 10MiB/s")
 	return c
 }
 

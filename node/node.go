@@ -163,11 +163,9 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		Keys:    n.keys,
 		MinRate: int64(cfg.Limits.MinRate), Ready: n.ready, Logged: n.logged,
 	}
-	if l := cfg.Limits; l.UserRequests > 0 || l.UserConcurrent > 0 || l.UserRate > 0 {
-		options.Pace = pace.New(pace.Limits{
-			Requests: l.UserRequests, Concurrent: l.UserConcurrent, Bytes: int64(l.UserRate),
-		}, 0, nil)
-	}
+	options.Pace = bounds{n.users, pace.New(pace.Limits{
+		Requests: cfg.Limits.UserRequests, Concurrent: cfg.Limits.UserConcurrent, Bytes: int64(cfg.Limits.UserRate),
+	}, 0, nil)}
 	if n.audit != nil {
 		options.Done = n.finished
 	}

@@ -12,9 +12,11 @@ import (
 	"firn"
 	"firn/adminapi"
 	"firn/audit"
+	"firn/auth"
 	"firn/config"
 	"firn/iamapi"
 	"firn/object/record"
+	"firn/pace"
 	"firn/s3api"
 	"firn/telemetry"
 )
@@ -102,6 +104,18 @@ func (n *Node) finished(f *s3api.Finished) {
 		VersionID: f.VersionID, Decision: f.Decision, Status: f.Status, Code: f.Code, In: f.In, Out: f.Out,
 		Micros: f.Took.Microseconds(),
 	})
+}
+
+// bounds holds users to the site's bounds and their own.
+type bounds struct {
+	users *auth.Users
+	pace  *pace.Users
+}
+
+// Begin begins a request of an account, or of an address.
+func (b bounds) Begin(name string) (*pace.User, time.Duration, bool) {
+	own := b.users.LimitsOf(name)
+	return b.pace.Begin(name, pace.Limits{Requests: own.Requests, Concurrent: own.Concurrent, Bytes: own.Rate})
 }
 
 // identityCall records a call of IAM or STS.

@@ -54,6 +54,7 @@ func New(limits Limits, max int, now func() time.Time) *Users {
 // User is one user's state while one of the user's requests is under way.
 type User struct {
 	owner    *Users
+	limits   Limits
 	requests *rate.Limiter // nil without bound
 	bytes    *rate.Limiter // nil without bound
 
@@ -62,26 +63,46 @@ type User struct {
 	used   time.Time
 }
 
-// Begin asks to begin a request of the user with the given name. Where ok, the caller calls End once the request is
-// over. Where not, the request should be refused, and may be tried again after the given time.
-func (u *Users) Begin(name string) (user *User, after time.Duration, ok bool) {
+// None is a field of a user's own Limits that sets no bound whatever the bounds of all are.
+const None = -1
+
+// bounds returns the limits of a user with limits of its own, of which fields that are 0 leave those of all in force.
+func (u *Users) bounds(own Limits) Limits {
+	l := u.limits
+	if own.Requests != 0 {
+		l.Requests = own.Requests
+	}
+	if own.Concurrent != 0 {
+		l.Concurrent = own.Concurrent
+	}
+	if own.Bytes != 0 {
+		l.Bytes = own.Bytes
+	}
+	return Limits{max(0, l.Requests), max(0, l.Concurrent), max(0, l.Bytes)}
+}
+
+// Begin asks to begin a request of the user with the given name and limits of its own. Where ok, the caller calls End
+// once the request is over, unless the user is nil, who is not bound. Where not, the request should be refused, and may
+// be tried again after the given time.
+func (u *Users) Begin(name string, own Limits) (user *User, after time.Duration, ok bool) {
+	limits := u.bounds(own)
+	if limits == (Limits{}) {
+		return nil, 0, true
+	}
 	now := u.now()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	user = u.mu.m[name]
 	if user == nil {
 		u.evict()
-		user = &User{owner: u}
-		if n := u.limits.Requests; n > 0 {
-			user.requests = rate.NewLimiter(rate.Limit(n), 2*n)
-		}
-		if n := max(u.limits.Bytes, MinBytes); u.limits.Bytes > 0 {
-			user.bytes = rate.NewLimiter(rate.Limit(n), int(n))
-		}
+	}
+	if user == nil || user.limits != limits {
+		// Requests under way under limits that were changed go on under those, and are counted with them.
+		user = newUser(u, limits)
 		u.mu.m[name] = user
 	}
 	user.used = now
-	if u.limits.Concurrent > 0 && user.active >= u.limits.Concurrent {
+	if limits.Concurrent > 0 && user.active >= limits.Concurrent {
 		return nil, time.Second, false
 	}
 	if user.requests != nil && !user.requests.AllowN(now, 1) {
@@ -89,6 +110,17 @@ func (u *Users) Begin(name string) (user *User, after time.Duration, ok bool) {
 	}
 	user.active++
 	return user, 0, true
+}
+
+func newUser(owner *Users, l Limits) *User {
+	user := &User{owner: owner, limits: l}
+	if n := l.Requests; n > 0 {
+		user.requests = rate.NewLimiter(rate.Limit(n), 2*n)
+	}
+	if n := max(l.Bytes, MinBytes); l.Bytes > 0 {
+		user.bytes = rate.NewLimiter(rate.Limit(n), int(n))
+	}
+	return user
 }
 
 // looked is how many users are looked at to find one to forget.

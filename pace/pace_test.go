@@ -13,7 +13,7 @@ func TestRequestRate(t *testing.T) {
 		u := New(Limits{Requests: 10}, 0, nil)
 		admitted := func(name string, tries int) (n int) {
 			for range tries {
-				user, after, ok := u.Begin(name)
+				user, after, ok := u.Begin(name, Limits{})
 				if ok {
 					user.End()
 					n++
@@ -38,16 +38,16 @@ func TestRequestRate(t *testing.T) {
 
 func TestConcurrent(t *testing.T) {
 	u := New(Limits{Concurrent: 2}, 0, nil)
-	a, _, _ := u.Begin("anna")
-	b, _, _ := u.Begin("anna")
-	if _, after, ok := u.Begin("anna"); ok || after <= 0 {
+	a, _, _ := u.Begin("anna", Limits{})
+	b, _, _ := u.Begin("anna", Limits{})
+	if _, after, ok := u.Begin("anna", Limits{}); ok || after <= 0 {
 		t.Error("a third request was let in")
 	}
-	if _, _, ok := u.Begin("otto"); !ok {
+	if _, _, ok := u.Begin("otto", Limits{}); !ok {
 		t.Error("another user was refused")
 	}
 	a.End()
-	if _, _, ok := u.Begin("anna"); !ok {
+	if _, _, ok := u.Begin("anna", Limits{}); !ok {
 		t.Error("refused after one ended")
 	}
 	b.End()
@@ -56,8 +56,8 @@ func TestConcurrent(t *testing.T) {
 func TestBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := New(Limits{Bytes: 1 << 20}, 0, nil)
-		user, _, _ := u.Begin("anna")
-		other, _, _ := u.Begin("anna")
+		user, _, _ := u.Begin("anna", Limits{})
+		other, _, _ := u.Begin("anna", Limits{})
 		start := time.Now()
 		for range 8 { // two requests of one user share: 1 MiB at once, 8 MiB take 7 s
 			for _, r := range []*User{user, other} {
@@ -79,9 +79,9 @@ func TestBytes(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	u := New(Limits{Requests: 5}, 100, nil)
-	held, _, _ := u.Begin("held")
+	held, _, _ := u.Begin("held", Limits{})
 	for i := range 10_000 {
-		user, _, ok := u.Begin(fmt.Sprint(i))
+		user, _, ok := u.Begin(fmt.Sprint(i), Limits{})
 		if !ok {
 			t.Fatal("refused")
 		}
@@ -92,10 +92,38 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	// Who has a request under way is not forgotten.
 	for range 9 {
-		u.Begin("held")
+		u.Begin("held", Limits{})
 	}
-	if _, _, ok := u.Begin("held"); ok {
+	if _, _, ok := u.Begin("held", Limits{}); ok {
 		t.Error("the allowance of a user with a request under way was renewed")
 	}
 	held.End()
+}
+
+func TestOwnLimits(t *testing.T) {
+	u := New(Limits{Concurrent: 2}, 0, nil)
+	begin := func(name string, own Limits) bool {
+		t.Helper()
+		_, _, ok := u.Begin(name, own)
+		return ok
+	}
+	tight, loose := Limits{Concurrent: 1}, Limits{Concurrent: None}
+	if !begin("anna", tight) || begin("anna", tight) {
+		t.Error("a bound of one's own does not hold")
+	}
+	for range 10 {
+		if !begin("otto", loose) {
+			t.Error("bound in spite of none of one's own")
+		}
+	}
+	if !begin("emil", Limits{Requests: 100}) || !begin("emil", Limits{Requests: 100}) || begin("emil", Limits{Requests: 100}) {
+		t.Error("a bound of all does not hold beside another of one's own")
+	}
+	// A change holds at once.
+	if !begin("anna", Limits{Concurrent: 3}) {
+		t.Error("the old bound holds")
+	}
+	if n := u.Len(); n != 2 {
+		t.Errorf("%d users are remembered; who is not bound needs not be", n)
+	}
 }

@@ -113,7 +113,7 @@ func clientAddr(remote string) string {
 	return remote
 }
 
-// pacer bounds what one user takes. It is *pace.Users.
+// pacer bounds what one user takes. A nil user is not bound.
 type pacer interface {
 	Begin(name string) (user *pace.User, after time.Duration, ok bool)
 }
