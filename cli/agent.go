@@ -52,7 +52,8 @@ run by firn serve does so by itself. /metrics, /healthz and /status are served a
 					return err
 				}
 			}
-			r, err := newSchedule(env, cfg, state, log)
+			watch := newMirrors(log)
+			r, err := newSchedule(env, cfg, state, log, watch)
 			if err != nil {
 				return err
 			}
@@ -60,7 +61,7 @@ run by firn serve does so by itself. /metrics, /healthz and /status are served a
 			if err != nil {
 				return fmt.Errorf("%w: set --listen to an address that is free", err)
 			}
-			return runAgent(cmd.Context(), r, l, log)
+			return runAgent(cmd.Context(), r, l, log, watch)
 		},
 	}
 	f := c.Flags()
@@ -83,9 +84,9 @@ func stateFile(env *Env) (string, error) {
 }
 
 // runAgent runs the jobs and serves what is known of them.
-func runAgent(ctx context.Context, r *schedule.Runner, l net.Listener, log *slog.Logger) error {
+func runAgent(ctx context.Context, r *schedule.Runner, l net.Listener, log *slog.Logger, watch *mirrors) error {
 	reg := prometheus.NewRegistry()
-	if err := reg.Register(r); err != nil {
+	if err := errors.Join(reg.Register(r), reg.Register(watch)); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	mux := http.NewServeMux()
@@ -118,7 +119,7 @@ func runAgent(ctx context.Context, r *schedule.Runner, l net.Listener, log *slog
 }
 
 // newSchedule makes the jobs of the configuration.
-func newSchedule(env *Env, cfg *config.Effective, state string, log *slog.Logger) (*schedule.Runner, error) {
+func newSchedule(env *Env, cfg *config.Effective, state string, log *slog.Logger, watch *mirrors) (*schedule.Runner, error) {
 	var jobs []schedule.Job
 	var names []string
 	for name := range cfg.Backups {
@@ -126,7 +127,7 @@ func newSchedule(env *Env, cfg *config.Effective, state string, log *slog.Logger
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		b := &scheduled{env: env, name: name, cfg: cfg.Backups[name], file: cfg.File, log: log.With("backup", name)}
+		b := &scheduled{env: env, name: name, cfg: cfg.Backups[name], file: cfg.File, log: log.With("backup", name), watch: watch}
 		for _, k := range []struct {
 			name, when string
 			run        func(context.Context, *repo.Repo) (int64, error)
@@ -159,6 +160,8 @@ type scheduled struct {
 	cfg  config.Backup
 	file string
 	log  *slog.Logger
+	// watch hears of the mirrors that repositories lie in.
+	watch *mirrors
 }
 
 // with opens the repository for one run.
@@ -177,7 +180,7 @@ func (b *scheduled) with(ctx context.Context, fn func(context.Context, *repo.Rep
 		return b.env.Getenv(name)
 	}
 	r := newRepoFlags(&env)
-	r.url, r.compression, r.opener.file = b.cfg.Repository, b.cfg.Compression, b.file
+	r.url, r.compression, r.opener.file, r.opener.watch = b.cfg.Repository, b.cfg.Compression, b.file, b.watch
 	err = r.with(ctx, repo.Options{}, func(re *repo.Repo) error {
 		bytes, err = fn(ctx, re)
 		return err

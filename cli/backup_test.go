@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"firn/blob"
 	"firn/blob/places"
 	"firn/repo"
 )
@@ -207,10 +211,9 @@ func TestBlobRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := s.run("blob", "repair", "place:both")
-	if r.code != exitFailed || !strings.Contains(r.out+r.err, "b: ") {
+	if r.code != exitFailed || !strings.Contains(r.out, "  b: away: ") || strings.Count(r.err, `"msg":"a place of a mirror is away`) != 1 {
 		t.Errorf("a place that is away: %+v", r)
 	}
-	t.Logf("%+v", r)
 	s.ok("blob", "init", "place:b") // a new disk
 	if did := repair(); did.Copied != 3 {
 		t.Errorf("a place that lost everything: %+v", did)
@@ -221,5 +224,74 @@ func TestBlobRepair(t *testing.T) {
 	}
 	if r := s.run("blob", "repair", "place:a"); r.code != exitFailed || !strings.Contains(r.err, "no mirror") {
 		t.Errorf("a place that is no mirror: %+v", r)
+	}
+}
+
+// What a mirror's places miss, and get back, is in metrics and in the log, once.
+func TestMirrorMetrics(t *testing.T) {
+	s := newShell(t)
+	dir := t.TempDir()
+	b := filepath.Join(dir, "b")
+	write(t, "firn.yaml", []byte("places:\n  a:\n    url: file:"+filepath.Join(dir, "a")+"\n  b:\n    url: file:"+b+
+		"\n  c:\n    url: file:"+filepath.Join(dir, "c")+"\n  three:\n    mirror: [a, b, c]\n    mirror_writes: 2\n"))
+	s.ok("blob", "init", "place:three")
+	var log bytes.Buffer
+	watch := newMirrors(slog.New(slog.NewTextHandler(&log, nil)))
+	reg := prometheus.NewRegistry()
+	if err := reg.Register(watch); err != nil {
+		t.Fatal(err)
+	}
+	metrics := func() map[string]float64 {
+		t.Helper()
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if l := m.GetLabel(); l[0].GetValue() == "three" && l[1].GetValue() == "b" {
+					all[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+				}
+			}
+		}
+		return all
+	}
+	o := opener{env: &Env{Getenv: s.getenv, Environ: s.environ}, watch: watch}
+	with := func(fn func(*blob.Store) error) {
+		t.Helper()
+		if err := o.with(t.Context(), "place:three", fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(b, b+".away"); err != nil {
+		t.Fatal(err)
+	}
+	with(func(p *blob.Store) error {
+		for _, key := range []string{"one", "two"} {
+			if err := p.PutBytes(t.Context(), key, []byte("content")); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if m := metrics(); m["firn_mirror_place_away"] != 1 || m["firn_mirror_missed_changes_total"] != 2 || m["firn_mirror_repaired_total"] != 0 {
+		t.Errorf("while it is away: %v", m)
+	}
+	if n := strings.Count(log.String(), "is away"); n != 1 {
+		t.Errorf("that it is away is told %d times: %s", n, &log)
+	}
+	if err := os.Rename(b+".away", b); err != nil {
+		t.Fatal(err)
+	}
+	with(func(p *blob.Store) error {
+		_, _, err := places.Repair(t.Context(), p)
+		return err
+	})
+	if m := metrics(); m["firn_mirror_place_away"] != 0 || m["firn_mirror_repaired_total"] != 2 {
+		t.Errorf("when it is back: %v", m)
+	}
+	if !strings.Contains(log.String(), "has all that it missed") {
+		t.Errorf("that it is whole is not told: %s", &log)
 	}
 }

@@ -36,8 +36,9 @@ repository keeps in a place is for firn's own eyes.`
 
 // opener opens the places of a command.
 type opener struct {
-	env  *Env
-	file string
+	env   *Env
+	file  string
+	watch *mirrors // nil makes one that writes to the error output
 }
 
 func (o *opener) register(f *pflag.FlagSet) {
@@ -78,7 +79,7 @@ func (o *opener) places(url string) (*places.Opener, error) {
 	}
 	name, _, _ := strings.Cut(strings.TrimPrefix(url, "place:"), "/")
 	want(name)
-	out := &places.Opener{Named: map[string]places.Place{}}
+	out := &places.Opener{Named: map[string]places.Place{}, Mirrors: o.mirrors().observe}
 	for name, c := range e.Places {
 		p := places.Place{
 			URL: c.URL, NoRetry: !c.Retry, Upload: int64(c.UploadRate), Download: int64(c.DownloadRate), Encrypt: c.Encrypt,

@@ -74,10 +74,11 @@ SIGTERM or an interrupt stops it after the requests in flight; a second one stop
 			if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 				return err
 			}
-			if backups, err = newSchedule(env, cfg, filepath.Join(cfg.Data, "schedule.json"), log); err != nil {
+			watch := newMirrors(log)
+			if backups, err = newSchedule(env, cfg, filepath.Join(cfg.Data, "schedule.json"), log, watch); err != nil {
 				return err
 			}
-			o.Metrics = append(o.Metrics, backups)
+			o.Metrics = append(o.Metrics, backups, watch)
 		}
 		n, err := node.Build(cmd.Context(), cfg.Config, o)
 		if err != nil {

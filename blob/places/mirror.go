@@ -65,7 +65,11 @@ func (o *Opener) openMirror(ctx context.Context, name string, p Place, create bo
 		}
 		members = append(members, mirror.Member{Name: n, Driver: d})
 	}
-	m, err := mirror.New(ctx, members, mirror.Options{Writes: p.MirrorWrites, Init: create})
+	opt := mirror.Options{Writes: p.MirrorWrites, Init: create}
+	if o.Mirrors != nil {
+		opt.Observer = o.Mirrors(name, p.Mirror)
+	}
+	m, err := mirror.New(ctx, members, opt)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ import (
 	"firn/blob/wrap/compress"
 	"firn/blob/wrap/encrypt"
 	"firn/blob/wrap/limit"
+	"firn/blob/wrap/mirror"
 	"firn/blob/wrap/prefix"
 	"firn/blob/wrap/retry"
 )
@@ -61,6 +62,8 @@ type Place struct {
 type Opener struct {
 	// Named are the places that place:NAME stands for.
 	Named map[string]Place
+	// Mirrors returns what hears of a mirror that is opened, by the names of it and of its places; nil is nobody.
+	Mirrors func(name string, members []string) mirror.Observer
 }
 
 // Open opens the place at a URL, which must be there.

@@ -190,6 +190,7 @@ func Edges() []Edge {
 		{"cli", "blob", "runs the commands for places"},
 		{"cli", "blob/driver", "shows what a place can do"},
 		{"cli", "blob/places", "opens the places of commands"},
+		{"cli", "blob/wrap/mirror", "tells logs and metrics of its places"},
 		{"cli", "config", "loads the configuration"},
 		{"cli", "doctor", "says what endangers a site"},
 		{"cli", "loadgen", "runs the benchmark"},

@@ -58,8 +58,12 @@ type Observer interface {
 	Failover(member, key string, err error)
 	// Owed: the member's copy of the blob is missing or not right.
 	Owed(member, key string)
-	// Repaired: it is right again.
-	Repaired(member, key string)
+	// Repaired: it is right again, and left others of the member are not.
+	Repaired(member, key string, left int)
+	// Away: the member failed, and is left alone for a while. It is told once, until the member is back.
+	Away(member string, err error)
+	// Back: a member that was away answers again.
+	Back(member string)
 }
 
 const (
@@ -140,7 +144,9 @@ type nobody struct{}
 
 func (nobody) Failover(string, string, error) {}
 func (nobody) Owed(string, string)            {}
-func (nobody) Repaired(string, string)        {}
+func (nobody) Repaired(string, string, int)   {}
+func (nobody) Away(string, error)             {}
+func (nobody) Back(string)                    {}
 
 func validName(s string) bool {
 	return len(s) > 0 && len(s) <= 64 && strings.IndexFunc(s, func(r rune) bool {

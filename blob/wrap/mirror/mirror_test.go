@@ -493,3 +493,47 @@ func TestMovesNothingWhileEqual(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// heard is an Observer that writes down what it hears.
+type heard struct {
+	nobody
+	all chan string
+}
+
+func (h heard) Owed(member, key string)               { h.all <- "owed " + member + " " + key }
+func (h heard) Repaired(member, key string, left int) { h.all <- fmt.Sprint("repaired ", member, " ", key, " ", left) }
+func (h heard) Away(member string, err error)         { h.all <- "away " + member }
+func (h heard) Back(member string)                    { h.all <- "back " + member }
+
+func TestObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPlace(), newPlace()
+		_ = open(t, 2, a, b).Close()
+		h := heard{all: make(chan string, 100)}
+		m, err := New(t.Context(), members(a, b), Options{Writes: 2, Observer: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, m.Driver(), "one", "1")
+		b.away.Store(true)
+		for _, key := range []string{"two", "three"} {
+			if err := m.Driver().Put(t.Context(), key, blob.Bytes([]byte("2"))); firn.KindOf(err) != firn.Unavailable {
+				t.Errorf("put: %v", err)
+			}
+		}
+		b.away.Store(false)
+		time.Sleep(time.Minute)
+		repair(t, m, false)
+		close(h.all)
+		var all []string
+		for s := range h.all {
+			all = append(all, s)
+		}
+		for i, s := range all {
+			all[i] = strings.NewReplacer(" two", "", " three", "").Replace(s) // it pays its debts in any order
+		}
+		if got, want := strings.Join(all, ", "), "away b, owed b, owed b, back b, repaired b 1, repaired b 0"; got != want {
+			t.Errorf("heard %s, want %s", got, want)
+		}
+	})
+}

@@ -186,8 +186,12 @@ func (m *Mirror) load(ctx context.Context, b *member) error {
 		return err
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	was := !b.awayUntil.IsZero()
 	b.known, b.trusted, b.awayUntil = true, !id.Filling, time.Time{}
+	m.mu.Unlock()
+	if was {
+		m.opt.Observer.Back(b.Name)
+	}
 	return nil
 }
 
@@ -277,15 +281,23 @@ func (m *Mirror) failed(ctx context.Context, b *member, err error) {
 		return // the caller's doing
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	was := !b.awayUntil.IsZero()
 	switch {
 	case err == nil:
 		b.awayUntil = time.Time{}
 	case firn.KindOf(err) == firn.Unavailable || !b.known:
-		if b.awayUntil.IsZero() {
+		if !was {
 			b.awaySince = time.Now()
 		}
 		b.awayUntil, b.awayErr = time.Now().Add(m.opt.Away), err
+	}
+	is := !b.awayUntil.IsZero()
+	m.mu.Unlock()
+	switch {
+	case is && !was:
+		m.opt.Observer.Away(b.Name, err)
+	case was && !is:
+		m.opt.Observer.Back(b.Name)
 	}
 }
 
@@ -378,11 +390,12 @@ func (m *Mirror) forget(ctx context.Context, b *member, key string) {
 	d := debtOf(key)
 	m.mu.Lock()
 	delete(b.owed, d)
+	left := len(b.owed)
 	m.mu.Unlock()
 	for _, o := range m.there() {
 		m.failed(ctx, o, o.Driver.Delete(ctx, marker(b.Name, d)))
 	}
-	m.opt.Observer.Repaired(b.Name, key)
+	m.opt.Observer.Repaired(b.Name, key, left)
 }
 
 // doubt remembers, for Repair, that the copies of key seem to differ, and which of them are damaged. What is beyond the
