@@ -500,10 +500,12 @@ type heard struct {
 	all chan string
 }
 
-func (h heard) Owed(member, key string)               { h.all <- "owed " + member + " " + key }
-func (h heard) Repaired(member, key string, left int) { h.all <- fmt.Sprint("repaired ", member, " ", key, " ", left) }
-func (h heard) Away(member string, err error)         { h.all <- "away " + member }
-func (h heard) Back(member string)                    { h.all <- "back " + member }
+func (h heard) Owed(member, key string) { h.all <- "owed " + member + " " + key }
+func (h heard) Repaired(member, key string, left int) {
+	h.all <- fmt.Sprint("repaired ", member, " ", key, " ", left)
+}
+func (h heard) Away(member string, err error) { h.all <- "away " + member }
+func (h heard) Back(member string)            { h.all <- "back " + member }
 
 func TestObserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
