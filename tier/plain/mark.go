@@ -1,0 +1,89 @@
+package plain
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"firn"
+	"firn/blob"
+)
+
+// markKey is a blob that says whose tier this is.
+const markKey = "firn-tier.json"
+
+const markVersion = 1
+
+// Mark says whose tier a place is.
+type Mark struct {
+	Format  string    `json:"format"` // "firn tier, plain"
+	Version int       `json:"version"`
+	Site    string    `json:"site"` // id of the site
+	Tier    string    `json:"tier"` // its name there
+	Created time.Time `json:"created"`
+}
+
+const markFormat = "firn tier, plain"
+
+// ReadMark returns the mark of a place: firn.NotFound where it has none.
+func ReadMark(ctx context.Context, store *blob.Store) (Mark, error) {
+	var m Mark
+	p, err := store.ReadAll(ctx, markKey, 64<<10)
+	if err != nil {
+		return m, err
+	}
+	switch err := json.Unmarshal(p, &m); {
+	case err != nil || m.Format != markFormat || m.Site == "":
+		return m, &firn.Error{Kind: firn.Corrupt, Op: "open tier", Subject: store.Name() + "/" + markKey, Err: errors.New("it is damaged, or not of a tier")}
+	case m.Version != markVersion:
+		return m, &firn.Error{
+			Kind: firn.Unsupported, Op: "open tier", Subject: store.Name(),
+			Err: fmt.Errorf("version %d of a later firn: update this one", m.Version),
+		}
+	}
+	return m, nil
+}
+
+// Claim makes a place the tier of a site, or makes sure that it is. A place that has blobs and no mark, or the mark of
+// another site or tier, is refused with firn.Conflict: two sites that write one catalogue would lose each other's objects.
+func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
+	refuse := func(format string, args ...any) error {
+		return &firn.Error{Kind: firn.Conflict, Op: "open tier", Subject: store.Name(), Err: fmt.Errorf(format, args...)}
+	}
+	m, err := ReadMark(ctx, store)
+	switch {
+	case err == nil && m.Site == site && m.Tier == tier:
+		return nil
+	case err == nil && m.Site == site:
+		return refuse("it is tier %s of this site already: give each tier a directory, bucket or prefix of its own", m.Tier)
+	case err == nil:
+		return refuse("it belongs to tier %s of site %s since %s: give this one a prefix of its own, or see 'firn tier rebuild' if that site is lost",
+			m.Tier, m.Site, m.Created.Format("2006-01-02"))
+	case firn.KindOf(err) != firn.NotFound:
+		return err
+	}
+	for info, err := range store.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		return refuse("it is not empty (%s) and not a tier: give the tier a directory, bucket or prefix of its own", info.Key)
+	}
+	p, err := json.MarshalIndent(Mark{markFormat, markVersion, site, tier, time.Now().UTC().Truncate(time.Second)}, "", "  ")
+	if err != nil {
+		return err
+	}
+	// Where the place can, of two sites that claim it at once one fails.
+	src := blob.Bytes(append(p, '\n'))
+	if err = store.Create(ctx, markKey, src); firn.KindOf(err) == firn.Unsupported {
+		err = store.Put(ctx, markKey, src)
+	}
+	if err != nil && firn.KindOf(err) != firn.Exists && firn.KindOf(err) != firn.Unavailable {
+		return err
+	}
+	if m, err = ReadMark(ctx, store); err == nil && (m.Site != site || m.Tier != tier) {
+		err = refuse("tier %s of site %s was faster", m.Tier, m.Site)
+	}
+	return err
+}

@@ -1,0 +1,44 @@
+package plain
+
+import (
+	"testing"
+
+	"firn"
+	"firn/blob"
+	"firn/blob/memblob"
+)
+
+func TestClaim(t *testing.T) {
+	ctx := t.Context()
+	fresh := func() *blob.Store { return blob.New(memblob.New(memblob.Options{}), "mem:") }
+	store := fresh()
+	for range 2 {
+		if err := Claim(ctx, store, "site-1", "cold"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, err := ReadMark(ctx, store); err != nil || m.Site != "site-1" || m.Tier != "cold" || m.Created.IsZero() {
+		t.Errorf("%+v, %v", m, err)
+	}
+	for _, other := range [][2]string{{"site-1", "warm"}, {"site-2", "cold"}} {
+		if err := Claim(ctx, store, other[0], other[1]); firn.KindOf(err) != firn.Conflict {
+			t.Errorf("%v: %v", other, err)
+		}
+	}
+	foreign := fresh()
+	put(ctx, t, foreign, "photos/1.jpg", []byte("x"))
+	if err := Claim(ctx, foreign, "site-1", "cold"); firn.KindOf(err) != firn.Conflict {
+		t.Errorf("a place with blobs: %v", err)
+	}
+	for p, want := range map[string]firn.Kind{
+		"{":  firn.Corrupt,
+		"{}": firn.Corrupt,
+		`{"format":"firn tier, plain","version":9,"site":"site-1","tier":"cold"}`: firn.Unsupported,
+	} {
+		damaged := fresh()
+		put(ctx, t, damaged, markKey, []byte(p))
+		if err := Claim(ctx, damaged, "site-1", "cold"); firn.KindOf(err) != want {
+			t.Errorf("mark %s: %v", p, err)
+		}
+	}
+}
