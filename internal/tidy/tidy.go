@@ -34,6 +34,7 @@ func Edges() []Edge {
 		{"object", "object/digest", "computes ETags and checksums while content streams through"},
 		{"object/blobs", "vfs", "creates, syncs and removes part files"},
 
+		{"tier/plain", "blob", "keeps its blobs in a store"},
 		{"blob", "blob/driver", "is the caller's side of it"},
 		{"blob/drivertest", "blob", "looks for abilities as callers do"},
 		{"blob/drivertest", "blob/driver", "holds every driver to the contract"},
@@ -223,6 +224,7 @@ func Formats() []Format {
 		{"blob/fileblob", "blob-file.md"},
 		{"cache", "cache.md"},
 		{"lifecycle", "use.md"},
+		{"tier/plain", "tier-plain.md"},
 		{"blob/gitblob", "blob-git.md"},
 		{"blob/radosblob", "blob-rados.md"},
 		{"archive/gittree", "git-plain.md"},
