@@ -153,22 +153,3 @@ func TestCopyEncrypted(t *testing.T) {
 		t.Errorf("cp -r --encrypt: %d %s", r.code, r.err)
 	}
 }
-
-// TestAuditShow prints the log of a site that seals it, with its key and not without.
-func TestAuditShow(t *testing.T) {
-	s := newShell(t)
-	s.env["FIRN_ENCRYPTION_ALL"], s.env["FIRN_AUDIT_ENABLED"] = "true", "true"
-	s.env["FIRN_ENCRYPTION_KEYRING"] = filepath.Join(t.TempDir(), "keyring.json")
-	dir, _, stop := s.serve()
-	s.ok("kms", "create", "payroll", "--data", dir)
-	stop()
-	if out := s.ok("audit", "show", "--data", dir); !strings.Contains(out, "/admin/v1/kms") || !strings.Contains(out, `"kind":"close"`) {
-		t.Errorf("%s", out)
-	}
-	if out := s.ok("audit", "verify", "--data", dir); !strings.Contains(out, "one chain") || strings.Contains(out, "not sealed") {
-		t.Errorf("%s", out)
-	}
-	s.fails(exitFailed, "the key of its data directory is needed", "audit", "verify", "--dir", filepath.Join(dir, "audit"), "--data", t.TempDir())
-	s.env["FIRN_ENCRYPTION_KEYRING"] = filepath.Join(t.TempDir(), "keyring.json")
-	s.fails(exitFailed, "encryption.keyring", "audit", "show", "--data", dir)
-}

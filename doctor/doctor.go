@@ -1,5 +1,6 @@
 // Package doctor looks at a machine and says what endangers a site on it: its volume's encryption, file system and
-// mount options, free space, the clock, limits, and the modes of files that hold secrets.
+// mount options, free space, the clock, limits, the modes of files that hold secrets, where the keys are, who can reach
+// its endpoints and how long its certificates last.
 //
 // It promises to change nothing and to need no privilege: what it cannot see it says it could not see. It must never
 // import another package of this module but the vocabulary.
@@ -49,6 +50,7 @@ type Options struct {
 	Reserve int64     // bytes the site keeps free
 	Memory  int64     // bytes the site aims to stay below
 	Now     time.Time // the zero time is now
+	Site    Site      // settings of the site
 }
 
 // Run makes all checks. The error is of a directory that cannot be looked at.
@@ -85,6 +87,7 @@ func Run(o Options) ([]Finding, error) {
 	d.clock()
 	d.openFiles()
 	d.memory()
+	d.site(o.Site)
 	return d.found, nil
 }
 

@@ -1,7 +1,13 @@
 package doctor
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,7 +83,7 @@ func (m *machine) run(o Options) map[string]Finding {
 	}
 	by := map[string]Finding{}
 	for _, f := range found {
-		if f.What == "" || f.Level == Bad && f.Do == "" {
+		if f.What == "" || (f.Level == Bad || f.Level == Warn && f.Check != "inodes") && f.Do == "" {
 			m.t.Errorf("%+v", f)
 		}
 		by[f.Check] = f
@@ -232,4 +238,136 @@ func FuzzMounts(f *testing.F) {
 			}
 		}
 	})
+}
+
+// certificate writes a certificate that ends at a time.
+func certificate(t *testing.T, path string, from, to time.Time) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: to}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCertificates(t *testing.T) {
+	now := time.Now()
+	const day = 24 * time.Hour
+	m := newMachine(t)
+	path := filepath.Join(t.TempDir(), "site.pem")
+	look := func() Finding {
+		return m.run(Options{Now: now, Site: Site{Certificates: []string{path}}})["certificate"]
+	}
+	if f := look(); f.Level != "" {
+		t.Errorf("none is there: %+v", f)
+	}
+	for _, c := range []struct {
+		from, to time.Time
+		want     Level
+		says     string
+	}{
+		{now.Add(-day), now.Add(90 * day), OK, "valid until"},
+		{now.Add(-day), now.Add(15 * day), OK, "valid until"},
+		{now.Add(-day), now.Add(13 * day), Warn, "in 12 days"},
+		{now.Add(-2 * day), now.Add(-day), Bad, "ended"},
+		{now.Add(day), now.Add(90 * day), Bad, "not valid before"},
+	} {
+		certificate(t, path, c.from, c.to)
+		if f := look(); f.Level != c.want || !strings.Contains(f.What, c.says) {
+			t.Errorf("%+v, want %s: %s", f, c.want, c.says)
+		}
+	}
+	for _, text := range []string{"", "nothing of the kind", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if f := look(); f.Level != Bad {
+			t.Errorf("%q: %+v", text, f)
+		}
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	m := newMachine(t)
+	for _, c := range []struct {
+		site      Site
+		admin, s3 Level
+	}{
+		{Site{Admin: "127.0.0.1:9001", Listen: "127.0.0.1:9000"}, OK, OK},
+		{Site{Admin: "[::1]:9001", Listen: "localhost:9000"}, OK, OK},
+		{Site{Admin: ":9001", Listen: ":9000"}, Warn, Note},
+		{Site{Admin: "0.0.0.0:9001", Listen: "10.0.0.1:9000"}, Warn, Note},
+		{Site{Admin: "10.0.0.1:9001", Listen: ":9000", TLS: true}, Note, OK},
+		{Site{Admin: "nonsense", Listen: ""}, Bad, ""},
+		{Site{}, "", ""},
+	} {
+		by := m.run(Options{Site: c.site})
+		if a, s := by["admin endpoint"], by["S3 endpoint"]; a.Level != c.admin || s.Level != c.s3 {
+			t.Errorf("%+v: %+v and %+v, want %q and %q", c.site, a, s, c.admin, c.s3)
+		}
+	}
+	if f := m.run(Options{Site: Site{Relaxed: true}})["durability"]; f.Level != Warn {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestKeys puts the keyring and what opens it beside the data, on its volume and on another. /dev/shm is another volume
+// than a temporary directory wherever tests run.
+func TestKeys(t *testing.T) {
+	m := newMachine(t)
+	beside := t.TempDir()
+	other, err := os.MkdirTemp("/dev/shm", "firn-doctor-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(other) })
+	if sameVolume(other, m.data) {
+		t.Fatal("temporary directories are in /dev/shm: set TMPDIR to one on a disk")
+	}
+	file := func(dir, name string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	inside, insideKey := file(m.data, "keyring.json", 0o600), file(m.data, "keyring.key", 0o600)
+	outside, outsideKey := file(beside, "keyring.json", 0o600), file(beside, "keyring.key", 0o600)
+	far, open := file(other, "secret", 0o600), file(other, "open", 0o644)
+	link := filepath.Join(beside, "link")
+	if err := os.Symlink(insideKey, link); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		site Site
+		want Level
+		says string
+	}{
+		"no keyring":                         {Site{Keyring: filepath.Join(beside, "none"), KeyFile: insideKey}, "", ""},
+		"as it comes":                        {Site{Keyring: inside, KeyFile: insideKey}, Warn, "in the data directory"},
+		"both beside":                        {Site{Keyring: outside, KeyFile: outsideKey}, Warn, "on the volume of the data"},
+		"keyring inside, key on the volume":  {Site{Keyring: inside, KeyFile: outsideKey}, Warn, "on the volume of the data"},
+		"a link into the data directory":     {Site{Keyring: inside, KeyFile: link}, Warn, "on the volume of the data"},
+		"passphrase in the configuration":    {Site{Keyring: inside, PassphraseFile: outsideKey}, Warn, "on the volume of the data"},
+		"key elsewhere":                      {Site{Keyring: inside, KeyFile: far}, OK, "not on the volume"},
+		"a passphrase, or a command":         {Site{Keyring: inside}, OK, "not on the volume"},
+		"key that is missing":                {Site{Keyring: inside, KeyFile: filepath.Join(other, "none")}, Bad, "not there"},
+		"key elsewhere that is open to all":  {Site{Keyring: inside, KeyFile: open}, "", ""},
+		"keyring elsewhere, its key with it": {Site{Keyring: file(other, "keyring.json", 0o600), KeyFile: far}, OK, "not on the volume"},
+	} {
+		by := m.run(Options{Site: c.site})
+		if f := by["keys"]; f.Level != c.want || !strings.Contains(f.What, c.says) {
+			t.Errorf("%s: %+v, want %q: %s", name, f, c.want, c.says)
+		}
+		if f := by["permissions"]; (f.Level == Bad) != (c.site.KeyFile == open) {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
 }

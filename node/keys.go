@@ -30,12 +30,29 @@ type siteKeys struct {
 	apart bool
 }
 
+// KeyringFiles returns where the site of a configuration keeps its keyring, and the file that opens it, "" where a
+// passphrase or a command does.
+func KeyringFiles(cfg *config.Config) (ring, key string) {
+	return keyringFiles(cfg.Data, &cfg.Encryption)
+}
+
+func keyringFiles(data string, c *config.Encryption) (ring, key string) {
+	if ring = c.Keyring; ring == "" {
+		ring = filepath.Join(data, keyringName)
+	}
+	switch {
+	case c.Passphrase != "":
+	case c.SecretFile != "":
+		key = c.SecretFile
+	case c.SecretCommand == "":
+		key = filepath.Join(filepath.Dir(ring), keyringKeyName)
+	}
+	return ring, key
+}
+
 // openKeys opens the keyring, which is made at the first start, and sets up the services that are configured.
 func openKeys(ctx context.Context, dir *DataDir, c *config.Encryption) (*siteKeys, error) {
-	path := c.Keyring
-	if path == "" {
-		path = dir.file(keyringName)
-	}
+	path, keyFile := keyringFiles(dir.Path, c)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && dir.needsKeyring() {
 		return nil, &firn.Error{Kind: firn.NotFound, Op: "open keyring", Subject: path, Err: errors.New(
 			"the keys of this data directory are in a keyring, and it is not there: restore it from a copy, or set encryption.keyring to where it is")}
@@ -50,8 +67,7 @@ func openKeys(ctx context.Context, dir *DataDir, c *config.Encryption) (*siteKey
 	case c.SecretCommand != "":
 		secret = keys.SecretCommand(c.SecretCommand)
 	default:
-		file := filepath.Join(filepath.Dir(path), keyringKeyName)
-		secret, k.beside = keys.SecretFile(file, true), c.Keyring == ""
+		secret, k.beside = keys.SecretFile(keyFile, true), c.Keyring == ""
 	}
 	var err error
 	if k.ring, err = keys.OpenKeyring(ctx, path, secret); err != nil {

@@ -473,15 +473,15 @@ func TestMetricsCanBeTurnedOff(t *testing.T) {
 func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var requests atomic.Uint64
-		freed := 0
+		var freed atomic.Int64
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { giveBack(ctx, requests.Load, func() { freed++ }); close(done) }()
-		expect := func(what string, want int) {
+		go func() { giveBack(ctx, requests.Load, func() { freed.Add(1) }); close(done) }()
+		expect := func(what string, want int64) {
 			t.Helper()
 			synctest.Wait()
-			if freed != want {
-				t.Errorf("%s: freed %d times, want %d", what, freed, want)
+			if n := freed.Load(); n != want {
+				t.Errorf("%s: freed %d times, want %d", what, n, want)
 			}
 		}
 		time.Sleep(10*idleAfter + time.Second)

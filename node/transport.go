@@ -18,6 +18,12 @@ const tlsName = "tls"
 // TLSDir returns where a site keeps the authority it made, below its data directory.
 func TLSDir(data string) string { return filepath.Join(data, tlsName) }
 
+// CertificateFiles returns the certificates that a site with an authority of its own keeps below its data directory.
+func CertificateFiles(data string) []string {
+	dir := TLSDir(data)
+	return []string{filepath.Join(dir, tlsconf.LeafName), filepath.Join(dir, tlsconf.CAName)}
+}
+
 // openTLS gets the site's certificate where the configuration asks for one.
 func (n *Node) openTLS() error {
 	c := n.cfg.TLS

@@ -25,7 +25,7 @@ import (
 const (
 	CAName      = "ca.pem"
 	caKeyName   = "ca.key"
-	leafName    = "site.pem"
+	LeafName    = "site.pem"
 	leafKeyName = "site.key"
 )
 
@@ -123,7 +123,7 @@ func (s *Source) issue() error {
 		return nil
 	}
 	dir := secrets{s.o.Dir, s.o.Seal}
-	if c, err := dir.loadPair(leafName, leafKeyName); err == nil && s.fits(c, dns, ips, now) {
+	if c, err := dir.loadPair(LeafName, leafKeyName); err == nil && s.fits(c, dns, ips, now) {
 		s.set(c)
 		return nil
 	}
@@ -151,7 +151,7 @@ func (s *Source) issue() error {
 		return err
 	}
 	chain := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), s.ca.pem...)
-	return writeSecret(filepath.Join(dir.path, leafName), chain)
+	return writeSecret(filepath.Join(dir.path, LeafName), chain)
 }
 
 // fits reports whether c may be shown for the given names at the given time.

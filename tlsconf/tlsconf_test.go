@@ -269,7 +269,7 @@ func TestOwnAuthority(t *testing.T) {
 	if s, err = Open(o); err != nil || s.Leaf().VerifyHostname("new.example") != nil {
 		t.Fatalf("without the new name: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, leafName), []byte("damaged"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, LeafName), []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if s, err = Open(o); err != nil || s.Leaf().VerifyHostname("new.example") != nil {
