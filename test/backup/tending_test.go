@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"firn/test/backends"
 	"firn/test/server"
 )
 
@@ -168,19 +169,36 @@ func TestKilledTending(t *testing.T) {
 
 // Two hosts that write and one that prunes beside them lose nothing.
 func TestManyHosts(t *testing.T) {
+	t.Run("file", func(t *testing.T) {
+		manyHosts(t, 25*time.Second, "FIRN_REPO=file:"+filepath.Join(t.TempDir(), "repo"))
+	})
+	for name, start := range map[string]func(testing.TB) *backends.S3{"minio": backends.MinIO, "versitygw": backends.VersityGW} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			manyHosts(t, 15*time.Second, "FIRN_REPO=s3://backups/many?style=path&endpoint="+s.Endpoint,
+				"AWS_ACCESS_KEY_ID="+s.Access, "AWS_SECRET_ACCESS_KEY="+s.Secret)
+		})
+	}
+}
+
+// manyHosts runs the hosts for a time on the repository that env names.
+func manyHosts(t *testing.T, during time.Duration, env ...string) {
+	t.Helper()
 	binary := server.Binary(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	repository := "FIRN_REPO=file:" + filepath.Join(t.TempDir(), "repo")
 	hosts := make([]*host, 3)
 	for i := range hosts {
-		hosts[i] = newHost(t, string(rune('a'+i)), rand.New(rand.NewPCG(seed, uint64(i))), repository)
+		hosts[i] = newHost(t, string(rune('a'+i)), rand.New(rand.NewPCG(seed, uint64(i))), env...)
 	}
 	pruner := hosts[2]
-	if _, err := pruner.run(binary, "repo", "init"); err != nil {
-		t.Fatal(err)
+	_, place, _ := strings.Cut(env[0], "=")
+	for _, args := range [][]string{{"blob", "init", place}, {"repo", "init"}} {
+		if _, err := pruner.run(binary, args...); err != nil {
+			t.Fatal(err)
+		}
 	}
-	end := time.Now().Add(40 * time.Second)
+	end := time.Now().Add(during)
 	prunes := 0
 	var g errgroup.Group
 	for _, h := range hosts[:2] {
@@ -215,5 +233,8 @@ func TestManyHosts(t *testing.T) {
 		}
 	}
 	n := pruner.whole(t, binary, made, src)
+	if prunes == 0 || len(made) < 2 {
+		t.Errorf("%d backups, %d prunes: too little happened", len(made), prunes)
+	}
 	t.Logf("%d backups, %d prunes, %d snapshots left", len(made), prunes, n)
 }
