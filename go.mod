@@ -28,7 +28,10 @@ require (
 	google.golang.org/protobuf v1.36.12
 )
 
-require filippo.io/edwards25519 v1.1.0 // indirect
+require (
+	filippo.io/edwards25519 v1.1.0 // indirect
+	github.com/pquerna/cachecontrol v0.2.0 // indirect
+)
 
 require (
 	github.com/coreos/go-oidc/v3 v3.21.0

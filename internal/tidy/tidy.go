@@ -176,6 +176,8 @@ func Edges() []Edge {
 		{"node", "telemetry", "measures all of them"},
 		{"node", "vfs", "the one concrete file system; locks the data directory"},
 
+		{"edgehttp", "cache", "keeps entries and slices"},
+
 		{"cli", "agefile", "encrypts files for people"},
 		{"cli", "adminapi", "speaks its documents"},
 		{"cli", "archive", "backs up, restores, and looks into snapshots"},
