@@ -53,6 +53,7 @@ func TestCeph(t *testing.T) {
 	t.Run("slow put", func(t *testing.T) { testSlowPut(t, c) })
 	t.Run("wrong key", func(t *testing.T) { testWrongKey(t, c) })
 	t.Run("no pool", func(t *testing.T) { testNoPool(t, c) })
+	t.Run("full", func(t *testing.T) { testFull(t, c) })
 	t.Run("away", func(t *testing.T) { testAway(t, c) })
 }
 
@@ -203,6 +204,69 @@ func testNoPool(t *testing.T, c *backends.Cluster) {
 	}
 	if err := p.List(t.Context(), "", func(driver.Info) error { return nil }); err == nil {
 		t.Error("a pool that has gone lists as empty")
+	}
+}
+
+// A full cluster says so at once, keeps what it has, and can be emptied.
+func testFull(t *testing.T, c *backends.Cluster) {
+	p := open(t, options(c, "full"))
+	defer p.Close()
+	mustPut(t, p, "small", 10)
+	mustPut(t, p, "large", 3<<20)
+	c.Command(t, "tell", "osd.0", "injectfull", "full")
+	deadline, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for n := 0; ; n++ { // until the store has told the monitor
+		err := p.Put(deadline, fmt.Sprint("new", n), blob.Bytes(make([]byte, 100)))
+		if firn.KindOf(err) == firn.NoSpace {
+			break
+		}
+		if err != nil {
+			t.Fatalf("put into a full cluster: %v (%v), want firn.NoSpace", err, firn.KindOf(err))
+		}
+	}
+	for name, size := range map[string]int{"small": 100, "large": 4 << 20, "other": 2 << 20} {
+		if err := p.Put(deadline, name, blob.Bytes(make([]byte, size))); firn.KindOf(err) != firn.NoSpace {
+			t.Errorf("put of %s into a full cluster: %v (%v), want firn.NoSpace", name, err, firn.KindOf(err))
+		}
+	}
+	if err := p.Create(deadline, "created", blob.Bytes([]byte("x"))); firn.KindOf(err) != firn.NoSpace {
+		t.Errorf("create in a full cluster: %v (%v), want firn.NoSpace", err, firn.KindOf(err))
+	}
+	pieces := func() (n int) {
+		for _, name := range objects(t, p) {
+			if strings.HasPrefix(name, p.parts) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := pieces(); n != 3 {
+		t.Errorf("%d pieces are there, want the 3 of the large blob: puts that failed left some", n)
+	}
+	for name, size := range map[string]int{"small": 10, "large": 3 << 20} {
+		if got, err := blob.New(p, "").ReadAll(deadline, name, 1<<30); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{7}, size)) {
+			t.Errorf("%s in a full cluster: %d bytes, %v", name, len(got), err)
+		}
+		if err := p.Delete(deadline, name); err != nil {
+			t.Errorf("delete of %s in a full cluster: %v", name, err)
+		}
+		if _, err := p.Stat(deadline, name); firn.KindOf(err) != firn.NotFound {
+			t.Errorf("%s is deleted: %v", name, err)
+		}
+	}
+	if n := pieces(); n != 0 {
+		t.Errorf("%d pieces of deleted blobs are left", n)
+	}
+	c.Command(t, "tell", "osd.0", "injectfull", "none")
+	for {
+		err := p.Put(deadline, "again", blob.Bytes(make([]byte, 2<<20)))
+		if err == nil {
+			return
+		}
+		if firn.KindOf(err) != firn.NoSpace {
+			t.Fatalf("after there was room again: %v", err)
+		}
 	}
 }
 
