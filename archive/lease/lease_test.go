@@ -14,6 +14,7 @@ import (
 	"firn"
 	"firn/archive/lease"
 	"firn/blob"
+	"firn/blob/driver"
 	"firn/blob/memblob"
 )
 
@@ -185,6 +186,63 @@ func onlyOneHolds(t *testing.T) {
 		})
 	}
 	g.Wait()
+}
+
+// hooked is a place where something happens before or after the next create.
+type hooked struct {
+	driver.Driver
+	before, after func()
+}
+
+func (h *hooked) Create(ctx context.Context, key string, src driver.Source) error {
+	if f := h.before; f != nil {
+		h.before = nil
+		f()
+	}
+	err := h.Driver.(driver.Creator).Create(ctx, key, src)
+	if f := h.after; f != nil {
+		h.after = nil
+		f()
+	}
+	return err
+}
+
+// Two who take the same number, or numbers one after the other: the number, or the higher one, is one's only.
+func TestTwoTakeIt(t *testing.T) {
+	mem := memblob.New(memblob.Options{})
+	h := &hooked{Driver: mem}
+	s, direct := blob.New(h, "mem:"), blob.New(mem, "mem:")
+	for name, hook := range map[string]func(func()){
+		"the same number": func(f func()) { h.before = f },
+		"a higher one":    func(f func()) { h.after = f },
+	} {
+		var other *lease.Lease
+		hook(func() { other = acquire(t, direct, lease.Options{Seize: true}) })
+		if l, err := lease.Acquire(t.Context(), s, "leases/a", lease.Options{Fail: true}); firn.KindOf(err) != firn.Locked {
+			t.Errorf("%s: %v, %v", name, l, err)
+		}
+		if err := other.Check(t.Context()); err != nil {
+			t.Errorf("%s: the one who has it: %v", name, err)
+		}
+		if err := other.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A record that somebody removed is no lease any more.
+func TestRecordGone(t *testing.T) {
+	s := place()
+	l := acquire(t, s, lease.Options{})
+	if err := s.Delete(t.Context(), fmt.Sprintf("leases/a/%020d", l.Number())); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Check(t.Context()); firn.KindOf(err) != firn.Conflict {
+		t.Errorf("%v", err)
+	}
+	if err := l.Renew(t.Context()); firn.KindOf(err) != firn.Conflict {
+		t.Errorf("renewed: %v", err)
+	}
 }
 
 func FuzzParse(f *testing.F) {

@@ -32,6 +32,7 @@ type fake struct {
 	dirty     bool
 	forgetting,
 	tending func()
+	problems int64 // of each backup
 }
 
 func newFake() *fake {
@@ -79,7 +80,11 @@ func (f *fake) Tend(context.Context) error {
 
 func (f *fake) Again(_ context.Context, old, v Version) (Version, error) {
 	v.ID = fmt.Sprintf("%d-%d", v.Lease, v.Seq)
-	f.files[v.ID] = f.files[old.ID]
+	files, ok := f.files[old.ID]
+	if !ok {
+		return v, firn.NewError(firn.NotFound, "the version is gone")
+	}
+	f.files[v.ID] = files
 	f.versions = append(f.versions, v)
 	return v, nil
 }
@@ -103,12 +108,15 @@ func (f *fake) Backup(ctx context.Context, dir string, v Version) (Version, int6
 		}
 	}
 	f.versions = append(f.versions, v)
-	return v, 0, err
+	return v, f.problems, err
 }
 
 func (f *fake) Forget(_ context.Context, gone []Version) error {
 	if f.forgetting != nil {
 		f.forgetting()
+	}
+	for _, g := range gone {
+		delete(f.files, g.ID)
 	}
 	f.versions = slices.DeleteFunc(slices.Clone(f.versions), func(v Version) bool {
 		return slices.ContainsFunc(gone, func(g Version) bool { return g.ID == v.ID })

@@ -148,6 +148,12 @@ func TestMoveThatFails(t *testing.T) {
 			}, firn.Conflict, "that the source does not have",
 		},
 		{
+			"a file cannot be kept there", func(_ *testing.T, from, to *fake) { to.problems = 1 }, firn.Unsupported, "cannot be kept as they are",
+		},
+		{
+			"the target is the source", func(_ *testing.T, from, to *fake) { to.name = from.name }, firn.Invalid, "the same",
+		},
+		{
 			"the target has a writer", func(t *testing.T, from, to *fake) {
 				if _, err := lease.Acquire(t.Context(), to.store, "sidecar/main", lease.Options{}); err != nil {
 					t.Error(err)
@@ -318,6 +324,28 @@ func TestStayAfterAKilledMove(t *testing.T) {
 		}
 		if err := stop(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// What was moved is not moved again from the old place, nor taken back.
+func TestMovedForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := saved(t, map[string]string{"data": "x"}), newFake()
+		to.name = "second:"
+		if _, err := Move(t.Context(), from, to, MoveOptions{To: "second:"}); err != nil {
+			t.Fatal(err)
+		}
+		third := newFake()
+		third.name = "third:"
+		if _, err := Move(t.Context(), from, third, MoveOptions{To: "third:"}); firn.KindOf(err) != firn.Conflict || len(third.versions) > 0 {
+			t.Errorf("moved again: %v, %+v", err, third.versions)
+		}
+		if err := Stay(t.Context(), from); firn.KindOf(err) != firn.Precondition {
+			t.Errorf("taken back: %v", err)
+		}
+		if r, err := lease.Look(t.Context(), from.store, "sidecar/main"); err != nil || r.Moved != "second:" || r.Moving {
+			t.Errorf("%+v, %v", r, err)
 		}
 	})
 }

@@ -415,7 +415,7 @@ func TestRollback(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		first := f.versions[len(f.versions)-2]
+		first := f.versions[0] // the next backup would cost it
 		if f.files[first.ID]["data"] != "one" {
 			t.Fatalf("%+v", f.files)
 		}
@@ -447,6 +447,47 @@ func TestRollback(t *testing.T) {
 		}
 		if err := s.Close(t.Context()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Where what is there cannot be backed up, or another sidecar has come, there is no rollback.
+func TestRollbackThatMayNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		post := func() {}
+		s, dir := started(t, f, func(o *Options) { o.Post = func(context.Context) error { post(); return nil } })
+		stop := kept(t, s)
+		put(t, dir, "data", "one")
+		if err := s.Do(t.Context(), "backup", ""); err != nil {
+			t.Fatal(err)
+		}
+		first := f.versions[len(f.versions)-1].ID
+		put(t, dir, "data", "two")
+		f.during = func(context.Context) error { return firn.NewError(firn.NoSpace, "full") }
+		n := len(f.versions)
+		if err := s.Do(t.Context(), "rollback", first); err == nil || !strings.Contains(err.Error(), "could not be backed up first") {
+			t.Errorf("rolled back: %v", err)
+		}
+		if st, err := s.dir.readState(); err != nil || st.Restoring != "" || len(f.versions) != n {
+			t.Errorf("%+v, %v, %+v", st, err, f.versions[n:])
+		}
+		f.during = nil
+		post = func() {
+			post = func() {}
+			if _, err := lease.Acquire(context.Background(), f.store, "sidecar/main", lease.Options{Seize: true}); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := s.Do(t.Context(), "rollback", first); firn.KindOf(err) != firn.Conflict {
+			t.Errorf("rolled back under another's lease: %v", err)
+		}
+		if len(f.versions) != n+1 {
+			t.Errorf("%+v", f.versions[n:])
+		}
+		put(t, dir, "data", "three")
+		if err := stop(); firn.KindOf(err) != firn.Conflict {
+			t.Errorf("it ended with %v", err)
 		}
 	})
 }
