@@ -71,6 +71,7 @@ type Identity struct {
 	Temporary bool
 
 	policies []NamedPolicy // what identity policies say
+	boundary *NamedPolicy  // what identity policies may allow at most; nil is all
 	narrow   *NamedPolicy  // what a session or a narrowed key may do at most; nil is all
 	used     *atomic.Int64 // when the access key was last used, seconds since 1970; nil is not kept
 }
@@ -86,7 +87,9 @@ func (id *Identity) Anonymous() bool { return id == nil || id.Canonical == "" }
 
 // HasPolicies reports whether identity or session policies are looked at for id, whose conditions may ask
 // about the request.
-func (id *Identity) HasPolicies() bool { return len(id.policies) > 0 || id.narrow != nil }
+func (id *Identity) HasPolicies() bool {
+	return len(id.policies) > 0 || id.narrow != nil || id.boundary != nil
+}
 
 // usedStep is how precisely the last use of a key is kept, in seconds: within it nothing is written, so that
 // requests do not contend.

@@ -50,6 +50,8 @@ const (
 	ByPublicAccessBlock
 	// ByIdentity: an identity policy of the caller allows or denies it.
 	ByIdentity
+	// ByBoundary: the permissions boundary of the caller denies it, or does not allow what its policies would.
+	ByBoundary
 	// BySession: the policy of the session or of the narrowed key does not allow it, or denies it.
 	BySession
 )
@@ -97,6 +99,11 @@ func (d Decision) Reason() string {
 			s += " (" + d.sid + ")"
 		}
 		return s + " of identity policy " + d.name
+	case ByBoundary:
+		if d.statement < 0 {
+			return "denied: the permissions boundary " + d.name + " does not allow it"
+		}
+		return "denied by statement " + strconv.Itoa(d.statement+1) + " of the permissions boundary " + d.name
 	case BySession:
 		if d.statement < 0 {
 			return "denied: the policy of the session or key does not allow it"
@@ -127,6 +134,8 @@ func (d Decision) Reason() string {
 //  1. An explicit Deny decides against everybody: one of the bucket's policy, root included (only reading and
 //     changing the policy itself stays open to root and the bucket's owner, so that nobody can lock a bucket
 //     for ever), one of an identity policy of the caller, one of the session or the narrowed key.
+//     A permissions boundary that denies counts likewise; one that does not allow takes away what identity
+//     policies give, not what a bucket's policy gives a user, or a session of a role, by name.
 //  2. Where a session or a key is narrowed by a policy, that policy must allow too, unless the bucket's policy
 //     names this very session.
 //  3. Root may do anything. Users of the site may list their buckets, and create buckets with an owner grant.
@@ -169,11 +178,26 @@ func Authorize(r *Request) Decision {
 	if own.By == ByIdentity && !own.Allowed {
 		return own
 	}
+	outside := id.bounded(&q)
+	if outside.By == ByBoundary && outside.statement >= 0 {
+		return outside
+	}
 	if d := id.narrowed(&q, said); d.By == BySession {
 		return d
 	}
 	if id.Within {
-		return within(r, id, info, said, own, owns, foreign)
+		if outside.By != ByBoundary {
+			return within(r, id, info, said, own, owns, foreign)
+		}
+		// A boundary takes nothing from what a bucket's policy gives a user by name, nor a session of a role; to the
+		// role itself it gives no more than the boundary allows.
+		if id.Role != "" && said.Reach != policy.BySession {
+			return outside
+		}
+		if d := within(r, id, info, said, Decision{}, owns, foreign); d.Allowed {
+			return d
+		}
+		return outside
 	}
 	switch {
 	case id.Root:
@@ -251,6 +275,19 @@ func (id *Identity) policySays(q *policy.Request) (d Decision) {
 	return d
 }
 
+// bounded returns a decision by ByBoundary where the permissions boundary stands against the request; its statement is
+// -1 where the boundary only does not allow it.
+func (id *Identity) bounded(q *policy.Request) Decision {
+	if id.boundary == nil {
+		return Decision{}
+	}
+	res := id.boundary.Policy.Evaluate(q) // a nil policy says nothing
+	if res.Effect == policy.Allow {
+		return Decision{}
+	}
+	return Decision{By: ByBoundary, statement: res.Statement, name: id.boundary.Name}
+}
+
 // narrowed returns a decision by BySession where the policy of the session or key stands against the request.
 func (id *Identity) narrowed(q *policy.Request, said policy.Result) Decision {
 	if id.narrow == nil {
@@ -270,6 +307,9 @@ func (id *Identity) Manages(action, arn string, byItself bool, look policy.Looku
 	d := id.policySays(&q)
 	if d.By == ByIdentity && !d.Allowed {
 		return d
+	}
+	if n := id.bounded(&q); n.By == ByBoundary {
+		return n
 	}
 	if n := id.narrowed(&q, policy.Result{Statement: -1}); n.By == BySession {
 		return n
@@ -364,7 +404,8 @@ func (id *Identity) Sees(bucket, owner string) bool {
 		}
 	}
 	if id.Site && len(id.policies) > 0 {
-		return id.policySays(&policy.Request{Principal: id.Principal(), Action: "s3:ListBucket", Bucket: bucket}).Allowed
+		q := policy.Request{Principal: id.Principal(), Action: "s3:ListBucket", Bucket: bucket}
+		return id.policySays(&q).Allowed && id.bounded(&q).By != ByBoundary
 	}
 	return false
 }

@@ -45,6 +45,7 @@ type Entity struct {
 	Tags     map[string]string `json:"tags,omitempty"`
 	Inline   map[string]string `json:"policies,omitempty"` // documents by name; of users, groups and roles
 	Attached []string          `json:"attached,omitempty"` // ARNs of managed policies; of users, groups and roles
+	Boundary string            `json:"boundary,omitempty"` // ARN of the managed policy that bounds users within accounts and roles
 
 	Canonical string   `json:"canonical,omitempty"` // of users of the site
 	Grants    []Grant  `json:"grants,omitempty"`    // of users of the site
@@ -163,6 +164,9 @@ func (e *Entity) check(kind Kind) error {
 	}
 	if kind == KindProvider {
 		return nil
+	}
+	if e.Boundary != "" && (kind != KindUser && kind != KindRole || e.Canonical != "") {
+		return fmt.Errorf("%w: only users within accounts and roles have a permissions boundary", ErrInvalidUser)
 	}
 	most := 64
 	if kind == KindPolicy || kind == KindGroup {

@@ -123,7 +123,7 @@ func (u *Users) LookupSession(_ context.Context, accessKey, token string) (secre
 		Name: c.RoleName + "/" + c.Session, AccessKey: accessKey, Canonical: c.Account, Account: AccountID(c.Account),
 		Within: true, Site: c.Account == v.root.Canonical, UserID: c.Role + ":" + c.Session, Path: role.Path,
 		Role: role.Name, Session: c.Session, Tags: tags, Issued: time.Unix(c.Issued, 0), Temporary: true,
-		policies: v.policiesOf(nil, role), narrow: c.narrow,
+		policies: v.policiesOf(nil, role), boundary: v.boundaryOf(role), narrow: c.narrow,
 	}, nil
 }
 

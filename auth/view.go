@@ -266,7 +266,7 @@ func (v *View) userIdentity(accountID string, e *Entity) Identity {
 		id.Canonical = e.Canonical
 	}
 	id.Account = AccountID(id.Canonical)
-	id.policies = v.policiesOf(nil, e)
+	id.policies, id.boundary = v.policiesOf(nil, e), v.boundaryOf(e)
 	for _, g := range e.Groups {
 		if group := v.groups[g]; group != nil {
 			id.policies = v.policiesOf(id.policies, group)
@@ -284,6 +284,18 @@ func (v *View) policiesOf(list []NamedPolicy, e *Entity) []NamedPolicy {
 		}
 	}
 	return list
+}
+
+// boundaryOf returns the permissions boundary of an entity, nil where it has none. One that names no policy any more
+// allows nothing.
+func (v *View) boundaryOf(e *Entity) *NamedPolicy {
+	if e.Boundary == "" {
+		return nil
+	}
+	if _, p := v.Resolve(e.Boundary); p != nil && p.doc != nil {
+		return &NamedPolicy{p.Name, p.doc}
+	}
+	return &NamedPolicy{Name: e.Boundary}
 }
 
 // freeCanonical returns a new canonical id whose account id no other has either.

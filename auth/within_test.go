@@ -87,7 +87,7 @@ func (a actor) identity(identity, session *policy.Policy) *Identity {
 
 // flow decides along "Policy evaluation logic" of the IAM user guide, within one account and across accounts, with
 // what a site adds: policies it gave reach every bucket, and an account may do anything in its own.
-func (a actor) flow(action, key string, bucketOwner *Identity, identity, session, bucket []rule) bool {
+func (a actor) flow(action, key string, bucketOwner *Identity, identity, boundary, session, bucket []rule) bool {
 	account, self, sessionARN := a.arns()
 	says := func(rules []rule, effect string, whos ...string) bool {
 		return slices.ContainsFunc(rules, func(r rule) bool {
@@ -95,7 +95,7 @@ func (a actor) flow(action, key string, bucketOwner *Identity, identity, session
 		})
 	}
 	// 1. An explicit deny anywhere.
-	if says(identity, "Deny") || says(session, "Deny") || says(bucket, "Deny", "*", account, self, sessionARN) {
+	if says(identity, "Deny") || says(boundary, "Deny") || says(session, "Deny") || says(bucket, "Deny", "*", account, self, sessionARN) {
 		return false
 	}
 	// 2. What the session may do at most: only a bucket policy that names the session itself goes past it.
@@ -104,8 +104,11 @@ func (a actor) flow(action, key string, bucketOwner *Identity, identity, session
 		return false
 	}
 	sameAccount := a.account == bucketOwner
-	byIdentity := says(identity, "Allow")
-	direct := says(bucket, "Allow", "*", self) || namesSession
+	// A boundary is the most that identity policies can give. What a bucket's policy gives a user of the same account by
+	// name is beside it; what it gives a role is within it, a session of the role beside it.
+	within := boundary == nil || says(boundary, "Allow")
+	byIdentity := says(identity, "Allow") && within
+	direct := says(bucket, "Allow", "*", self) && (within || !a.role) || namesSession
 	byBucket := direct || says(bucket, "Allow", account)
 	switch {
 	case a.itself && (sameAccount || byBucket || byIdentity):
@@ -130,6 +133,7 @@ func TestMatrixWithin(t *testing.T) {
 		{{effect: "Deny", actions: list}},
 	}
 	sessions := [][]rule{nil, {{effect: "Allow", actions: get}}, {{effect: "Allow", actions: []string{"s3:*"}, prefix: "in/"}}, {{effect: "Deny", actions: get}}}
+	boundaries := [][]rule{nil, {{effect: "Allow", actions: get}}, {{effect: "Allow", actions: []string{"s3:*"}, prefix: "in/"}, {effect: "Deny", actions: list}}}
 	actors := []actor{
 		{name: "user of the owner", account: owner},
 		{name: "user of another", account: stranger},
@@ -167,37 +171,49 @@ func TestMatrixWithin(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				id := a.identity(identity, narrow)
-				for _, br := range buckets {
-					var bp *policy.Policy
-					if br != nil {
-						var err error
-						if bp, err = policy.ParseBucket(document(t, br), bucketName); err != nil {
+				for _, bound := range boundaries {
+					if bound != nil && a.itself {
+						continue // accounts have none
+					}
+					id := a.identity(identity, narrow)
+					if bound != nil {
+						p, err := policy.ParseIdentity(document(t, bound))
+						if err != nil {
 							t.Fatal(err)
 						}
+						id.boundary = &NamedPolicy{"bound", p}
 					}
-					for _, q := range [...]struct{ action, key string }{
-						{"s3:GetObject", "in/k"},
-						{"s3:GetObject", "k"},
-						{"s3:PutObject", "in/k"},
-						{"s3:DeleteObject", "k"},
-						{"s3:ListBucket", ""},
-						{"s3:GetBucketTagging", ""},
-						{"s3:PutBucketTagging", ""},
-					} {
-						for _, ownership := range []Ownership{"", BucketOwnerEnforced} {
-							r := &Request{
-								Identity: id, Action: q.action, Bucket: bucketName, Key: q.key, BucketOwner: owner.Canonical, Policy: bp, Ownership: ownership,
+					for _, br := range buckets {
+						var bp *policy.Policy
+						if br != nil {
+							var err error
+							if bp, err = policy.ParseBucket(document(t, br), bucketName); err != nil {
+								t.Fatal(err)
 							}
-							d := Authorize(r)
-							if want := a.flow(q.action, q.key, owner, ir, sr, br); d.Allowed != want {
-								t.Fatalf("%s, %s on %q: %s, oracle says %v; identity %v, session %v, bucket %v", a.name, q.action, q.key, d.Reason(), want, ir, sr, br)
+						}
+						for _, q := range [...]struct{ action, key string }{
+							{"s3:GetObject", "in/k"},
+							{"s3:GetObject", "k"},
+							{"s3:PutObject", "in/k"},
+							{"s3:DeleteObject", "k"},
+							{"s3:ListBucket", ""},
+							{"s3:GetBucketTagging", ""},
+							{"s3:PutBucketTagging", ""},
+						} {
+							for _, ownership := range []Ownership{"", BucketOwnerEnforced} {
+								r := &Request{
+									Identity: id, Action: q.action, Bucket: bucketName, Key: q.key, BucketOwner: owner.Canonical, Policy: bp, Ownership: ownership,
+								}
+								d := Authorize(r)
+								if want := a.flow(q.action, q.key, owner, ir, bound, sr, br); d.Allowed != want {
+									t.Fatalf("%s, %s on %q: %s, oracle says %v; identity %v, boundary %v, session %v, bucket %v", a.name, q.action, q.key, d.Reason(), want, ir, bound, sr, br)
+								}
+								if strings.HasPrefix(d.Reason(), "allowed") != d.Allowed {
+									t.Fatalf("reason %q", d.Reason())
+								}
+								asked++
+								allowed[d.By]++
 							}
-							if strings.HasPrefix(d.Reason(), "allowed") != d.Allowed {
-								t.Fatalf("reason %q", d.Reason())
-							}
-							asked++
-							allowed[d.By]++
 						}
 					}
 				}
@@ -205,7 +221,7 @@ func TestMatrixWithin(t *testing.T) {
 		}
 	}
 	t.Logf("%d decisions: %v", asked, allowed)
-	for _, by := range []Basis{ByDefault, ByPolicy, ByOwner, ByIdentity, BySession} {
+	for _, by := range []Basis{ByDefault, ByPolicy, ByOwner, ByIdentity, ByBoundary, BySession} {
 		if allowed[by] == 0 {
 			t.Errorf("no decision was taken by rule %d", by)
 		}
@@ -278,5 +294,22 @@ func BenchmarkAuthorize50(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// A boundary whose policy is gone allows nothing.
+func TestBoundaryThatIsGone(t *testing.T) {
+	all, err := policy.ParseIdentity([]byte(`{"Statement":{"Effect":"Allow","Action":"*","Resource":"*"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := actor{account: owner, site: true}.identity(all, nil)
+	r := &Request{Identity: id, Action: "s3:GetObject", Bucket: bucketName, Key: "k", BucketOwner: owner.Canonical}
+	if !Authorize(r).Allowed || !id.Sees(bucketName, stranger.Canonical) {
+		t.Fatal("denied without a boundary")
+	}
+	id.boundary = &NamedPolicy{Name: "gone"}
+	if Authorize(r).Allowed || id.Manages("iam:GetUser", "*", false, nil).Allowed || id.Sees(bucketName, stranger.Canonical) {
+		t.Error("allowed within a boundary that is gone")
 	}
 }

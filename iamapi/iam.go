@@ -84,6 +84,9 @@ func (c *call) described(ref auth.Ref, e *auth.Entity, whole bool) Node {
 			n.Kids = append(n.Kids, text("Description", e.Description))
 		}
 	}
+	if whole && e.Boundary != "" {
+		n.Kids = append(n.Kids, el("PermissionsBoundary", text("PermissionsBoundaryType", "Policy"), text("PermissionsBoundaryArn", e.Boundary)))
+	}
 	if whole && len(e.Tags) > 0 {
 		n.Kids = append(n.Kids, tagList(e.Tags))
 	}
@@ -276,6 +279,11 @@ func createRole(c *call) (Node, error) {
 	}
 	if e.Tags, err = c.tags(); err != nil {
 		return Node{}, err
+	}
+	if c.get("PermissionsBoundary") != "" {
+		if e.Boundary, err = c.boundary(c.v); err != nil {
+			return Node{}, err
+		}
 	}
 	return el("", c.described(ref, e, true)), c.create(ref, e)
 }

@@ -172,6 +172,9 @@ func (c *call) place() {
 // may asks whether the caller may do the action on arn; byItself is what it may without a policy.
 func (c *call) may(arn string, byItself bool) error {
 	look := func(key string) ([]string, bool) {
+		if key == "iam:permissionsboundary" && c.get("PermissionsBoundary") != "" {
+			return []string{c.get("PermissionsBoundary")}, true
+		}
 		if c.look != nil {
 			if v, ok := c.look(key); ok {
 				return v, ok

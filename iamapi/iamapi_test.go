@@ -497,3 +497,54 @@ func TestHTTP(t *testing.T) {
 		}
 	}
 }
+
+// A permissions boundary bounds what policies give, cannot be taken away by who is bounded, and holds its policy.
+func TestPermissionsBoundary(t *testing.T) {
+	w := newWorld(t)
+	for _, who := range []*auth.Identity{w.who("rootkey"), w.who("annakey")} {
+		bound := auth.ARN(who.Account, auth.KindPolicy, "", "bound")
+		w.ok(who, "CreatePolicy", "PolicyName", "bound", "PolicyDocument", iamPolicy)
+		w.fails("NoSuchEntity", who, "CreateUser", "UserName", "bob", "PermissionsBoundary", bound+"x")
+		w.ok(who, "CreateUser", "UserName", "bob", "PermissionsBoundary", bound)
+		key := credential.FindStringSubmatch(w.ok(who, "CreateAccessKey", "UserName", "bob"))[1]
+		w.ok(who, "PutUserPolicy", "UserName", "bob", "PolicyName", "p", "PolicyDocument", allowAll)
+		if a := w.ok(who, "GetUser", "UserName", "bob"); !strings.Contains(a, bound) {
+			t.Error(a)
+		}
+		w.ok(w.who(key), "GetUser", "UserName", "bob")
+		w.fails("AccessDenied", w.who(key), "CreateUser", "UserName", "eve")
+		w.fails("AccessDenied", w.who(key), "DeleteUserPermissionsBoundary", "UserName", "bob")
+		w.fails("DeleteConflict", who, "DeletePolicy", "PolicyArn", bound)
+		w.ok(who, "DeleteUserPermissionsBoundary", "UserName", "bob")
+		w.fails("NoSuchEntity", who, "DeleteUserPermissionsBoundary", "UserName", "bob")
+		w.ok(w.who(key), "CreateUser", "UserName", "eve")
+		w.ok(who, "PutUserPermissionsBoundary", "UserName", "bob", "PermissionsBoundary", bound)
+		w.fails("AccessDenied", w.who(key), "DeleteUser", "UserName", "eve")
+
+		// Who may make users only with the boundary makes none without.
+		w.ok(who, "DeleteUserPermissionsBoundary", "UserName", "bob")
+		w.ok(who, "PutUserPolicy", "UserName", "bob", "PolicyName", "p", "PolicyDocument",
+			`{"Statement":{"Effect":"Allow","Action":"iam:CreateUser","Resource":"*","Condition":{"StringEquals":{"iam:PermissionsBoundary":"`+bound+`"}}}}`)
+		w.fails("AccessDenied", w.who(key), "CreateUser", "UserName", "eva")
+		w.ok(w.who(key), "CreateUser", "UserName", "eva", "PermissionsBoundary", bound)
+
+		w.ok(who, "CreateRole", "RoleName", "job", "AssumeRolePolicyDocument", trustAll, "PermissionsBoundary", bound)
+		w.ok(who, "PutRolePolicy", "RoleName", "job", "PolicyName", "p", "PolicyDocument", allowAll)
+		c := credential.FindStringSubmatch(w.ok(who, "AssumeRole", "RoleArn", auth.ARN(who.Account, auth.KindRole, "", "job"), "RoleSessionName", "run"))
+		session := func() *auth.Identity {
+			t.Helper()
+			_, id, err := w.users.LookupSession(t.Context(), c[1], c[3])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return id
+		}
+		w.ok(session(), "GetUser", "UserName", "bob")
+		w.fails("AccessDenied", session(), "DeleteUser", "UserName", "eva")
+		w.ok(who, "DeleteRolePermissionsBoundary", "RoleName", "job")
+		w.ok(session(), "DeleteUser", "UserName", "eva")
+	}
+	w.fails("InvalidInput", w.who("rootkey"), "PutUserPermissionsBoundary", "UserName", "anna", "PermissionsBoundary",
+		"arn:aws:iam::aws:policy/AdministratorAccess")
+	w.fails("InvalidAction", w.who("rootkey"), "PutGroupPermissionsBoundary", "GroupName", "x", "PermissionsBoundary", "y")
+}

@@ -33,6 +33,10 @@ func policyOperations(action string) operation {
 			op = changeAttached
 		case "ListAttached" + k.name + "Policies":
 			op = listAttached
+		case "Put" + k.name + "PermissionsBoundary", "Delete" + k.name + "PermissionsBoundary":
+			if op = changeBoundary; kind == auth.KindGroup {
+				return nil
+			}
 		default:
 			continue
 		}
@@ -141,6 +145,43 @@ func (c *call) attachable(v *auth.View, arn string) (auth.Ref, *auth.Entity, err
 		return ref, nil, fail(http.StatusNotFound, "NoSuchEntity", "Policy "+arn+" does not exist or is not attachable.")
 	}
 	return ref, p, nil
+}
+
+// boundary returns the ARN of the policy that PermissionsBoundary names, in one spelling.
+func (c *call) boundary(v *auth.View) (string, error) {
+	ref, p, err := c.attachable(v, c.get("PermissionsBoundary"))
+	if err != nil {
+		return "", err
+	}
+	return c.arn(ref, p), nil
+}
+
+func changeBoundary(c *call, kind auth.Kind, param string) (Node, error) {
+	put := strings.HasPrefix(c.action, "Put")
+	if put {
+		if _, err := c.need("PermissionsBoundary"); err != nil {
+			return Node{}, err
+		}
+	}
+	ref, e, err := c.target(kind, param)
+	switch {
+	case err != nil:
+		return Node{}, err
+	case put && e.Canonical != "":
+		return Node{}, fail(http.StatusBadRequest, "InvalidInput", "A user of the site is an account by itself and has no permissions boundary.")
+	}
+	return Node{}, c.change(ref, func(v *auth.View, e *auth.Entity) (*auth.Entity, error) {
+		switch {
+		case put:
+			arn, err := c.boundary(v)
+			e.Boundary = arn
+			return e, err
+		case e.Boundary == "":
+			return nil, fail(http.StatusNotFound, "NoSuchEntity", "The entity has no permissions boundary.")
+		}
+		e.Boundary = ""
+		return e, nil
+	})
 }
 
 func changeAttached(c *call, kind auth.Kind, param string) (Node, error) {
@@ -268,7 +309,7 @@ func (c *call) attachedTo(ref auth.Ref, p *auth.Entity) (refs []auth.Ref) {
 	arn := c.arn(ref, p)
 	for _, kind := range [...]auth.Kind{auth.KindGroup, auth.KindUser, auth.KindRole} {
 		for _, e := range c.v.List(c.account, kind) {
-			if slices.Contains(e.Attached, arn) {
+			if slices.Contains(e.Attached, arn) || e.Boundary == arn {
 				refs = append(refs, c.ref(kind, e.Name))
 			}
 		}

@@ -53,6 +53,11 @@ func createUser(c *call) (Node, error) {
 	if e.Tags, err = c.tags(); err != nil {
 		return Node{}, err
 	}
+	if c.get("PermissionsBoundary") != "" {
+		if e.Boundary, err = c.boundary(c.v); err != nil {
+			return Node{}, err
+		}
+	}
 	return el("", c.described(ref, e, true)), c.create(ref, e)
 }
 
