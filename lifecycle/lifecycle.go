@@ -101,6 +101,8 @@ type Version struct {
 	// LockedUntil is the end of its retention; LegalHold holds it without an end.
 	LockedUntil time.Time
 	LegalHold   bool
+
+	anyTags bool // its tags are not known
 }
 
 // Action is what is to be done with a version.
@@ -201,7 +203,7 @@ func (f *Filter) selects(v *Version) bool {
 		return false
 	}
 	for _, t := range f.Tags {
-		if !slices.Contains(v.Tags, t) {
+		if !v.anyTags && !slices.Contains(v.Tags, t) {
 			return false
 		}
 	}
@@ -247,6 +249,16 @@ const (
 	weighMove   = 1
 	weighRemove = 1 << 30
 )
+
+// MayAct reports whether something may be due for v, whose tags and locks are not known yet: where it says no, Decide keeps
+// v. It costs a fraction of Decide, and spares a walk from looking at each version more closely.
+func (p *Policy) MayAct(v *Version, now time.Time) bool {
+	w := *v
+	w.anyTags = true
+	due := false
+	p.candidates(&w, func(c candidate) { due = due || !now.Before(c.due) }, func(string) {})
+	return due
+}
 
 // Decide returns what is to be done with v at the time now.
 func (p *Policy) Decide(v *Version, now time.Time) Decision {

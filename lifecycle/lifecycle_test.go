@@ -357,6 +357,11 @@ func TestDecideAgainstOracle(t *testing.T) {
 		p := New(rules, opt)
 		now := moment().Add(5 * 24 * time.Hour)
 		d := p.Decide(&v, now)
+		untold := v
+		untold.Tags, untold.LockedUntil, untold.LegalHold = nil, time.Time{}, false
+		if d.Action != Keep && !p.MayAct(&untold, now) {
+			t.Fatalf("nothing may be due, and then %s\nrules %+v\nversion %+v\nnow %v", d.Reason, rules, v, now)
+		}
 		a, class := oracle(rules, opt, v, now)
 		if d.Action != a || d.Class != class {
 			t.Fatalf("%v %q, the oracle says %v %q\nrules %+v\nversion %+v\nnow %v\n%s", d.Action, d.Class, a, class, rules, v, now, d.Reason)

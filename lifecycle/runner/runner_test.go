@@ -1,0 +1,284 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"firn"
+	"firn/kv/pebblekv"
+	"firn/lifecycle"
+	"firn/object"
+	"firn/object/record"
+	"firn/vfs"
+)
+
+// site is a namespace with a clock of its own.
+type site struct {
+	*object.Store
+	t   *testing.T
+	now time.Time
+	ids map[string]string // version ids by "key content"
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{t: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), ids: map[string]string{}}
+	fsys := vfs.NewMem()
+	db, err := pebblekv.Open(fsys, "data/kv", pebblekv.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Store, err = object.Open(t.Context(), fsys, "data", db, object.Options{Now: func() time.Time { return s.now }, ReserveBytes: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { err := errors.Join(s.Store.Close(), db.Close()); _ = err })
+	return s
+}
+
+func (s *site) bucket(name, rules string, v record.Versioning) {
+	s.t.Helper()
+	_, err := s.CreateBucket(s.t.Context(), name, object.BucketOptions{})
+	if err == nil {
+		_, err = s.UpdateBucket(s.t.Context(), name, func(b *record.Bucket) error {
+			b.Versioning = v
+			b.Config = map[string][]byte{
+				confRules:   []byte("<LifecycleConfiguration>" + rules + "</LifecycleConfiguration>"),
+				confMinimum: []byte(lifecycle.MinimumNone),
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) put(bucket, key, content string, o object.PutOptions) {
+	s.t.Helper()
+	o.Size = int64(len(content))
+	v, err := s.Put(s.t.Context(), bucket, key, strings.NewReader(content), o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.ids[key+" "+content] = v.ID
+}
+
+// listed returns "key size", and "key marker", newest first within a key.
+func (s *site) listed(bucket string) (all []string) {
+	s.t.Helper()
+	l, err := s.ListVersions(s.t.Context(), bucket, object.ListOptions{Limit: 1000})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, v := range l.Versions {
+		what := fmt.Sprint(v.Size)
+		if v.DeleteMarker {
+			what = "marker"
+		}
+		all = append(all, v.Key+" "+what)
+	}
+	return all
+}
+
+func (s *site) want(bucket string, want ...string) {
+	s.t.Helper()
+	if got := s.listed(bucket); !slices.Equal(got, want) {
+		s.t.Errorf("at %s: %q, want %q", s.now.Format(time.DateTime), got, want)
+	}
+}
+
+func (s *site) runner(o Options) *Runner {
+	o.Now = func() time.Time { return s.now }
+	return New(s.Store, o)
+}
+
+func (s *site) pass(r *Runner, o PassOptions) Result {
+	s.t.Helper()
+	res, err := r.Pass(s.t.Context(), o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return res
+}
+
+const expireLogs = `<Rule><ID>logs</ID><Status>Enabled</Status><Filter><Prefix>logs/</Prefix></Filter><Expiration><Days>3</Days></Expiration></Rule>`
+
+func TestExpiration(t *testing.T) {
+	s := newSite(t)
+	s.bucket("plain", expireLogs, record.VersioningOff)
+	s.bucket("versions", expireLogs+`<Rule><ID>old</ID><Status>Enabled</Status><Filter/>
+		<NoncurrentVersionExpiration><NoncurrentDays>2</NoncurrentDays><NewerNoncurrentVersions>1</NewerNoncurrentVersions></NoncurrentVersionExpiration>
+		<Expiration><ExpiredObjectDeleteMarker>true</ExpiredObjectDeleteMarker></Expiration></Rule>`, record.VersioningEnabled)
+	s.bucket("none", "", record.VersioningOff)
+	for _, b := range []string{"plain", "versions", "none"} {
+		s.put(b, "logs/a", "1", object.PutOptions{})
+		s.put(b, "kept", "12", object.PutOptions{})
+	}
+	s.put("versions", "kept", "123", object.PutOptions{})
+	s.put("versions", "kept", "1234", object.PutOptions{})
+	r := s.runner(Options{})
+
+	s.now = s.now.Add(3 * 24 * time.Hour) // by S3's rounding it is due at the next midnight
+	if res := s.pass(r, PassOptions{}); res.Buckets != 2 || len(res.Tally.Objects["logs"]) != 0 {
+		t.Errorf("too early: %+v", res)
+	}
+	s.want("plain", "kept 2", "logs/a 1")
+	// The noncurrent ones were due: all but the newest of them.
+	s.want("versions", "kept 4", "kept 3", "logs/a 1")
+
+	s.now = s.now.Add(24 * time.Hour)
+	var dry []Item
+	res := s.pass(r, PassOptions{DryRun: true, Report: func(it Item) { dry = append(dry, it) }})
+	if len(dry) != 2 || res.Tally.Bytes["logs"][lifecycle.Remove] != 1 || dry[0].Decision.Reason == "" || dry[0].Err != nil {
+		t.Errorf("dry run: %+v, %+v", dry, res)
+	}
+	s.want("plain", "kept 2", "logs/a 1")
+	if res = s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally.Objects["logs"][lifecycle.Remove] != 1 || res.Tally.Objects["logs"][lifecycle.Hide] != 1 {
+		t.Errorf("%+v", res)
+	}
+	s.want("plain", "kept 2")
+	s.want("versions", "kept 4", "kept 3", "logs/a marker", "logs/a 1")
+	s.want("none", "kept 2", "logs/a 1")
+
+	// What is hidden goes by the rule for noncurrent versions, which keeps the newest one; then the marker.
+	if _, err := s.Delete(t.Context(), "versions", "logs/a", s.ids["logs/a 1"], object.DeleteOptions{}); err == nil {
+		s.now = s.now.Add(5 * 24 * time.Hour)
+	}
+	l, err := s.ListVersions(t.Context(), "versions", object.ListOptions{Prefix: "logs/a", Limit: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range l.Versions[1:] {
+		if _, err := s.Delete(t.Context(), "versions", v.Key, v.ID, object.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if res = s.pass(r, PassOptions{Bucket: "versions"}); res.Tally.Objects["old"][lifecycle.RemoveMarker] != 1 {
+		t.Errorf("%+v", res)
+	}
+	s.want("versions", "kept 4", "kept 3")
+
+	if _, err := r.Pass(t.Context(), PassOptions{Bucket: "gone"}); !errors.Is(err, object.ErrNoSuchBucket) {
+		t.Errorf("a bucket that is not there: %v", err)
+	}
+}
+
+// TestDecidedAnew holds that what was replaced after the decision stays, and what is locked or tagged otherwise.
+func TestDecidedAnew(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt", `<Rule><ID>tmp</ID><Status>Enabled</Status><Filter><Tag><Key>tmp</Key><Value>yes</Value></Tag></Filter><Expiration><Days>1</Days></Expiration></Rule>`,
+		record.VersioningOff)
+	tagged := object.PutOptions{Tags: []record.Field{{Name: "tmp", Value: "yes"}}}
+	s.put("bkt", "goes", "1", tagged)
+	s.put("bkt", "stays", "1", object.PutOptions{})
+	s.put("bkt", "written", "1", tagged)
+	s.now = s.now.Add(72 * time.Hour)
+	r := s.runner(Options{})
+
+	// Between the decision and the delete it is written anew.
+	p := &pass{Runner: r, o: &PassOptions{Report: func(Item) {}}, res: &Result{}, now: s.now}
+	for _, b := range must(s.Buckets(t.Context())) {
+		p.bucket = b
+	}
+	p.policy = must(r.policy(p.bucket))
+	if err := p.each(t.Context(), "", func(v *record.Version, view *lifecycle.Version) error {
+		if err := p.complete(t.Context(), v, view); err != nil {
+			return err
+		}
+		d := p.policy.Decide(view, p.now)
+		if (d.Action == lifecycle.Remove) != (v.Key != "stays") {
+			t.Errorf("%s: %+v", v.Key, d)
+		}
+		if d.Action == lifecycle.Keep {
+			return nil
+		}
+		return p.act(t.Context(), v, Item{Bucket: "bkt", Key: v.Key, Decision: d})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.put("bkt", "written", "22", tagged)
+	if err := p.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if p.res.Changed != 1 || p.res.Failed != 0 {
+		t.Errorf("%+v", p.res)
+	}
+	s.want("bkt", "stays 1", "written 2")
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestLockIsStronger(t *testing.T) {
+	s := newSite(t)
+	if _, err := s.CreateBucket(t.Context(), "locked", object.BucketOptions{ObjectLock: true, Config: map[string][]byte{
+		confRules: []byte(`<LifecycleConfiguration><Rule><ID>old</ID><Status>Enabled</Status><Filter/>
+			<NoncurrentVersionExpiration><NoncurrentDays>1</NoncurrentDays></NoncurrentVersionExpiration></Rule></LifecycleConfiguration>`),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	until := s.now.Add(10 * 24 * time.Hour)
+	s.put("locked", "k", "1", object.PutOptions{Retention: record.Retention{Mode: record.RetentionCompliance, Until: until}})
+	s.put("locked", "k", "22", object.PutOptions{LegalHold: true})
+	s.put("locked", "k", "333", object.PutOptions{})
+	r := s.runner(Options{})
+	s.now = s.now.Add(5 * 24 * time.Hour)
+	if res := s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally.Objects != nil {
+		t.Errorf("locked: %+v", res)
+	}
+	s.now = until.Add(24 * time.Hour)
+	s.pass(r, PassOptions{})
+	s.want("locked", "k 3", "k 2") // the legal hold has no end
+	d, err := r.Explain(t.Context(), "locked", "k", s.ids["k 22"], time.Time{})
+	if err != nil || d.Action != lifecycle.Keep || !strings.Contains(d.Reason, "legal hold") {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestUploadsAndMoves(t *testing.T) {
+	s := newSite(t)
+	s.bucket("bkt", `<Rule><ID>abort</ID><Status>Enabled</Status><Filter/><AbortIncompleteMultipartUpload><DaysAfterInitiation>2</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>
+		<Rule><ID>cool</ID><Status>Enabled</Status><Filter/><Transition><Days>1</Days><StorageClass>COLD</StorageClass></Transition></Rule>`, record.VersioningOff)
+	s.put("bkt", "k", "123", object.PutOptions{})
+	if _, err := s.CreateUpload(t.Context(), "bkt", "half", object.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	classes := []string{"STANDARD", "COLD"}
+	s.now = s.now.Add(5 * 24 * time.Hour)
+	d, err := s.runner(Options{Classes: classes}).Explain(t.Context(), "bkt", "k", "", s.now.Add(-5*24*time.Hour))
+	if err != nil || d.Action != lifecycle.Keep || d.Due.IsZero() {
+		t.Errorf("before it is due: %+v, %v", d, err)
+	}
+	if _, err := s.runner(Options{}).Explain(t.Context(), "bkt", "absent", "", time.Time{}); firn.KindOf(err) != firn.NotFound {
+		t.Errorf("an absent key: %v", err)
+	}
+	if res := s.pass(s.runner(Options{Classes: classes}), PassOptions{DryRun: true}); res.Waiting != 1 || res.Tally.Objects["abort"][lifecycle.Abort] != 1 {
+		t.Errorf("without a tier: %+v", res)
+	}
+	var moved []string
+	fails := firn.NewError(firn.Unavailable, "away")
+	r := s.runner(Options{Classes: classes, Move: func(_ context.Context, v *record.Version, class string) error {
+		moved = append(moved, v.Key+" "+class)
+		return fails
+	}})
+	if res := s.pass(r, PassOptions{}); res.Failed != 1 || res.Tally.Objects["abort"][lifecycle.Abort] != 1 {
+		t.Errorf("a tier that is away: %+v", res)
+	}
+	fails = nil
+	if res := s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally.Bytes["cool"][lifecycle.Move] != 3 || res.Tally.Objects["abort"] != nil {
+		t.Errorf("%+v", res)
+	}
+	if !slices.Equal(moved, []string{"k COLD", "k COLD"}) {
+		t.Errorf("moved %q", moved)
+	}
+}
