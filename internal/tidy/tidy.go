@@ -34,6 +34,9 @@ func Edges() []Edge {
 		{"object", "object/digest", "computes ETags and checksums while content streams through"},
 		{"object/blobs", "vfs", "creates, syncs and removes part files"},
 
+		{"lifecycle/runner", "lifecycle", "asks what is to be done"},
+		{"lifecycle/runner", "object", "walks and changes the namespace"},
+		{"lifecycle/runner", "object/record", "reads versions"},
 		{"tier/plain", "blob", "keeps its blobs in a store"},
 		{"blob", "blob/driver", "is the caller's side of it"},
 		{"blob/drivertest", "blob", "looks for abilities as callers do"},
