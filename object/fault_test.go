@@ -397,6 +397,8 @@ func TestRunWorksAndEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.Run(ctx) }()
+		time.Sleep(time.Second) // the first scrub is over: a part that it reads is removed at the next round only
+		synctest.Wait()
 		f.delete("bucket", "k", "")
 		time.Sleep(time.Second)
 		synctest.Wait()
