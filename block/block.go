@@ -185,6 +185,12 @@ func (t *trailer) append(dst []byte) []byte {
 	return append(dst, magic...)
 }
 
+// fileSize returns the size of the file whose trailer p is, as the trailer's numbers say. parseTrailer checks them.
+func fileSize(p []byte) int64 {
+	le := binary.LittleEndian
+	return int64(le.Uint64(p[40:])) + int64(le.Uint32(p[56:])) + int64(le.Uint32(p[60:])) + int64(le.Uint32(p[76:])) + trailerLen
+}
+
 // parseTrailer reads the trailer p of a file of fileSize bytes. Every number it returns is consistent with the
 // others and with fileSize, so that the reader needs no further checks of bounds.
 func parseTrailer(p []byte, fileSize int64) (trailer, error) {

@@ -122,12 +122,18 @@ func (r *Reader) sums(first int64, n int, window *window) ([]byte, error) {
 	return p, nil
 }
 
+// readFunc reads len(p) stored bytes at off, of which successive calls ask in order.
+type readFunc func(p []byte, off int64) error
+
+// file reads stored bytes from the part's own file.
+func (r *Reader) file(p []byte, off int64) error { return readFull(r.f, p, off) }
+
 // load reads n bytes of whole blocks (the last may be short) from block first into b and verifies them. It opens sealed
-// ones where it has the key.
-func (r *Reader) load(b *readBuffer, n int, first int64) error {
+// ones where it has the key, unless they are to stay sealed.
+func (r *Reader) load(read readFunc, b *readBuffer, n int, first int64, sealed bool) error {
 	buf := b.data[:n]
 	bs := r.t.info.BlockSize
-	if err := readFull(r.f, buf, first*int64(bs)); err != nil {
+	if err := read(buf, first*int64(bs)); err != nil {
 		return firn.E("read part", r.name, err)
 	}
 	blocks := (n + bs - 1) / bs
@@ -143,7 +149,7 @@ func (r *Reader) load(b *readBuffer, n int, first int64) error {
 		if checksum(buf[start:end]) != binary.LittleEndian.Uint32(entry) {
 			return &CorruptError{File: r.name, Block: at, What: "block"}
 		}
-		if r.aead != nil && !r.openBlock(b.data[start:end+seal.Overhead], entry[4:], at) {
+		if r.aead != nil && !sealed && !r.openBlock(b.data[start:end+seal.Overhead], entry[4:], at) {
 			return &CorruptError{File: r.name, Block: at, What: sealBroken}
 		}
 	}
@@ -165,13 +171,26 @@ func (r *Reader) openBlock(p, tag []byte, at int64) bool {
 // its bytes is written; a *CorruptError ends it. A range beyond the end is firn.Invalid. w must not keep the slices
 // it is given.
 func (r *Reader) WriteRange(ctx context.Context, w io.Writer, off, n int64) (int64, error) {
+	return r.writeRange(ctx, r.file, w, off, n, false)
+}
+
+// WriteStored is WriteRange with the bytes as they are stored: sealed ones stay sealed, and need no key.
+func (r *Reader) WriteStored(ctx context.Context, w io.Writer, off, n int64) (int64, error) {
+	return r.writeRange(ctx, r.file, w, off, n, true)
+}
+
+func (r *Reader) checkRange(off, n int64) error {
 	if off < 0 || n < 0 || off > r.t.info.Size || n > r.t.info.Size-off {
-		return 0, firn.E("read part", r.name, errRange)
+		return firn.E("read part", r.name, errRange)
 	}
-	if n == 0 {
-		return 0, nil
+	return nil
+}
+
+func (r *Reader) writeRange(ctx context.Context, read readFunc, w io.Writer, off, n int64, sealed bool) (int64, error) {
+	if err := r.checkRange(off, n); err != nil || n == 0 {
+		return 0, err
 	}
-	if r.aead == nil && r.t.info.Codec == CodecAESGCM {
+	if r.aead == nil && r.t.info.Codec == CodecAESGCM && !sealed {
 		return 0, firn.E("read part", r.name, ErrSealed)
 	}
 	buf := readBuffers.get()
@@ -186,7 +205,7 @@ func (r *Reader) WriteRange(ctx context.Context, w io.Writer, off, n int64) (int
 		start := first * bs
 		stop := min((end+bs-1)/bs*bs, start+readSize, r.t.info.Size)
 		p := buf.data[:stop-start]
-		if err := r.load(buf, len(p), first); err != nil {
+		if err := r.load(read, buf, len(p), first, sealed); err != nil {
 			return written, err
 		}
 		k, err := w.Write(p[pos-start : min(end, stop)-start])
@@ -253,7 +272,7 @@ func (r *Reader) Verify(ctx context.Context, lim Limiter) error {
 		if err := wait(ctx, lim, len(p)); err != nil {
 			return err
 		}
-		if err := r.load(buf, len(p), pos/bs); err != nil {
+		if err := r.load(r.file, buf, len(p), pos/bs, false); err != nil {
 			return err
 		}
 		if !blind {

@@ -24,6 +24,10 @@ type bucket struct {
 
 	objects, versions, bytes atomic.Int64
 	quota                    quotaState
+	classes                  struct {
+		sync.Mutex
+		m map[string]record.Usage // by storage class other than STANDARD
+	}
 }
 
 func (b *bucket) add(u record.Usage) {
@@ -36,6 +40,33 @@ func (b *bucket) add(u record.Usage) {
 	if u.Bytes != 0 {
 		b.bytes.Add(u.Bytes)
 	}
+}
+
+// count adds u to the counters of a storage class, or with "" to those of the bucket.
+func (b *bucket) count(class string, u record.Usage) {
+	if class == "" {
+		b.add(u)
+		return
+	}
+	b.classes.Lock()
+	defer b.classes.Unlock()
+	if b.classes.m == nil {
+		b.classes.m = map[string]record.Usage{}
+	}
+	b.classes.m[class] = b.classes.m[class].Plus(u, 1)
+}
+
+func (b *bucket) countAll(list []record.ClassUsage) {
+	for _, c := range list {
+		b.count(c.Class, c.Usage)
+	}
+}
+
+// byClass returns the counters of the storage classes other than STANDARD.
+func (b *bucket) byClass() map[string]record.Usage {
+	b.classes.Lock()
+	defer b.classes.Unlock()
+	return maps.Clone(b.classes.m)
 }
 
 func (b *bucket) usage() record.Usage {
@@ -232,7 +263,10 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 			return err
 		}
 		tx.Delete(key)
-		tx.Delete(usageKey(rec.ID))
+		tx.Delete(usageKey(counter{bucket: rec.ID}))
+		for class := range b.byClass() {
+			tx.Delete(usageKey(counter{rec.ID, class}))
+		}
 		tx.Log(record.AppendMutation(nil, &record.Mutation{
 			Op: record.OpDeleteBucket, Clock: uint64(s.clock.Now()), Site: s.o.Site, BucketID: rec.ID, Bucket: name,
 		}))
@@ -257,4 +291,26 @@ func (s *Store) Usage(_ context.Context, name string) (record.Usage, error) {
 		return record.Usage{}, err
 	}
 	return b.usage(), nil
+}
+
+// UsageByClass returns a bucket's counters by storage class, STANDARD among them. Objects are not counted by class.
+func (s *Store) UsageByClass(_ context.Context, name string) (map[string]record.Usage, error) {
+	b, err := s.bucket(name)
+	if err != nil {
+		return nil, err
+	}
+	rest := b.usage()
+	rest.Objects = 0
+	out := b.byClass()
+	if out == nil {
+		out = map[string]record.Usage{}
+	}
+	for class, u := range out {
+		rest = rest.Plus(u, -1)
+		if u == (record.Usage{}) {
+			delete(out, class)
+		}
+	}
+	out[StandardClass] = rest
+	return out, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -19,13 +20,14 @@ import (
 // CheckOptions say how deep a check goes.
 type CheckOptions struct {
 	Read   bool // read all content against its checksums, not only look whether it is there
+	Tiers  bool // ask tiers whether they have what versions say, in the right size; else nothing is asked of them
 	Repair bool // put right what can be put right without losing anything that a record names
 }
 
 // Problem is one thing a check found.
 type Problem struct {
 	// Kind is one of "record", "content", "missing", "orphan-file", "orphan-content", "orphan-part",
-	// "stray-file", "references", "pointer", "counters", "bucket".
+	// "stray-file", "references", "pointer", "counters", "bucket", "tier".
 	Kind      string
 	Bucket    string
 	Key       string
@@ -38,6 +40,7 @@ type Problem struct {
 // CheckSummary is what a check looked at and found.
 type CheckSummary struct {
 	Buckets, Versions, Uploads, Blobs int64
+	TierBlobs                         int64 // that versions use
 	Bytes                             int64 // read
 	Problems, Repaired                int64
 }
@@ -77,6 +80,11 @@ func (c *checker) run(ctx context.Context) error {
 	}
 	for n := range passes {
 		if err := c.pass(ctx, n, passes); err != nil {
+			return err
+		}
+	}
+	if c.o.Tiers {
+		if err := c.askTiers(ctx); err != nil {
 			return err
 		}
 	}
@@ -127,8 +135,8 @@ type pass struct {
 	*checker
 	n, passes int
 	names     map[uint64]string
-	counted   map[uint64]record.Usage // from the records
-	listed    map[record.BlobID]bool  // files found before the snapshot was taken
+	counted   map[counter]record.Usage // from the records
+	listed    map[record.BlobID]bool   // files found before the snapshot was taken
 	uses      map[record.BlobID]*use
 	open      map[record.BlobID]bool // on the list of files without a record, or waiting to be removed
 	data      map[uint64]bool        // inline contents that records name
@@ -138,12 +146,14 @@ type pass struct {
 	current   kv.Iterator // a second look into the snapshot
 	lastOld   []byte      // escaped key of the noncurrent version before
 	repairs   []func(context.Context) error
+	tierPass
 }
 
 // list is a multipart version.
 type list struct {
 	size  int64
 	owner Problem
+	tier  record.BlobID
 }
 
 // use is how records use a blob.
@@ -152,8 +162,10 @@ type use struct {
 	private bool // a record takes it for its own
 	count   int64
 	size    int64
-	user    Problem // one of them, for reports
-	part    string  // key of the part record, where the user is an upload
+	user    Problem          // one of them, for reports
+	part    string           // key of the part record, where the user is an upload
+	parts   int              // of a blob on a tier: those with content
+	tier    *record.Location // nil for a blob that is a file
 }
 
 // blobSlice reports whether the pass tracks id: slices are runs of fan-out directories.
@@ -163,9 +175,9 @@ func (p *pass) dataSlice(id uint64) bool { return int(id%uint64(p.passes)) == p.
 
 func (c *checker) pass(ctx context.Context, n, passes int) error {
 	p := &pass{
-		checker: c, n: n, passes: passes, names: c.s.bucketNames(), counted: map[uint64]record.Usage{},
+		checker: c, n: n, passes: passes, names: c.s.bucketNames(), counted: map[counter]record.Usage{},
 		listed: map[record.BlobID]bool{}, uses: map[record.BlobID]*use{}, open: map[record.BlobID]bool{}, data: map[uint64]bool{},
-		lists: map[uint64]list{}, nulls: map[string]bool{}, uploads: map[[record.UploadIDLen]byte]bool{},
+		lists: map[uint64]list{}, nulls: map[string]bool{}, uploads: map[[record.UploadIDLen]byte]bool{}, tierPass: newTierPass(),
 	}
 	// Files are listed before the snapshot: each of them was, at the time of the snapshot, either named by a
 	// record or a list, or removed, or an orphan.
@@ -186,7 +198,7 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 	}
 	var usage counters
 	err = c.s.db.View(ctx, func(r kv.Reader) (err error) {
-		lower, upper := []byte{record.TagBucket}, []byte{record.TagOld + 1}
+		lower, upper := []byte{record.TagBucket}, []byte{record.TagTierGarbage + 1}
 		var it kv.Iterator
 		usage, err = c.s.frozen(func() (err error) {
 			if it, err = r.Iter(lower, upper); err != nil {
@@ -229,9 +241,9 @@ func (c *checker) pass(ctx context.Context, n, passes int) error {
 
 // counters are the buckets' counters at the time of a snapshot.
 type counters struct {
-	tail   uint64                  // of the journal
-	memory map[uint64]record.Usage // by bucket
-	stored map[uint64]record.Usage // the stored ones, brought up to the tail
+	tail   uint64                   // of the journal
+	memory map[counter]record.Usage // those of every bucket are there
+	stored map[counter]record.Usage // the stored ones, brought up to the tail
 }
 
 // frozen calls fn while no transaction on any bucket is under way and returns the counters as of then.
@@ -240,7 +252,7 @@ func (s *Store) frozen(fn func() error) (u counters, err error) {
 	if err != nil {
 		return u, err
 	}
-	u.memory = make(map[uint64]record.Usage, len(list))
+	u.memory = make(map[counter]record.Usage, len(list))
 	// In the order of names, so that two checks cannot wait for each other.
 	for _, rec := range list {
 		b, err := s.bucket(rec.Name)
@@ -250,7 +262,11 @@ func (s *Store) frozen(fn func() error) (u counters, err error) {
 		b.gate.Lock()
 		defer b.gate.Unlock()
 		if !b.gone {
-			u.memory[b.rec.Load().ID] = b.usage()
+			id := b.rec.Load().ID
+			u.memory[counter{bucket: id}] = b.usage()
+			for class, n := range b.byClass() {
+				u.memory[counter{id, class}] = n
+			}
 		}
 	}
 	u.tail = s.db.LogTail()
@@ -259,7 +275,7 @@ func (s *Store) frozen(fn func() error) (u counters, err error) {
 
 // storedCounters reads the stored counters of the snapshot and adds what the journal had after them.
 func (p *pass) storedCounters(ctx context.Context, it kv.Iterator, u *counters) error {
-	u.stored = make(map[uint64]record.Usage, len(u.memory))
+	u.stored = make(map[counter]record.Usage, len(u.memory))
 	read := func(k []byte) ([]byte, error) {
 		if !it.SeekGE(k) || !bytes.Equal(it.Key(), k) {
 			return nil, it.Err()
@@ -274,27 +290,37 @@ func (p *pass) storedCounters(ctx context.Context, it kv.Iterator, u *counters) 
 	if err != nil {
 		return err
 	}
-	for id := range u.memory {
-		v, err := read(usageKey(id))
+	// Of the counters of a bucket that is gone, or came after the snapshot, nothing is to be said.
+	add := func(c counter, n record.Usage) {
+		if _, ok := u.memory[counter{bucket: c.bucket}]; ok {
+			u.stored[c] = u.stored[c].Plus(n, 1)
+		}
+	}
+	lower := record.MetaKey(usagePrefix)
+	for ok := it.SeekGE(lower); ok && bytes.HasPrefix(it.Key(), lower); ok = it.Next() {
+		c, err := parseCounter(it.Key())
 		if err != nil {
 			return err
 		}
-		stored, _, ok := record.ParseUsage(v)
-		if v != nil && !ok {
+		v, err := it.Value()
+		if err != nil {
+			return err
+		}
+		n, _, ok := record.ParseUsage(v)
+		if !ok {
 			return record.ErrBroken
 		}
-		u.stored[id] = stored
+		add(c, n)
+	}
+	if err := it.Err(); err != nil {
+		return err
 	}
 	if seq >= u.tail {
 		return nil
 	}
 	err = p.s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error {
-		id, d, err := record.EntryDelta(l.Data)
-		if err != nil {
+		if err := entryDelta(l.Data, add); err != nil {
 			return err
-		}
-		if have, ok := u.stored[id]; ok {
-			u.stored[id] = have.Plus(d, 1)
 		}
 		if l.Seq >= u.tail {
 			return errStop
@@ -328,6 +354,9 @@ func (p *pass) walk(ctx context.Context, it kv.Iterator) error {
 		{tag: record.TagGarbage, fn: p.garbage},
 		{tag: record.TagRef, fn: p.count},
 		{tag: record.TagData, fn: p.content, bare: true}, // readAll reads the contents themselves
+		{tag: record.TagTierBlob, fn: p.tierBlob},
+		{tag: record.TagTierGarbage, fn: p.tierGarbage},
+		{tag: record.TagOutboard, fn: p.tierPart, bare: true},
 	}
 	seen := 0
 	for _, sec := range sections {
@@ -438,9 +467,16 @@ func (p *pass) version(k, v []byte) error {
 			return err
 		}
 	}
+	if l := r.Location; l != nil {
+		p.noteTier(l, &r, where)
+	}
 	switch {
 	case r.Multipart:
-		p.lists[r.Data] = list{size: r.Size, owner: where}
+		l := list{size: r.Size, owner: where}
+		if r.Location != nil {
+			l.tier = r.Location.ID
+		}
+		p.lists[r.Data] = l
 	case r.Blob != record.BlobID{}:
 		p.note(r.Blob, r.Size, r.Shared, where, "")
 	case r.Data != 0 && p.dataSlice(r.Data):
@@ -452,13 +488,16 @@ func (p *pass) version(k, v []byte) error {
 // versionOnce does what does not depend on the slice.
 func (p *pass) versionOnce(k []byte, item item, r *record.Record, where Problem) error {
 	p.sum.Versions++
-	u := p.counted[item.bucketID]
-	u.Versions++
-	u.Bytes += r.Size
-	if k[0] == record.TagCurrent && !r.DeleteMarker {
-		u.Objects++
+	one := record.Usage{Versions: 1, Bytes: r.Size}
+	if r.StorageClass != "" {
+		c := counter{item.bucketID, r.StorageClass}
+		p.counted[c] = p.counted[c].Plus(one, 1)
 	}
-	p.counted[item.bucketID] = u
+	if k[0] == record.TagCurrent && !r.DeleteMarker {
+		one.Objects++
+	}
+	c := counter{bucket: item.bucketID}
+	p.counted[c] = p.counted[c].Plus(one, 1)
 	if where.Bucket == "" {
 		where.Kind, where.Detail = "bucket", fmt.Sprintf("belongs to bucket %d, which does not exist", item.bucketID)
 		if err := p.found(where); err != nil {
@@ -540,7 +579,7 @@ func (s *Store) mend(ctx context.Context, ck []byte) error {
 		return err
 	}
 	one := record.Usage{Objects: 1}
-	return s.adjustUsage(ctx, s.bucketNames()[b.ID], b.ID, one, one)
+	return s.adjustUsage(ctx, s.bucketNames()[b.ID], counter{bucket: b.ID}, one, one)
 }
 
 // note takes down one use of a blob.
@@ -575,10 +614,16 @@ func (p *pass) partList(k, v []byte) error {
 	if err != nil {
 		return err
 	}
-	size := int64(0)
+	size, filled := int64(0), 0
 	for i := range parts {
 		size += parts[i].Size
+		if parts[i].Size > 0 {
+			filled++
+		}
 		p.note(parts[i].Blob, parts[i].Size, parts[i].Shared, l.owner, "")
+	}
+	if u := p.uses[l.tier]; u != nil {
+		u.parts = max(u.parts, filled)
 	}
 	if size != l.size && p.n == 0 {
 		where := l.owner
@@ -695,26 +740,34 @@ func (p *pass) orphanContent(k []byte) error {
 
 // counters compares the counters with the records.
 func (p *pass) counters(u *counters) error {
-	p.sum.Buckets = int64(len(u.memory))
-	for id, have := range u.memory {
-		want := p.counted[id]
-		stored, ok := u.stored[id]
-		if !ok {
+	all := maps.Clone(p.counted)
+	maps.Copy(all, u.memory)
+	maps.Copy(all, u.stored)
+	for c := range all {
+		if _, ok := u.memory[counter{bucket: c.bucket}]; !ok {
+			continue
+		}
+		if c.class == "" {
+			p.sum.Buckets++
+		}
+		want, have, stored := p.counted[c], u.memory[c], u.stored[c]
+		if u.stored == nil {
 			stored = want
 		}
 		if have == want && stored == want {
 			continue
 		}
-		name := p.names[id]
+		name := p.names[c.bucket]
 		if p.o.Repair {
 			p.repairs = append(p.repairs, func(ctx context.Context) error {
-				return p.s.adjustUsage(ctx, name, id, want.Plus(have, -1), want.Plus(stored, -1))
+				return p.s.adjustUsage(ctx, name, c, want.Plus(have, -1), want.Plus(stored, -1))
 			})
 		}
-		if err := p.found(Problem{
-			Kind: "counters", Bucket: name, Repaired: p.o.Repair,
-			Detail: fmt.Sprintf("counters say %+v, stored ones %+v, the records %+v", have, stored, want),
-		}); err != nil {
+		detail := fmt.Sprintf("counters say %+v, stored ones %+v, the records %+v", have, stored, want)
+		if c.class != "" {
+			detail = "storage class " + c.class + ": " + detail
+		}
+		if err := p.found(Problem{Kind: "counters", Bucket: name, Repaired: p.o.Repair, Detail: detail}); err != nil {
 			return err
 		}
 	}
@@ -722,13 +775,13 @@ func (p *pass) counters(u *counters) error {
 }
 
 // adjustUsage moves the counters of a bucket by what they were wrong.
-func (s *Store) adjustUsage(ctx context.Context, name string, id uint64, memory, stored record.Usage) error {
-	err := s.db.Update(ctx, func(tx kv.Tx) error { return addUsage(tx, id, stored) }, record.MetaKey(usageSeqKey))
+func (s *Store) adjustUsage(ctx context.Context, name string, c counter, memory, stored record.Usage) error {
+	err := s.db.Update(ctx, func(tx kv.Tx) error { return addUsage(tx, c, stored) }, record.MetaKey(usageSeqKey))
 	if err != nil {
 		return err
 	}
-	if b, err := s.bucket(name); err == nil && b.rec.Load().ID == id {
-		b.add(memory)
+	if b, err := s.bucket(name); err == nil && b.rec.Load().ID == c.bucket {
+		b.count(c.class, memory)
 	}
 	return nil
 }
@@ -742,7 +795,10 @@ func (p *pass) files(ctx context.Context) error {
 	slices.SortFunc(ids, func(a, b record.BlobID) int { return bytes.Compare(a[:], b[:]) })
 	for _, id := range ids {
 		u := p.uses[id]
-		if u.n > 0 {
+		switch {
+		case u.tier != nil && u.n > 0:
+			p.sum.TierBlobs++
+		case u.n > 0:
 			p.sum.Blobs++
 		}
 		where := u.user
@@ -761,6 +817,12 @@ func (p *pass) files(ctx context.Context) error {
 			}
 		}
 		if u.n == 0 {
+			continue
+		}
+		if u.tier != nil {
+			if err := p.registered(id, u); err != nil {
+				return err
+			}
 			continue
 		}
 		size, err := p.s.blobs.Size(blobs.ID(id))
@@ -782,6 +844,9 @@ func (p *pass) files(ctx context.Context) error {
 		if err := p.found(where); err != nil {
 			return err
 		}
+	}
+	if err := p.tierLeftovers(); err != nil {
+		return err
 	}
 	for id := range p.listed {
 		if p.open[id] || p.uses[id] != nil && p.uses[id].n > 0 {

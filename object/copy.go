@@ -78,11 +78,16 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		}
 	}
 	encrypted := from.Version.Encryption != nil || o.Encryption != nil
-	if encrypted && (from.inline != nil || !o.Encryption.SharesWith(from.Version.Encryption)) {
-		opts.Size = from.Version.Size
-		return s.put(ctx, bucket, key, io.NewSectionReader(from, 0, opts.Size), &opts)
-	}
 	r := newRecord(bucket, key, &opts)
+	// On a tier, what is shared is the blob there; it fits where both versions have the storage class of the tier.
+	onTier := from.Version.Location != nil && r.StorageClass == from.Version.StorageClass
+	alone := from.inline != nil && !onTier || !o.Encryption.SharesWith(from.Version.Encryption)
+	if encrypted && alone || !from.Version.Local() && !onTier {
+		opts.Size = from.Version.Size
+		body := from.stream(ctx, 0, opts.Size)
+		defer body.Close()
+		return s.put(ctx, bucket, key, body, &opts)
+	}
 	r.Size, r.MD5, r.ETagParts, r.BLAKE3 = from.rec.Size, from.rec.MD5, from.rec.ETagParts, from.rec.BLAKE3
 	r.Multipart = from.rec.Multipart
 	r.Checksum = from.rec.Checksum
@@ -94,14 +99,14 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		r.Checksum = record.Checksum{Algorithm: q.Algorithm, Value: sums.Checksum}
 	}
 	need := int64(recordCost)
-	if from.inline != nil {
+	if from.inline != nil && !onTier {
 		need = inlineCost(r.Size)
 	}
 	if err := s.space.admit(need); err != nil {
 		return nil, err
 	}
 	defer s.space.done(need)
-	if from.inline != nil || r.Size == 0 && !r.Multipart && from.rec.Blob == (record.BlobID{}) {
+	if !onTier && (from.inline != nil || r.Size == 0 && !r.Multipart && from.rec.Blob == (record.BlobID{})) {
 		c := &content{size: r.Size, inline: from.inline}
 		return s.commitPut(ctx, b, ck, r, c, o.Precondition)
 	}
@@ -123,7 +128,9 @@ func (o *Object) sums(ctx context.Context, a digest.Algorithm) (digest.Sums, err
 	if o.inline != nil {
 		return digest.Of(o.inline, a), nil
 	}
-	_, sums, err := o.s.digests.Copy(ctx, io.Discard, io.NewSectionReader(o, 0, o.Version.Size), o.Version.Size, a)
+	body := o.stream(ctx, 0, o.Version.Size)
+	defer body.Close()
+	_, sums, err := o.s.digests.Copy(ctx, io.Discard, body, o.Version.Size, a)
 	return sums, err
 }
 
@@ -174,6 +181,9 @@ func lockSet(a, b []byte) [][]byte {
 // share makes r use the blobs of v, which is stored under vk, with their keys as sealed for r. Where the same transaction goes on to drop v,
 // release and finish settle the count.
 func (t *txn) share(r *record.Record, v *stored, vk []byte, sealed [][]byte) error {
+	if v.Location != nil && v.StorageClass == r.StorageClass {
+		return t.shareLocation(r, v, vk, sealed)
+	}
 	parts, err := t.reuse(v, vk, func(int) bool { return true })
 	if err != nil {
 		return err
@@ -188,6 +198,35 @@ func (t *txn) share(r *record.Record, v *stored, vk []byte, sealed [][]byte) err
 		r.Parts[i].Sealed = sealed[i]
 	}
 	t.tx.Set(record.IDKey(record.TagParts, r.Data), record.AppendPartList(nil, r.Parts))
+	return nil
+}
+
+// shareLocation is share for the blob on a tier.
+func (t *txn) shareLocation(r *record.Record, v *stored, vk []byte, sealed [][]byte) error {
+	if !v.Location.Shared {
+		v.Location.Shared = true
+		v.raw = record.Append(nil, &v.Record)
+		t.tx.Set(vk, v.raw)
+	}
+	t.referenceLocation(v.Location, 1)
+	r.Location = &record.Location{
+		ID: v.Location.ID, Tier: v.Location.Tier, Key: v.Location.Key, Since: v.Location.Since, Shared: true,
+	}
+	if !v.Multipart {
+		if len(sealed) > 0 {
+			r.Sealed = sealed[0]
+		}
+		return nil
+	}
+	parts, err := t.s.parts(t.tx, &v.Record)
+	if err != nil {
+		return err
+	}
+	for i := range parts {
+		parts[i].Blob, parts[i].Shared, parts[i].Sealed = record.BlobID{}, false, sealed[i]
+	}
+	r.Data, r.Parts = uint64(t.s.clock.Now()), parts
+	t.tx.Set(record.IDKey(record.TagParts, r.Data), record.AppendPartList(nil, parts))
 	return nil
 }
 
@@ -230,7 +269,8 @@ func (t *txn) sourceAt(src CopySource, b *record.Bucket, from *Object, sck []byt
 	if err != nil {
 		return nil, nil, err
 	}
-	if v == nil || v.Clock != from.rec.Clock || v.Site != from.rec.Site || v.Data != from.rec.Data || v.Blob != from.rec.Blob {
+	if v == nil || v.Clock != from.rec.Clock || v.Site != from.rec.Site || v.Data != from.rec.Data || v.Blob != from.rec.Blob ||
+		RefOf(&v.Version).Blob != RefOf(from.Version).Blob {
 		return nil, nil, errSourceMoved
 	}
 	return v, vk, nil

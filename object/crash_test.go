@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	pebblevfs "github.com/cockroachdb/pebble/v2/vfs"
 
@@ -37,7 +38,10 @@ func (f *fixture) state(bucket string) string {
 			if herr != nil {
 				f.t.Fatal(herr)
 			}
-			fmt.Fprintf(&b, " %d %x %v", v.Clock, sha256.Sum256([]byte(c)), err)
+			fmt.Fprintf(&b, " %d %x %v %s", v.Clock, sha256.Sum256([]byte(c)), err, v.StorageClass)
+			if l := v.Location; l != nil {
+				fmt.Fprintf(&b, " on %s, local %v, wanted %v", l.Tier, !l.LocalUntil.IsZero(), !l.Wanted.IsZero())
+			}
 		}
 		b.WriteByte('\n')
 	}
@@ -81,6 +85,18 @@ func scenarios() []scenario {
 			}
 		}
 	}
+	move := func(key, tier string, o MoveOptions) func(*fixture) error {
+		return func(f *fixture) error {
+			_, err := f.move(f.tiers, key, "", tier, o)
+			return err
+		}
+	}
+	recall := func(key string, o RecallOptions) func(*fixture) error {
+		return func(f *fixture) error {
+			_, err := f.Recall(context.Background(), f.ref(key, ""), o)
+			return err
+		}
+	}
 	del := func(key, version string) func(*fixture) error {
 		return func(f *fixture) error {
 			_, err := f.Delete(context.Background(), "bucket", key, version, DeleteOptions{})
@@ -105,6 +121,9 @@ func scenarios() []scenario {
 		return err
 	}
 	versioned := func(f *fixture) error { f.versioning("bucket", record.VersioningEnabled); return nil }
+	sweep := func(f *fixture) error { f.sweep(f.tiers, "cold", "warm"); return nil }
+	cold := MoveOptions{Class: "COLD"}
+	later := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	collect := func(f *fixture) error { _, err := f.Collect(context.Background()); return err }
 	var id string
 	upload := func(f *fixture) error {
@@ -169,6 +188,24 @@ func scenarios() []scenario {
 			_, err := f.DeleteMany(context.Background(), "bucket", []DeleteItem{{Key: "a"}, {Key: "b"}, {Key: "c"}})
 			return err
 		}},
+		{"move inline to a tier", must(put("k", small)), move("k", "cold", cold)},
+		{"move large to a tier and collect", must(put("k", large)), func(f *fixture) error { return errors.Join(move("k", "cold", cold)(f), collect(f)) }},
+		{"move multipart to a tier and collect", must(upload, complete), func(f *fixture) error { return errors.Join(move("m", "cold", cold)(f), collect(f)) }},
+		{"move encrypted to a tier", must(putEncrypted("k", large)), move("k", "cold", cold)},
+		{"move to a tier and stay", must(put("k", large)), move("k", "cold", MoveOptions{Class: "COLD", LocalUntil: later})},
+		{"move from tier to tier and sweep", must(put("k", large), move("k", "warm", cold)), func(f *fixture) error { return errors.Join(move("k", "cold", cold)(f), sweep(f)) }},
+		{"overwrite on a tier and sweep", must(put("k", large), move("k", "cold", cold)), func(f *fixture) error { return errors.Join(put("k", small)(f), sweep(f)) }},
+		{"copy on a tier", must(put("k", large), move("k", "cold", cold)), func(f *fixture) error {
+			_, err := f.Copy(context.Background(), CopySource{Bucket: "bucket", Key: "k"}, "bucket", "l", PutOptions{StorageClass: "COLD"})
+			return err
+		}},
+		{"copy from a tier", must(put("k", large), move("k", "cold", cold)), cp("k", "l")},
+		{"recall inline and sweep", must(put("k", small), move("k", "cold", cold)), func(f *fixture) error { return errors.Join(recall("k", RecallOptions{})(f), sweep(f)) }},
+		{"recall large and sweep", must(put("k", large), move("k", "cold", cold)), func(f *fixture) error { return errors.Join(recall("k", RecallOptions{})(f), sweep(f)) }},
+		{"recall multipart for a time", must(upload, complete, move("m", "cold", cold)), recall("m", RecallOptions{Until: later})},
+		{"free a local copy and collect", must(put("k", large), move("k", "cold", MoveOptions{LocalUntil: later})), func(f *fixture) error {
+			return errors.Join(f.DropLocal(context.Background(), f.ref("k", "")), collect(f))
+		}},
 		{"delete bucket", must(), func(f *fixture) error { return f.DeleteBucket(context.Background(), "bucket") }},
 	}
 }
@@ -178,6 +215,7 @@ type clone struct {
 	fs    *vfs.MemFS
 	after string // the operation it was taken after
 	acked bool
+	tiers *fakeTiers
 }
 
 func TestPowerLossAfterEveryOperation(t *testing.T) {
@@ -212,12 +250,13 @@ func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64, over f
 	var clones []clone
 	armed := false
 	rng := rand.New(rand.NewPCG(seed, uint64(percent)))
+	var f *fixture
 	take := func(after string, acked bool) {
 		mu.Lock()
 		defer mu.Unlock()
 		if armed {
 			c := mem.MemFS.CrashClone(pebblevfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
-			clones = append(clones, clone{&vfs.MemFS{MemFS: c}, after, acked})
+			clones = append(clones, clone{&vfs.MemFS{MemFS: c}, after, acked, f.tiers.clone()})
 		}
 	}
 	tap.After = func(op vfs.Op, _ error) {
@@ -225,7 +264,7 @@ func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64, over f
 			take(op.String(), false)
 		}
 	}
-	f := newFixture(t, over(tap), Options{})
+	f = newFixture(t, over(tap), Options{})
 	f.bucket("bucket", BucketOptions{})
 	sc.setup(f)
 	before := f.state("bucket")
@@ -249,6 +288,7 @@ func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64, over f
 	}
 	for i, c := range clones {
 		g := newFixture(t, over(c.fs), Options{})
+		g.tiers.blobs = c.tiers.blobs
 		got := g.state("bucket")
 		switch {
 		case got == after:
@@ -262,6 +302,11 @@ func crashEverywhere(t *testing.T, sc scenario, percent int, seed uint64, over f
 		s := g.check()
 		if n := len(g.files()); int64(n) != s.Blobs {
 			t.Fatalf("moment %d, after %s: %d files for %d blobs", i, c.after, n, s.Blobs)
+		}
+		// Moves that were cut off are given up: then the tiers hold what versions use and no more.
+		g.giveUp("cold", "warm")
+		if left := g.sweep(g.tiers, "cold", "warm"); int64(len(left)) != s.TierBlobs || g.state("bucket") != got {
+			t.Fatalf("moment %d, after %s: %v on tiers for %d blobs:\n%s\nwas:\n%s", i, c.after, left, s.TierBlobs, g.state("bucket"), got)
 		}
 		if t.Failed() {
 			t.Fatalf("moment %d, after %s", i, c.after)

@@ -117,7 +117,7 @@ func (t *txn) delete(ck []byte, item *DeleteItem) (DeleteResult, error) {
 			return DeleteResult{}, err
 		}
 	}
-	if err := t.drop(&v.Record, &m.Delta, item.BypassGovernance); err != nil {
+	if err := t.drop(&v.Record, &m, item.BypassGovernance); err != nil {
 		return DeleteResult{}, err
 	}
 	switch {

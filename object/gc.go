@@ -52,6 +52,10 @@ func (s *Store) Run(ctx context.Context) error {
 	})
 	every(usageInterval, "save counters", nil, s.saveUsage)
 	every(sweepInterval, "expire uploads", nil, s.expireUploads)
+	every(sweepInterval, "free local copies", nil, func(ctx context.Context) error {
+		_, err := s.ExpireLocal(ctx)
+		return err
+	})
 	every(sweepInterval, "trim journal", nil, s.trimJournal)
 	if s.o.ScrubBytesPerSecond > 0 {
 		every(scrubInterval, "scrub", nil, s.scrub)

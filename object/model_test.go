@@ -8,7 +8,9 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
+	"firn"
 	"firn/object/blobs"
 	"firn/object/record"
 	"firn/vfs"
@@ -119,10 +121,12 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			t.Helper()
 			t.Fatalf("step %d, %s/%q: %s", step, name, key, fmt.Sprintf(format, args...))
 		}
-		switch op := r.IntN(20); op {
+		switch op := r.IntN(26); op {
 		case 0, 1, 2, 3, 4:
 			c := content()
-			v, err := f.Put(ctx, name, key, strings.NewReader(c), PutOptions{Size: []int64{int64(len(c)), -1}[r.IntN(2)]})
+			v, err := f.Put(ctx, name, key, strings.NewReader(c), PutOptions{
+				Size: []int64{int64(len(c)), -1}[r.IntN(2)], StorageClass: []string{"", "COLD"}[r.IntN(2)],
+			})
 			if err != nil {
 				fail("put: %v", err)
 			}
@@ -146,7 +150,8 @@ func runModel(t *testing.T, seed uint64, steps int) {
 		case 10, 11:
 			id, ok := pick()
 			to, toKey := names[r.IntN(2)], keys[r.IntN(len(keys))]
-			v, err := f.Copy(ctx, CopySource{Bucket: name, Key: key, VersionID: id}, to, toKey, PutOptions{})
+			class := []string{"", "WARM", "COLD"}[r.IntN(3)]
+			v, err := f.Copy(ctx, CopySource{Bucket: name, Key: key, VersionID: id}, to, toKey, PutOptions{StorageClass: class})
 			if !ok {
 				if !errors.Is(err, ErrNoSuchVersion) {
 					fail("copy of what is not there: %v", err)
@@ -221,6 +226,53 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			if err := f.saveUsage(ctx); err != nil {
 				fail("save: %v", err)
 			}
+		case 18, 19, 20:
+			id, ok := pick()
+			tier := []string{"warm", "cold"}[r.IntN(2)]
+			ref, blob, err := f.copyTo(f.tiers, name, key, id, tier)
+			if !ok || errors.Is(err, ErrDeleteMarker) {
+				if firn.KindOf(err) != firn.NotFound {
+					fail("move of what is not there: %v", err)
+				}
+				break
+			}
+			if err != nil {
+				fail("copy to tier: %v", err)
+			}
+			o := MoveOptions{Class: []string{"", "WARM", "COLD"}[r.IntN(3)]}
+			if r.IntN(3) == 0 {
+				o.LocalUntil = f.now.now().Add(time.Duration(r.IntN(100)) * time.Second)
+			}
+			if r.IntN(4) == 0 { // given up, or cut off and found later
+				if r.IntN(2) == 0 {
+					err = f.Free(ctx, blob)
+				}
+			} else {
+				_, err = f.Switch(ctx, ref, blob, o)
+			}
+			if err != nil {
+				fail("move: %v", err)
+			}
+		case 21:
+			id, _ := pick()
+			v, err := f.Head(ctx, name, key, id)
+			if err != nil || v.Location == nil {
+				break
+			}
+			o := RecallOptions{Class: []string{"", "COLD"}[r.IntN(2)]}
+			if r.IntN(2) == 0 {
+				o.Until = f.now.now().Add(time.Duration(1+r.IntN(100)) * time.Second)
+			}
+			if _, err := f.Recall(ctx, RefOf(v), o); err != nil {
+				fail("recall: %v", err)
+			}
+		case 22:
+			f.now.advance(time.Duration(r.IntN(100)) * time.Second)
+			if _, err := f.ExpireLocal(ctx); err != nil {
+				fail("expire: %v", err)
+			}
+		case 23:
+			f.sweep(f.tiers, "cold", "warm")
 		default:
 			id, ok := pick()
 			got, err := f.get(name, key, id)
@@ -271,8 +323,26 @@ func runModel(t *testing.T, seed uint64, steps int) {
 	if _, err := f.Collect(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if s := f.check(); s.Blobs != 0 || s.Versions != 0 {
+	f.giveUp("cold", "warm")
+	if left := f.sweep(f.tiers, "cold", "warm"); len(left) != 0 {
+		t.Fatalf("left on tiers: %q", left)
+	}
+	if s := f.check(); s.Blobs != 0 || s.Versions != 0 || s.TierBlobs != 0 {
 		t.Fatalf("%+v", s)
+	}
+	f.now.advance(time.Hour)
+	if n, err := f.ExpireLocal(ctx); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	for _, tag := range []byte{record.TagTierBlob, record.TagTierGarbage, record.TagOutboard, record.TagExpiry, record.TagRef, record.TagParts, record.TagData} {
+		if n := f.count(tag); n != 0 {
+			t.Fatalf("%d keys under %c are left", n, tag)
+		}
+	}
+	for _, n := range names {
+		if c, err := f.UsageByClass(ctx, n); err != nil || len(c) != 1 || c[StandardClass] != (record.Usage{}) {
+			t.Fatalf("%+v, %v", c, err)
+		}
 	}
 	f.reopen()
 	if files := f.files(); len(files) != 0 {

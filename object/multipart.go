@@ -251,7 +251,8 @@ func (s *Store) copyPart(ctx context.Context, src CopySource, offset, length int
 		}
 		// The bytes are copied then; they are still there, because from is open.
 	}
-	body := io.NewSectionReader(from, offset, length)
+	body := from.stream(ctx, offset, length)
+	defer body.Close()
 	p, err := s.putPart(ctx, bucket, key, uploadID, number, body, &PutOptions{Size: length, DataKey: dataKey})
 	return p, from.Version, err
 }

@@ -15,7 +15,6 @@ import (
 	"firn/object/envelope"
 	"firn/object/record"
 	"firn/seal"
-	"firn/vfs"
 )
 
 // Object is an open version. Its methods may be called concurrently, but not with or after Close.
@@ -152,6 +151,8 @@ func (s *Store) lookup(ctx context.Context, b *record.Bucket, key, versionID str
 		return nil, err
 	}
 	o.rec, o.Version = v, &v.Version
+	o.pins(s.blobs.Pin)
+	o.pinned = true
 	if v.Data != 0 && !v.Multipart {
 		o.inline, err = block.OpenInline(o.buf)
 		size := int64(len(o.inline))
@@ -170,12 +171,6 @@ func (s *Store) lookup(ctx context.Context, b *record.Bucket, key, versionID str
 		}
 		return o, nil
 	}
-	for i := range o.Version.Parts {
-		if p := &o.Version.Parts[i]; p.Blob != (record.BlobID{}) {
-			s.blobs.Pin(blobs.ID(p.Blob))
-			o.pinned = true
-		}
-	}
 	return o, nil
 }
 
@@ -193,17 +188,28 @@ func (s *Store) unchanged(ctx context.Context, b *record.Bucket, key, versionID 
 // WriteRange writes length bytes from offset to w, each block verified before any of its bytes is written.
 // A corrupt block ends it with ErrCorrupt. It returns the bytes written. ErrInvalidRange.
 func (o *Object) WriteRange(ctx context.Context, w io.Writer, offset, length int64) (int64, error) {
+	return o.writeRange(ctx, w, offset, length, false)
+}
+
+func (o *Object) writeRange(ctx context.Context, w io.Writer, offset, length int64, stored bool) (int64, error) {
 	if offset < 0 || length < 0 || offset > o.Version.Size || length > o.Version.Size-offset {
 		return 0, fail("read object", o.subject(), ErrInvalidRange)
 	}
 	if length == 0 {
 		return 0, nil
 	}
-	if o.Version.Encryption != nil && o.sealer == nil {
+	if o.Version.Encryption != nil && o.sealer == nil && !stored {
 		return 0, fail("read object", o.subject(), envelope.ErrNeedsKey)
 	}
-	if o.inline != nil {
-		n, err := w.Write(o.inline[offset : offset+length])
+	if o.buf != nil {
+		p := o.inline
+		if stored {
+			var err error
+			if p, err = block.InlineData(o.buf); err != nil {
+				return 0, fail("read object", o.subject(), err)
+			}
+		}
+		n, err := w.Write(p[offset : offset+length])
 		return int64(n), err
 	}
 	var written int64
@@ -214,16 +220,19 @@ func (o *Object) WriteRange(ctx context.Context, w io.Writer, offset, length int
 			break
 		}
 		if off := offset - start; off < p.Size {
-			r, err := o.acquire(i)
+			r, err := o.acquire(ctx, i)
 			if err != nil {
 				return written, fail("read object", o.subject(), err)
 			}
-			n, err := r.WriteRange(ctx, w, off, min(length, p.Size-off))
+			n, err := r.writeRange(ctx, w, off, min(length, p.Size-off), stored)
 			o.release(r)
 			written += n
 			if err != nil {
-				if firn.KindOf(err) == firn.Corrupt {
+				switch {
+				case firn.KindOf(err) == firn.Corrupt:
 					o.report(err)
+					err = fail("read object", o.subject(), err)
+				case errors.Is(err, ErrTierAway):
 					err = fail("read object", o.subject(), err)
 				}
 				return written, err
@@ -249,9 +258,16 @@ func (o *Object) report(err error) {
 		"bucket", o.Version.Bucket, "key", o.Version.Key, "version", o.Version.ID, "error", err)
 }
 
-// openPart opens the file of part i.
-func (o *Object) openPart(i int) (*partReader, error) {
+// openPart opens part i: its file, or where it has none what is kept of it beside the tier.
+func (o *Object) openPart(ctx context.Context, i int) (*partReader, error) {
 	p := &o.Version.Parts[i]
+	if p.Blob == (record.BlobID{}) && o.Version.Location != nil {
+		r, err := o.openRemote(ctx, i)
+		if err == nil && r != nil && r.outboard != nil {
+			err = o.unseal(r.outboard.Reader(), p)
+		}
+		return &partReader{remote: r, o: o, at: i}, err
+	}
 	f, err := o.s.blobs.OpenBlob(blobs.ID(p.Blob))
 	if err != nil {
 		return nil, missing(err)
@@ -270,15 +286,7 @@ func (o *Object) openPart(i int) (*partReader, error) {
 		_ = f.Close() // read only
 		return nil, err
 	}
-	return &partReader{Reader: r, file: f, at: i}, nil
-}
-
-// partReader is an open part file.
-type partReader struct {
-	*block.Reader
-	file  vfs.File
-	at    int
-	users int // reads under way, and one for being the last; guarded by the Object's mu
+	return &partReader{local: r, file: f, at: i}, nil
 }
 
 // missing gives the error of a blob that is not there its kind.
@@ -290,7 +298,7 @@ func missing(err error) error {
 }
 
 // acquire returns a reader of part i, to be given back with release.
-func (o *Object) acquire(i int) (*partReader, error) {
+func (o *Object) acquire(ctx context.Context, i int) (*partReader, error) {
 	o.mu.Lock()
 	if r := o.mu.last; r != nil && r.at == i {
 		r.users++
@@ -298,7 +306,7 @@ func (o *Object) acquire(i int) (*partReader, error) {
 		return r, nil
 	}
 	o.mu.Unlock()
-	r, err := o.openPart(i)
+	r, err := o.openPart(ctx, i)
 	if err != nil {
 		return nil, err
 	}
@@ -320,7 +328,7 @@ func (o *Object) release(r *partReader) {
 	unused := r.users == 0
 	o.mu.Unlock()
 	if unused {
-		_ = r.file.Close() // read only
+		r.close()
 	}
 }
 
@@ -363,15 +371,23 @@ func (o *Object) Close() error {
 	return nil
 }
 
+// pins calls fn for all blobs that the Object reads, here and on a tier.
+func (o *Object) pins(fn func(blobs.ID)) {
+	for i := range o.Version.Parts {
+		if p := &o.Version.Parts[i]; p.Blob != (record.BlobID{}) {
+			fn(blobs.ID(p.Blob))
+		}
+	}
+	if l := o.Version.Location; l != nil {
+		fn(blobs.ID(l.ID))
+	}
+}
+
 // free gives up pins and pooled memory.
 func (o *Object) free() {
 	if o.pinned {
 		o.pinned = false
-		for i := range o.Version.Parts {
-			if p := &o.Version.Parts[i]; p.Blob != (record.BlobID{}) {
-				o.s.blobs.Unpin(blobs.ID(p.Blob))
-			}
-		}
+		o.pins(o.s.blobs.Unpin)
 	}
 	if o.buf != nil {
 		putBuffer(o.buf)

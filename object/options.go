@@ -35,6 +35,8 @@ type Options struct {
 	// Relaxed leaves blob files to the operating system's own writing back. A power loss may then take back
 	// what was acknowledged. The kv engine has a switch of its own.
 	Relaxed bool
+	// Remote reads tiers. Default: none, and versions that are on a tier cannot be read.
+	Remote Remote
 	// Logger gets what an operator should know. Default: none.
 	Logger *slog.Logger
 	// Now is the wall clock. Default time.Now.

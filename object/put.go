@@ -105,7 +105,7 @@ func newRecord(bucket, key string, o *PutOptions) *record.Record {
 		Headers: o.Headers, Metadata: o.Metadata, Tags: o.Tags, ACL: o.ACL,
 		Retention: o.Retention, LegalHold: o.LegalHold, Encryption: o.Encryption,
 	}}
-	if r.StorageClass == "STANDARD" {
+	if r.StorageClass == StandardClass {
 		r.StorageClass = ""
 	}
 	return r
@@ -135,15 +135,15 @@ func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record.R
 		if err := ask(pre, cur); err != nil {
 			return err
 		}
-		t.stamp(r)
-		if err := t.retain(r); err != nil {
-			return err
-		}
 		switch {
 		case c.large:
 			t.tx.Delete(record.BlobKey(record.TagOpening, r.Blob))
 		case c.size > 0:
 			t.setInline(r, c)
+		}
+		t.stamp(r)
+		if err := t.retain(r); err != nil {
+			return err
 		}
 		return t.place(ck, r, cur, record.OpPut)
 	}, ck)
@@ -156,7 +156,8 @@ func (s *Store) commitPut(ctx context.Context, b *bucket, ck []byte, r *record.R
 	return r.Finish(), nil
 }
 
-// setInline stores small content for r.
+// setInline stores small content for r. As wherever an id is a reading of the clock, the journal entry's comes after it:
+// a start knows the entries' alone, and must not give an id again where the wall clock went back.
 func (t *txn) setInline(r *record.Record, c *content) {
 	r.Data = uint64(t.s.clock.Now())
 	if c.framed != nil {

@@ -196,15 +196,15 @@ func (s *Store) verify(ctx context.Context, bucket, key, versionID string, lim *
 }
 
 func (o *Object) verifyPart(ctx context.Context, i int, lim *rate.Limiter) error {
-	r, err := o.openPart(i)
+	r, err := o.openPart(ctx, i)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = r.file.Close() }() // read only
+	defer r.close()
 	if lim == nil {
-		return r.Verify(ctx, nil)
+		return r.local.Verify(ctx, nil)
 	}
-	return r.Verify(ctx, lim)
+	return r.local.Verify(ctx, lim)
 }
 
 // wait paces small reads; lim may be nil.

@@ -23,8 +23,12 @@ import (
 	"firn/vfs"
 )
 
-// formatVersion is the version of the key space and its records; see docs/format/namespace.md.
-const formatVersion = 1
+// Versions of the key space and its records; see docs/format/namespace.md.
+const (
+	formatFirst   = 1
+	formatTiers   = 2 // versions may be on tiers; written when the first blob on one is reserved
+	formatVersion = formatTiers
+)
 
 // Store is one site's namespace. All methods may be called concurrently.
 type Store struct {
@@ -117,7 +121,7 @@ func (s *Store) checkFormat(ctx context.Context) error {
 		case err != nil:
 			return err
 		case have == 0:
-			tx.Set(format, record.IDKey(0, formatVersion)[1:])
+			tx.Set(format, record.IDKey(0, formatFirst)[1:])
 			tx.Set(site, record.IDKey(0, uint64(s.o.Site))[1:])
 			return nil
 		case have > formatVersion:

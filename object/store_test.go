@@ -24,10 +24,11 @@ import (
 // fixture is a store on an in-memory file system.
 type fixture struct {
 	*Store
-	t   testing.TB
-	fs  vfs.FS
-	db  *pebblekv.DB
-	now *clockValue
+	t     testing.TB
+	fs    vfs.FS
+	db    *pebblekv.DB
+	now   *clockValue
+	tiers *fakeTiers
 }
 
 type clockValue struct{ ns atomic.Int64 }
@@ -37,7 +38,8 @@ func (c *clockValue) advance(d time.Duration) { c.ns.Add(int64(d)) }
 
 func newFixture(t testing.TB, fsys vfs.FS, o Options) *fixture {
 	t.Helper()
-	f := &fixture{t: t, fs: fsys, now: &clockValue{}}
+	f := &fixture{t: t, fs: fsys, now: &clockValue{}, tiers: newTiers()}
+	o.Remote = f.tiers
 	f.now.ns.Store(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano())
 	if o.Now == nil {
 		o.Now = f.now.now
@@ -200,6 +202,34 @@ func benchDB(fsys vfs.FS, dir string) (*pebblekv.DB, error) {
 func etag(s string) string {
 	sum := md5.Sum([]byte(s))
 	return hex.EncodeToString(sum[:])
+}
+
+// TestIDsAreNotGivenAgain: ids are readings of the clock, which a start seeds from the journal, whatever the wall clock says.
+func TestIDsAreNotGivenAgain(t *testing.T) {
+	f := newFixture(t, vfs.NewMem(), Options{})
+	f.bucket("bucket", BucketOptions{})
+	for _, write := range []func(){
+		func() { f.put("bucket", "k", "inline") },
+		func() { f.mustMove(f.tiers, "k", "cold", MoveOptions{}) },
+		func() {
+			if _, err := f.Recall(t.Context(), f.ref("k", ""), RecallOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		write()
+		o, err := f.Open(t.Context(), "bucket", "k", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := o.rec.Data
+		o.Close()
+		f.now.advance(-time.Hour)
+		f.reopen()
+		if now := uint64(f.clock.Last()); now < id {
+			t.Errorf("the clock is at %d after a start, id %d was given", now, id)
+		}
+	}
 }
 
 func TestPutGetSurvivesReopen(t *testing.T) {

@@ -14,15 +14,17 @@ import (
 // txn is one transaction on keys of one bucket. Reads do not see its own writes, so no key is changed twice
 // in one.
 type txn struct {
-	s     *Store
-	tx    kv.Tx
-	b     *record.Bucket
-	now   time.Time
-	refs  map[record.BlobID]int // changes of the reference counts of shared blobs
-	delta record.Usage          // of all operations
-	freed bool                  // blobs went on the garbage queue
-	grows bool                  // a version with content was added: the quota counts
-	buf   []byte                // scratch for keys and records
+	s      *Store
+	tx     kv.Tx
+	b      *record.Bucket
+	now    time.Time
+	refs   map[record.BlobID]int // changes of the reference counts of shared blobs
+	delta  record.Usage          // of all operations
+	class  []record.ClassUsage
+	freed  bool                               // blobs went on the garbage queue
+	places map[record.BlobID]*record.Location // of those of refs that are on tiers
+	grows  bool                               // a version with content was added: the quota counts
+	buf    []byte                             // scratch for keys and records
 	// committing is set once fn is done: a later error, unless it is the context's, leaves the outcome open.
 	committing bool
 }
@@ -64,6 +66,7 @@ func (s *Store) change(ctx context.Context, b *bucket, fn func(*txn) error, lock
 	if !reserved {
 		b.add(t.delta)
 	}
+	b.countAll(t.class)
 	if t.freed {
 		s.wakeCollector()
 	}
@@ -170,7 +173,7 @@ func (t *txn) place(ck []byte, r *record.Record, cur *stored, op record.Op) erro
 		var err error
 		if r.Null && cur.Null {
 			m.Replaced = true
-			err = t.drop(&cur.Record, &m.Delta, false)
+			err = t.drop(&cur.Record, &m, false)
 		} else {
 			err = t.demote(ck, cur, r.Null, &m)
 		}
@@ -180,6 +183,7 @@ func (t *txn) place(ck []byte, r *record.Record, cur *stored, op record.Op) erro
 	}
 	m.Delta.Versions++
 	m.Delta.Bytes += r.Size
+	m.Count(r.StorageClass, 1, r.Size)
 	if !r.DeleteMarker {
 		t.grows = true
 		m.Delta.Objects++
@@ -211,7 +215,7 @@ func (t *txn) demote(ck []byte, cur *stored, null bool, m *record.Mutation) erro
 		}
 		if v != nil {
 			m.Replaced = true
-			if err := t.drop(&v.Record, &m.Delta, false); err != nil {
+			if err := t.drop(&v.Record, m, false); err != nil {
 				return err
 			}
 			t.tx.Delete(vk)
@@ -228,29 +232,40 @@ func (t *txn) demote(ck []byte, cur *stored, null bool, m *record.Mutation) erro
 
 // drop frees a version's content and counts it out. ErrLocked where it is protected. The caller deletes the
 // record itself.
-func (t *txn) drop(r *record.Record, delta *record.Usage, bypass bool) error {
+func (t *txn) drop(r *record.Record, m *record.Mutation, bypass bool) error {
 	if err := protected(r, t.now, bypass); err != nil {
 		return err
 	}
-	delta.Versions--
-	delta.Bytes -= r.Size
+	m.Delta.Versions--
+	m.Delta.Bytes -= r.Size
+	m.Count(r.StorageClass, -1, r.Size)
+	if r.Location != nil {
+		t.releaseLocation(r.Location)
+	}
+	_, err := t.releaseLocal(r)
+	return err
+}
+
+// releaseLocal frees a version's local bytes, and its part list, which it returns.
+func (t *txn) releaseLocal(r *record.Record) ([]record.Part, error) {
 	switch {
 	case r.Multipart:
 		k := record.IDKey(record.TagParts, r.Data)
 		parts, err := t.s.parts(t.tx, r)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for i := range parts {
 			t.release(parts[i].Blob, parts[i].Shared)
 		}
 		t.tx.Delete(k)
+		return parts, nil
 	case r.Blob != record.BlobID{}:
 		t.release(r.Blob, r.Shared)
 	case r.Data != 0:
 		t.tx.Delete(record.IDKey(record.TagData, r.Data))
 	}
-	return nil
+	return nil, nil
 }
 
 // parts reads the part list of a multipart version.
@@ -314,7 +329,11 @@ func (t *txn) finish() error {
 		switch n += int64(d); {
 		case n <= 0:
 			t.tx.Delete(k)
-			t.discard(id)
+			if l := t.places[id]; l != nil {
+				t.freeTier(l)
+			} else {
+				t.discard(id)
+			}
 		case n == 1:
 			t.tx.Delete(k)
 		default:
@@ -327,6 +346,7 @@ func (t *txn) finish() error {
 // log appends m to the journal and its delta to the transaction's.
 func (t *txn) log(m *record.Mutation) {
 	t.delta = t.delta.Plus(m.Delta, 1)
+	t.class = append(t.class, m.Classes...)
 	t.buf = record.AppendMutation(t.buf[:0], m)
 	t.tx.Log(t.buf)
 }

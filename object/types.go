@@ -51,6 +51,9 @@ const (
 	UploadMaxAge = 7 * 24 * time.Hour // age at which an abandoned multipart upload is removed by default
 )
 
+// StandardClass is the storage class of versions that name none.
+const StandardClass = "STANDARD"
+
 // BucketOptions are the settings of a new bucket.
 type BucketOptions struct {
 	Owner      string

@@ -2,6 +2,7 @@ package object
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -20,8 +21,23 @@ const (
 	usageEntries  = 200_000
 )
 
-func usageKey(bucket uint64) []byte {
-	return append(record.MetaKey(usagePrefix), record.IDKey(0, bucket)[1:]...)
+// counter names one set of counters: those of a bucket, or of a storage class in it.
+type counter struct {
+	bucket uint64
+	class  string // "" is the whole bucket; STANDARD, the one class without counters, is what the others leave of it
+}
+
+func usageKey(c counter) []byte {
+	return append(append(record.MetaKey(usagePrefix), record.IDKey(0, c.bucket)[1:]...), c.class...)
+}
+
+// parseCounter reads what usageKey made.
+func parseCounter(k []byte) (counter, error) {
+	rest := k[min(len(k), 1+len(usagePrefix)):]
+	if len(rest) < 8 {
+		return counter{}, record.ErrBroken
+	}
+	return counter{binary.BigEndian.Uint64(rest), string(rest[8:])}, nil
 }
 
 // clockWarning is how far the clock may be ahead of the wall clock at start without a word.
@@ -33,53 +49,66 @@ func (s *Store) loadUsage(ctx context.Context) error {
 	for _, b := range s.buckets.m {
 		byID[b.rec.Load().ID] = b
 	}
+	count := func(c counter, u record.Usage) {
+		if b := byID[c.bucket]; b != nil {
+			b.count(c.class, u)
+		}
+	}
 	var seq uint64
 	err := s.db.View(ctx, func(r kv.Reader) (err error) {
 		if seq, err = getUint(r, record.MetaKey(usageSeqKey)); err != nil {
 			return err
 		}
-		for id, b := range byID {
-			v, err := get(r, nil, usageKey(id))
-			if err != nil {
-				return err
-			}
-			if v == nil {
-				continue
-			}
-			u, _, ok := record.ParseUsage(v)
-			if !ok {
-				return record.ErrBroken
-			}
-			b.add(u)
-		}
-		return nil
+		return storedUsage(r, count)
 	})
 	if err != nil {
 		return err
 	}
-	if err := s.usageSince(ctx, seq, func(id uint64, u record.Usage) {
-		if b := byID[id]; b != nil {
-			b.add(u)
-		}
-	}); err != nil {
+	if err := s.usageSince(ctx, seq, count); err != nil {
 		return err
 	}
 	s.usageSeq.Store(seq)
 	return nil
 }
 
+// storedUsage calls fn with all stored counters.
+func storedUsage(r kv.Reader, fn func(counter, record.Usage)) error {
+	lower := record.MetaKey(usagePrefix)
+	return scan(r, lower, record.Successor(lower), func(k, v []byte) error {
+		c, err := parseCounter(k)
+		if err != nil {
+			return err
+		}
+		u, _, ok := record.ParseUsage(v)
+		if !ok {
+			return record.ErrBroken
+		}
+		fn(c, u)
+		return nil
+	})
+}
+
 // usageSince calls fn with what each journal entry after seq changed.
-func (s *Store) usageSince(ctx context.Context, seq uint64, fn func(bucket uint64, u record.Usage)) error {
+func (s *Store) usageSince(ctx context.Context, seq uint64, fn func(counter, record.Usage)) error {
 	if seq >= s.db.LogTail() {
 		return nil
 	}
-	return s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error {
-		id, u, err := record.EntryDelta(l.Data)
-		if err == nil && u != (record.Usage{}) {
-			fn(id, u)
-		}
+	return s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error { return entryDelta(l.Data, fn) })
+}
+
+// entryDelta calls fn with what a journal entry changed.
+func entryDelta(raw []byte, fn func(counter, record.Usage)) error {
+	id, u, classes, err := record.EntryDelta(raw)
+	if err != nil {
 		return err
-	})
+	}
+	if u != (record.Usage{}) {
+		fn(counter{bucket: id}, u)
+	}
+	for _, c := range classes {
+		fn(counter{id, c.Class}, c.Usage)
+	}
+	return nil
 }
 
 // saveUsage brings the stored counters up to the journal's tail.
@@ -88,14 +117,10 @@ func (s *Store) saveUsage(ctx context.Context) error {
 	for {
 		from := s.usageSeq.Load()
 		last := from
-		sum := map[uint64]record.Usage{}
+		sum := map[counter]record.Usage{}
 		err := s.db.ReadLog(ctx, from+1, func(l kv.LogEntry) error {
-			id, u, err := record.EntryDelta(l.Data)
-			if err != nil {
+			if err := entryDelta(l.Data, func(c counter, u record.Usage) { sum[c] = sum[c].Plus(u, 1) }); err != nil {
 				return err
-			}
-			if u != (record.Usage{}) {
-				sum[id] = sum[id].Plus(u, 1)
 			}
 			if last = l.Seq; last-from >= usageEntries {
 				return errStop
@@ -119,12 +144,12 @@ func (s *Store) saveUsage(ctx context.Context) error {
 			if seq, err := getUint(tx, k); err != nil || seq != from {
 				return errors.Join(err, errMoved)
 			}
-			for id, u := range sum {
-				if !exists[id] {
-					tx.Delete(usageKey(id))
+			for c, u := range sum {
+				if !exists[c.bucket] {
+					tx.Delete(usageKey(c))
 					continue
 				}
-				if err := addUsage(tx, id, u); err != nil {
+				if err := addUsage(tx, c, u); err != nil {
 					return err
 				}
 			}
@@ -144,9 +169,9 @@ func (s *Store) saveUsage(ctx context.Context) error {
 // errMoved: two savers ran at once, which Run and Close never do.
 var errMoved = errors.New("the stored counters moved")
 
-// addUsage adds u to the stored counters of a bucket.
-func addUsage(tx kv.Tx, id uint64, u record.Usage) error {
-	v, err := get(tx, nil, usageKey(id))
+// addUsage adds u to stored counters.
+func addUsage(tx kv.Tx, c counter, u record.Usage) error {
+	v, err := get(tx, nil, usageKey(c))
 	if err != nil {
 		return err
 	}
@@ -157,6 +182,6 @@ func addUsage(tx kv.Tx, id uint64, u record.Usage) error {
 		}
 		u = u.Plus(old, 1)
 	}
-	tx.Set(usageKey(id), record.AppendUsage(nil, u))
+	tx.Set(usageKey(c), record.AppendUsage(nil, u))
 	return nil
 }

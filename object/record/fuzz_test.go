@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,10 @@ func fullRecord() *Record {
 			Checksum:  Checksum{Algorithm: ChecksumSHA256, Type: ChecksumComposite, Value: make([]byte, 32), Parts: 3},
 			Retention: Retention{Mode: RetentionCompliance, Until: time.UnixMilli(1_800_000_000_000).UTC()},
 			Vector:    map[uint32]uint64{7: 3, 9: 1},
+			Location: &Location{
+				ID: BlobID{8}, Tier: "cold", Key: "a/b", Since: time.UnixMilli(1_800_000_000_001).UTC(), Shared: true,
+				LocalUntil: time.UnixMilli(1_900_000_000_000).UTC(), Wanted: time.UnixMilli(2_000_000_000_000).UTC(),
+			},
 		},
 		MD5: [16]byte{2}, ETagParts: 3, Data: 99, Blob: BlobID{4}, Shared: true,
 	}
@@ -32,6 +37,8 @@ func TestRecordRoundTrip(t *testing.T) {
 		"null":      func(r *Record) { r.Null = true },
 		"marker":    func(r *Record) { *r = Record{Version: Version{DeleteMarker: true, Clock: 1, Site: 1}} },
 		"multipart": func(r *Record) { r.Multipart = true },
+		"local":     func(r *Record) { r.Location = nil },
+		"only away": func(r *Record) { r.Location = &Location{ID: BlobID{1}, Tier: "t", Key: "k"} },
 		"least":     func(r *Record) { *r = Record{} },
 		"long":      func(r *Record) { r.Metadata[0].Value = strings.Repeat("x", 2000) },
 	} {
@@ -94,8 +101,14 @@ func FuzzSmallRecords(f *testing.F) {
 	f.Add(AppendPartList(nil, []Part{{Number: 1}, {Number: 2, Size: 1}}))
 	f.Add(AppendBucket(nil, &Bucket{ID: 3, Owner: "o", Config: map[string][]byte{"a": []byte("b"), "c": nil}, Created: time.UnixMilli(5)}))
 	f.Add(AppendMutation(nil, &Mutation{Op: OpPut, Clock: 3, BucketID: 4, Bucket: "b", Key: "k", MD5: &[16]byte{}, Delta: Usage{1, -2, 3}}))
+	f.Add(AppendMutation(nil, &Mutation{
+		Op: OpMove, Key: "k", Null: true, Tier: "cold", Classes: []ClassUsage{{"COLD", Usage{Versions: -1, Bytes: -5}}},
+	}))
 	c := Completed{At: 1, Bucket: 2, Key: "k", Version: []byte("v"), Parts: 9}
 	f.Add(c.Encode())
+	tier := TierBlob{ID: BlobID{1}, Tier: "cold", Key: "a/b", State: TierUsed, Clock: 5}
+	f.Add(append(tier.RegisterKey()[:1], tier.Append(nil)...))
+	f.Add(append(tier.QueueKey(), tier.QueueValue()...))
 	f.Add(Label{"b", "k", "u", 3}.Encode())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var p Part
@@ -117,8 +130,23 @@ func FuzzSmallRecords(f *testing.F) {
 		}
 		var e Entry
 		err := DecodeEntry(&e, raw)
-		if _, d, derr := EntryDelta(raw); err == nil && (derr != nil || d != e.Delta) {
+		if _, d, classes, derr := EntryDelta(raw); err == nil && (derr != nil || d != e.Delta || !slices.Equal(classes, e.Classes)) {
 			t.Fatalf("entry: delta %+v, %v; want %+v", d, derr, e.Delta)
+		}
+		for _, cut := range []int{1, 25, 30} { // as key and value
+			if len(raw) < cut {
+				continue
+			}
+			if b, err := DecodeTierBlob(raw[:cut], raw[cut:]); err == nil {
+				if c, err := DecodeTierBlob(b.RegisterKey(), b.Append(nil)); err != nil || c != b {
+					t.Fatalf("register: %+v, %+v, %v", b, c, err)
+				}
+			}
+			if b, err := DecodeTierGarbage(raw[:cut], raw[cut:]); err == nil {
+				if c, err := DecodeTierGarbage(b.QueueKey(), b.QueueValue()); err != nil || c != b {
+					t.Fatalf("queue: %+v, %+v, %v", b, c, err)
+				}
+			}
 		}
 		if c, err := DecodeCompleted(raw); err == nil {
 			if d, err := DecodeCompleted(c.Encode()); err != nil || d.Key != c.Key || d.Parts != c.Parts {
@@ -154,6 +182,18 @@ func FuzzKeys(f *testing.F) {
 			t.Fatalf("order %x parses to %x", o, got)
 		}
 		_, _, _ = Unescape(nil, []byte(b))
+		_, _, _, _, _ = ParseExpiryKey([]byte(b))
+		at := time.UnixMilli(int64(clock >> 16)).UTC()
+		if t2, id, k2, o2, err := ParseExpiryKey(ExpiryKey(at, clock, a, o)); err != nil || !t2.Equal(at) || id != clock || k2 != a || o2 != o {
+			t.Fatalf("expiry: %v %d %q %x %v", t2, id, k2, o2, err)
+		}
+		tb := TierBlob{ID: BlobID{1}, Tier: a, Key: b, State: TierFreed, Clock: clock}
+		if got, err := DecodeTierBlob(tb.RegisterKey(), tb.Append(nil)); err != nil || got != tb {
+			t.Fatalf("register: %+v, %v", got, err)
+		}
+		if got, err := DecodeTierGarbage(tb.QueueKey(), tb.QueueValue()); err != nil || got != tb {
+			t.Fatalf("queue: %+v, %v", got, err)
+		}
 		_, _ = ParseOrder(b)
 		_, _ = ParseUploadID(b)
 		if s := Successor([]byte(a)); s != nil && (bytes.HasPrefix(s, []byte(a)) && a != "" || bytes.Compare(s, []byte(a)) <= 0) {

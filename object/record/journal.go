@@ -1,6 +1,8 @@
 package record
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"firn/hlc"
@@ -18,10 +20,13 @@ const (
 	OpCreateBucket Op = 5
 	OpUpdateBucket Op = 6
 	OpDeleteBucket Op = 7
+	OpMove         Op = 8 // the bytes of a version went to a tier, came back, or their local copy came or went
+	OpRecall       Op = 9 // a local copy of a version was asked for
 )
 
 var opNames = [...]string{
 	"", "put", "delete-marker", "delete", "update", "create-bucket", "update-bucket", "delete-bucket",
+	"move", "recall",
 }
 
 // String returns the operation's name.
@@ -49,6 +54,10 @@ type Entry struct {
 	ETag     string // of the version put
 	// Delta is how the bucket's counters changed.
 	Delta Usage
+	// Classes are the storage classes other than STANDARD whose counters changed.
+	Classes []ClassUsage
+	// Tier is where the bytes of the version are now, of a move or recall; "" is here and nowhere else.
+	Tier string
 }
 
 // Fields of a journal entry.
@@ -66,6 +75,8 @@ const (
 	jMD5       = 11
 	jETagParts = 12
 	jDelta     = 13 // three zigzag varints: objects, versions, bytes
+	jClass     = 14 // class, versions and bytes; repeated
+	jTier      = 15
 )
 
 // Mutation is an Entry before it is written.
@@ -83,6 +94,23 @@ type Mutation struct {
 	MD5       *[16]byte
 	ETagParts int
 	Delta     Usage
+	Classes   []ClassUsage
+	Tier      string
+}
+
+// Count adds n versions of size bytes each to what m changed of a storage class. STANDARD, "", is what is left of the
+// whole, and not counted.
+func (m *Mutation) Count(class string, n, size int64) {
+	if class == "" {
+		return
+	}
+	i := slices.IndexFunc(m.Classes, func(c ClassUsage) bool { return c.Class == class })
+	if i < 0 {
+		i = len(m.Classes)
+		m.Classes = append(m.Classes, ClassUsage{Class: class})
+	}
+	u := &m.Classes[i].Usage
+	*u = u.Plus(Usage{Versions: 1, Bytes: size}, n)
 }
 
 // AppendMutation appends m's stored form to b.
@@ -107,7 +135,8 @@ func AppendMutation(b []byte, m *Mutation) []byte {
 		var buf [32]byte
 		b = appendBytes(b, jDelta, AppendUsage(buf[:0], m.Delta))
 	}
-	return b
+	b = appendClasses(b, jClass, m.Classes)
+	return appendBytes(b, jTier, m.Tier)
 }
 
 // DecodeEntry reads a stored journal entry into e, whose Seq stays as it is.
@@ -120,10 +149,10 @@ func DecodeEntry(e *Entry, raw []byte) error {
 		switch f.num {
 		case jClock:
 			want = protowire.Fixed64Type
-		case jBucket, jKey, jVersion, jMD5, jDelta:
+		case jBucket, jKey, jVersion, jMD5, jDelta, jClass, jTier:
 			want = protowire.BytesType
 		}
-		if f.num <= jDelta && !f.is(want) {
+		if f.num <= jTier && !f.is(want) {
 			return ErrBroken
 		}
 		switch f.num {
@@ -165,6 +194,14 @@ func DecodeEntry(e *Entry, raw []byte) error {
 			if e.Delta, _, ok = ParseUsage(f.data); !ok {
 				return ErrBroken
 			}
+		case jClass:
+			c, err := decodeClass(f.data)
+			if err != nil {
+				return err
+			}
+			e.Classes = append(e.Classes, c)
+		case jTier:
+			e.Tier = string(f.data)
 		}
 	}
 	if f.bad {
@@ -176,8 +213,8 @@ func DecodeEntry(e *Entry, raw []byte) error {
 	return nil
 }
 
-// EntryDelta reads bucket and delta of a journal entry.
-func EntryDelta(raw []byte) (id uint64, u Usage, err error) {
+// EntryDelta reads bucket and delta of a journal entry, and what it changed of storage classes.
+func EntryDelta(raw []byte) (id uint64, u Usage, classes []ClassUsage, err error) {
 	f := fields{b: raw}
 	for f.next() {
 		switch {
@@ -186,14 +223,20 @@ func EntryDelta(raw []byte) (id uint64, u Usage, err error) {
 		case f.num == jDelta && f.typ == protowire.BytesType:
 			var ok bool
 			if u, _, ok = ParseUsage(f.data); !ok {
-				return 0, u, ErrBroken
+				return 0, u, nil, ErrBroken
 			}
+		case f.num == jClass && f.typ == protowire.BytesType:
+			c, err := decodeClass(f.data)
+			if err != nil {
+				return 0, u, nil, err
+			}
+			classes = append(classes, c)
 		}
 	}
 	if f.bad {
-		return 0, u, ErrBroken
+		return 0, u, nil, ErrBroken
 	}
-	return id, u, nil
+	return id, u, classes, nil
 }
 
 // EntryClock returns the clock of a journal entry, 0 where it has none.

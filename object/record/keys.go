@@ -24,6 +24,11 @@ const (
 	TagUpload    = 'u' // u bucket escaped-key upload: a multipart upload in progress
 	TagPart      = 'p' // p upload number: a part of it
 	TagCompleted = 't' // t upload: what a finished upload became
+
+	TagOutboard    = 'h' // h blob part: what is needed to check bytes that are on a tier
+	TagExpiry      = 'k' // k time bucket escaped-key order: a local copy that may go at a time
+	TagTierBlob    = 'w' // w escaped-tier key: a blob that may exist on a tier
+	TagTierGarbage = 'x' // x clock blob: a blob to delete from a tier
 )
 
 // Lengths and names in keys.

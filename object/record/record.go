@@ -135,7 +135,7 @@ type Version struct {
 	ETag         string    // without quotes: hex MD5, or hex MD5 of MD5s "-N" for a multipart object
 	BLAKE3       [32]byte  // of the content where it came as one stream; zero for a multipart object
 	Owner        string    // canonical id
-	StorageClass string    // "" is STANDARD
+	StorageClass string    // "" is STANDARD; where the bytes are, Location says
 
 	// Headers are the stored response headers by canonical name: Content-Type, Cache-Control, Content-Disposition,
 	// Content-Encoding, Content-Language, Expires, Website-Redirect-Location (for x-amz-website-redirect-location).
@@ -152,6 +152,8 @@ type Version struct {
 
 	Parts     []Part
 	Multipart bool // came from a multipart upload
+
+	Location *Location // nil where the bytes are local and nowhere else
 
 	// Identity across sites.
 	Site   uint32            // site that wrote it
@@ -178,6 +180,9 @@ func (u Usage) Plus(d Usage, n int64) Usage {
 func (u Usage) Added() Usage {
 	return Usage{Objects: max(0, u.Objects), Versions: max(0, u.Versions), Bytes: max(0, u.Bytes)}
 }
+
+// Local reports whether the bytes are local, on a tier as well or not.
+func (v *Version) Local() bool { return v.Location == nil || !v.Location.LocalUntil.IsZero() }
 
 // Record is a version as stored: what clients see and where its bytes are.
 type Record struct {

@@ -39,6 +39,7 @@ const (
 	fRetentionTime = 22 // ms since 1970, zigzag
 	fEncryption    = 23
 	fSealed        = 24 // key of the content that is not multipart
+	fLocation      = 25
 )
 
 // Flags of a version, as a Listed has them.
@@ -99,7 +100,12 @@ func Append(b []byte, r *Record) []byte {
 		var buf [256]byte
 		b = appendBytes(b, fEncryption, r.Encryption.Append(buf[:0]))
 	}
-	return appendBytes(b, fSealed, r.Sealed)
+	b = appendBytes(b, fSealed, r.Sealed)
+	if r.Location != nil {
+		var buf [256]byte
+		b = appendBytes(b, fLocation, appendLocation(buf[:0], r.Location))
+	}
+	return b
 }
 
 func appendVector(b []byte, num protowire.Number, v map[uint32]uint64) []byte {
@@ -217,7 +223,7 @@ func Decode(r *Record, raw []byte) error {
 			if !f.is(protowire.Fixed64Type) {
 				return ErrBroken
 			}
-		case fMD5, fOwner, fClass, fSumValue, fBlob, fBLAKE3, fVector, fHeader, fMetadata, fTag, fACL, fEncryption, fSealed:
+		case fMD5, fOwner, fClass, fSumValue, fBlob, fBLAKE3, fVector, fHeader, fMetadata, fTag, fACL, fEncryption, fSealed, fLocation:
 			if !f.is(protowire.BytesType) {
 				return ErrBroken
 			}
@@ -296,6 +302,11 @@ func Decode(r *Record, raw []byte) error {
 			var err error
 			if r.Encryption, err = envelope.Decode(f.data); err != nil {
 				return ErrBroken
+			}
+		case fLocation:
+			var err error
+			if r.Location, err = decodeLocation(f.data); err != nil {
+				return err
 			}
 		case fSealed:
 			r.Sealed = slices.Clone(f.data)
