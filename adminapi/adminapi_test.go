@@ -346,7 +346,7 @@ func TestCheck(t *testing.T) {
 	site := &fakeSite{}
 	code, body := do(newHandler(site, fakeUsers{}), request("POST", "/admin/v1/check", `{"read":true}`, token))
 	want := `{"problem":{"kind":"missing","bucket":"b","key":"k","detail":"gone"}}
-{"summary":{"buckets":0,"versions":3,"uploads":0,"blobs":0,"bytes":0,"problems":1,"repaired":0}}
+{"summary":{"buckets":0,"versions":3,"uploads":0,"blobs":0,"tier_blobs":0,"bytes":0,"problems":1,"repaired":0}}
 `
 	if code != 200 || !site.checked.Read || site.checked.Repair {
 		t.Errorf("%d, options %+v", code, site.checked)

@@ -82,6 +82,7 @@ type JournalEntry struct {
 // CheckOptions say how deep a check goes.
 type CheckOptions struct {
 	Read   bool `json:"read"`   // read back every byte and compare it with its checksum
+	Tiers  bool `json:"tiers"`  // ask tiers whether they have what versions say
 	Repair bool `json:"repair"` // put right what can be put right without losing anything
 }
 
@@ -98,13 +99,14 @@ type Problem struct {
 
 // CheckSummary ends a check.
 type CheckSummary struct {
-	Buckets  int64 `json:"buckets"`
-	Versions int64 `json:"versions"`
-	Uploads  int64 `json:"uploads"`
-	Blobs    int64 `json:"blobs"`
-	Bytes    int64 `json:"bytes"` // read back
-	Problems int64 `json:"problems"`
-	Repaired int64 `json:"repaired"`
+	Buckets   int64 `json:"buckets"`
+	Versions  int64 `json:"versions"`
+	Uploads   int64 `json:"uploads"`
+	Blobs     int64 `json:"blobs"`
+	TierBlobs int64 `json:"tier_blobs"` // on tiers, that versions use
+	Bytes     int64 `json:"bytes"`      // read back
+	Problems  int64 `json:"problems"`
+	Repaired  int64 `json:"repaired"`
 }
 
 // CheckLine is one line of a check's answer: problems, then one summary.

@@ -146,7 +146,8 @@ func checkCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Check that all that is stored is there and whole", Args: noArgs,
 		Long: `Check the store: that every record can be read, that every part file a record names is there with the right
-length, and that none is left over. With --read every byte is compared with its checksum.
+length, and that none is left over. With --read every byte is compared with its checksum, of what is stored here. With
+--tiers each tier is asked whether it has what versions say, in the right size.
 
 The running site of --data or --admin is checked; with --offline a data directory that no site runs on.
 Exit code 0: no problems; 3: problems found.`,
@@ -154,6 +155,7 @@ Exit code 0: no problems; 3: problems found.`,
 	admin := addAdminFlags(c, env)
 	var o adminapi.CheckOptions
 	c.Flags().BoolVar(&o.Read, "read", false, "read back every byte and compare it with its checksum")
+	c.Flags().BoolVar(&o.Tiers, "tiers", false, "ask the tiers whether they have what versions say")
 	c.Flags().BoolVar(&o.Repair, "repair", false, "put right what can be put right without losing anything")
 	offline := c.Flags().Bool("offline", false, "check the data directory itself; no site may run on it")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -166,6 +168,9 @@ Exit code 0: no problems; 3: problems found.`,
 			return printProblem(env.Out, &p)
 		}
 		if *offline {
+			if o.Tiers {
+				return usageError("--tiers asks through the running site: leave out --offline")
+			}
 			if admin.url != "" {
 				return usageError("--offline checks a directory of this machine: give --data, not --admin")
 			}
