@@ -55,7 +55,7 @@ It prints its address and keys at the first start.`,
 	root.AddCommand(clientCommands(env)...)
 	root.AddCommand(backupCommands(env)...)
 	root.AddCommand(sidecarCommands(env)...)
-	tools := []*cobra.Command{blobCommand(env), benchCommand(env), versionCommand(env)}
+	tools := []*cobra.Command{blobCommand(env), cacheCommand(env), benchCommand(env), versionCommand(env)}
 	for _, c := range tools {
 		c.GroupID = "tools"
 	}

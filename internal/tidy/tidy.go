@@ -92,6 +92,8 @@ func Edges() []Edge {
 
 		{"cache", "vfs", "writes segments, so that crash clones and injected faults reach them"},
 
+		{"cache/simulate", "prefetch", "learns from the log as a site does"},
+
 		{"keys", "seal", "wraps data keys, seals the keyring"},
 
 		{"auth", "kv", "keeps users beside the namespace"},
@@ -197,6 +199,7 @@ func Edges() []Edge {
 		{"cli", "blob/driver", "shows what a place can do"},
 		{"cli", "blob/places", "opens the places of commands"},
 		{"cli", "blob/wrap/mirror", "tells logs and metrics of its places"},
+		{"cli", "cache/simulate", "replays access logs"},
 		{"cli", "config", "loads the configuration"},
 		{"cli", "doctor", "says what endangers a site"},
 		{"cli", "loadgen", "runs the benchmark"},
