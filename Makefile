@@ -61,7 +61,7 @@ AS_ROOT = $(SUDO) env "PATH=$$PATH" "GOMODCACHE=$$(go env GOMODCACHE)"
 
 # Every driver against the real server of its kind.
 servers:
-	@echo "== drivers and their servers"; $(AS_ROOT) go test -p 1 -timeout 30m -tags servers ./blob/... ./archive/... ./keys
+	@echo "== drivers and their servers"; $(AS_ROOT) go test -p 1 -timeout 30m -tags servers ./blob/... ./archive/... ./keys ./cache/rediscache
 	@echo "== RADOS"; $(AS_ROOT) CGO_ENABLED=1 go test -timeout 10m -tags 'servers rados' ./blob/radosblob
 
 clients:

@@ -92,6 +92,8 @@ func Edges() []Edge {
 
 		{"cache", "vfs", "writes segments, so that crash clones and injected faults reach them"},
 
+		{"cache", "telemetry", "describes its metrics"},
+		{"cache/rediscache", "cache", "is a level of it"},
 		{"cache/simulate", "prefetch", "learns from the log as a site does"},
 
 		{"keys", "seal", "wraps data keys, seals the keyring"},
@@ -231,6 +233,7 @@ func Formats() []Format {
 		{"kv/pebblekv", "kv.md"},
 		{"blob/fileblob", "blob-file.md"},
 		{"cache", "cache.md"},
+		{"cache/rediscache", "cache-redis.md"},
 		{"lifecycle", "use.md"},
 		{"tier/plain", "tier-plain.md"},
 		{"blob/gitblob", "blob-git.md"},
