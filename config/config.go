@@ -77,6 +77,69 @@ type Config struct {
 	// Backups by name, run by firn agent and firn serve at their times. docs/backup.md tells what a backup keeps. In
 	// the file only, one section a name.
 	Backups map[string]Backup `yaml:"backups"`
+
+	// The HTTP edge cache. docs/edge-cache.md tells how.
+	Edge Edge `yaml:"edge"`
+	// Rules of the edge cache by name: where paths come from and how long they are kept. In the file only, one section a
+	// name.
+	EdgeRules map[string]EdgeRule `yaml:"edge_rules"`
+}
+
+// Edge configures the HTTP edge cache.
+type Edge struct {
+	// Address of the edge cache, as host:port. Empty turns it off. It speaks TLS where tls is set up.
+	Listen string `yaml:"listen"`
+	// Name of this node in X-Edge-Node and Via. Nodes in a row need different ones. By default the machine's name.
+	Node string `yaml:"node"`
+	// Memory for contents that are asked for often, beside memory_limit.
+	Memory Size `yaml:"memory"`
+	// Directory for contents on a fast local disk, which survive a restart. By default edge in the data directory.
+	Dir string `yaml:"dir"`
+	// Bytes that the files in edge.dir hold together at most, 4MiB or more. 0 keeps contents in memory only.
+	Disk Size `yaml:"disk"`
+	// Size of the slices in which contents are fetched and kept, 4KiB to 8MiB.
+	Slice Size `yaml:"slice"`
+	// Addresses and networks that may purge, such as 10.0.0.0/8. By default nobody.
+	PurgeFrom []string `yaml:"purge_from"`
+	// Time that an origin has for the header of an answer, and for each next part of it.
+	Timeout Duration `yaml:"timeout"`
+}
+
+// EdgeRule is a rule of the edge cache.
+type EdgeRule struct {
+	// What the paths begin with that it is for. Of several rules the one with the longest prefix counts.
+	Prefix string `yaml:"prefix"`
+	// Whether the prefix is taken off before the origin is asked.
+	Strip bool `yaml:"strip"`
+	// Where contents come from: http:// and https:// URLs, s3://BUCKET?endpoint=URL&region=NAME with credentials, or
+	// bucket:NAME for a bucket of this site, whose objects then are for everybody who reaches the edge cache. The next
+	// one is asked where one fails.
+	Origins []string `yaml:"origins"`
+	// File with access_key and secret_key for the s3: origins.
+	Credentials string `yaml:"credentials"`
+	// Times for which answers are fresh that do not say so themselves, by status, such as 200=7d. Answers with other
+	// statuses are not kept unless they say so.
+	TTL []string `yaml:"ttl"`
+	// Whether ttl counts whatever the origin says, no-store and private included.
+	Override bool `yaml:"override"`
+	// Time after which something is forgotten that nobody asked for.
+	Inactive Duration `yaml:"inactive"`
+	// Time for which something that is not fresh any more is served while the origin fails. 0 is as long as it is there.
+	StaleIfError Duration `yaml:"stale_if_error"`
+	// Time for which something that is not fresh any more is served at once, while the origin is asked.
+	StaleWhileRevalidate Duration `yaml:"stale_while_revalidate"`
+	// Whether all queries of a path are one content.
+	IgnoreQuery bool `yaml:"ignore_query"`
+	// Request headers, such as Authorization, with which a request is passed to the origin, with them, and nothing is
+	// kept.
+	Pass []string `yaml:"pass"`
+	// Whether everything is passed to the origin, and nothing is kept.
+	Bypass bool `yaml:"bypass"`
+}
+
+// DefaultEdgeRule returns the settings of a rule of which only prefix and origins are given.
+func DefaultEdgeRule() EdgeRule {
+	return EdgeRule{TTL: []string{"200=7d", "301=1h", "308=1h", "404=1m", "410=1m"}, Inactive: 7 * day}
 }
 
 // Backup is a backup at its times.
@@ -391,5 +454,6 @@ func Default() Config {
 		},
 		AccessLog: AccessLog{Interval: Duration(5 * time.Minute)},
 		Metrics:   Metrics{Enabled: true},
+		Edge:      Edge{Memory: 64 * mib, Slice: 1 * mib, Timeout: Duration(15 * time.Second)},
 	}
 }

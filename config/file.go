@@ -84,6 +84,8 @@ func (w *walker) mapping(n ast.Node, section string) {
 			w.places(m.Value)
 		case full == backupsSection:
 			w.backups(m.Value)
+		case full == edgeRulesSection:
+			w.edgeRules(m.Value)
 		case known && !strings.Contains(name, "."):
 			w.value(k, m)
 		case section == "" && w.sections[full]:
@@ -121,7 +123,7 @@ func (w *walker) unknown(name string, dotted bool) string {
 	for s := range w.sections {
 		names = append(names, s)
 	}
-	names = append(names, placesSection, backupsSection)
+	names = append(names, placesSection, backupsSection, edgeRulesSection)
 	msg := fmt.Sprintf("unknown key %q", name)
 	if near := nearest(name, names); near != "" {
 		return msg + fmt.Sprintf(": did you mean %q?", near)

@@ -102,6 +102,12 @@ func namedKeys(def reflect.Value) []Key {
 	return keys
 }
 
+// EdgeRuleKeys are those of one rule of the edge cache, as PlaceKeys.
+func EdgeRuleKeys() []Key { return namedKeys(reflect.ValueOf(DefaultEdgeRule())) }
+
+// EdgeRulesDoc is the manual of the section edge_rules.
+func EdgeRulesDoc() string { return fieldDocs()["Config.EdgeRules"] }
+
 // PlacesDoc is the manual of the section places.
 func PlacesDoc() string { return fieldDocs()["Config.Places"] }
 

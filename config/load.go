@@ -197,6 +197,7 @@ func (e *Effective) validate() Problems {
 	e.validateTLS(bad, oneOf)
 	e.validateAudit(bad, oneOf)
 	e.validateEncryption(bad, oneOf)
+	e.validateEdge(bad, addr)
 	for _, p := range e.TrustedProxies {
 		if _, err := netip.ParsePrefix(p); err != nil && net.ParseIP(p) == nil {
 			bad("trusted_proxies", "want addresses and networks such as 10.0.0.0/8, not %q", p)

@@ -20,7 +20,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"firn"
 	"firn/cache"
 )
 
@@ -652,6 +651,16 @@ func TestRulesAndNames(t *testing.T) {
 	want(t, s, 200, miss, "of b", "/videos/x?session=1")
 	want(t, s, 200, hit, "of b", "/videos/x?session=2")
 	want(t, s, 404, bypass, "nothing there\n", "/videos/live/1")
+	// However it is escaped, it is one content; a slash that is escaped is no other segment.
+	a.set("/a%20b/c%2Fd", "escaped", `"1"`)
+	want(t, s, 200, miss, "escaped", "/all/a%20b/c%2fd")
+	want(t, s, 200, hit, "escaped", "/all/%61%20b/c%2Fd")
+	if r := ask(s, "GET", "/all/a%20b/c/d"); r.StatusCode != 404 {
+		t.Errorf("%d", r.StatusCode)
+	}
+	a.mu.Lock()
+	a.asked = a.asked[:2]
+	a.mu.Unlock()
 	if r := ask(s, "GET", "/other"); r.StatusCode != 404 || a.count() != 2 {
 		t.Errorf("%d, %q", r.StatusCode, a.asked)
 	}
@@ -775,7 +784,7 @@ func TestSignedOrigin(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		auth := r.Header.Get("Authorization")
 		if !strings.HasPrefix(auth, "AWS4-HMAC-SHA256 Credential=access/") || strings.Contains(auth, "range") || strings.Contains(auth, "if-match") ||
-			r.Header.Get("X-Amz-Date") == "" || r.URL.EscapedPath() != "/bucket/a%20b/c" {
+			r.Header.Get("X-Amz-Date") == "" || len(r.Header.Get("X-Amz-Content-Sha256")) != 64 || r.URL.EscapedPath() != "/bucket/a%20b/c" || r.URL.RawQuery != "" {
 			http.Error(w, "no: "+auth+" "+r.URL.EscapedPath(), http.StatusForbidden)
 			return
 		}
@@ -794,6 +803,12 @@ func TestSignedOrigin(t *testing.T) {
 	s := newServer(t, o)
 	want(t, s, 200, miss, "content", "/a%20b/c")
 	want(t, s, 206, hit, "tent", "/a%20b/c", "Range: bytes=3-")
+	// With the keys nothing but objects is asked for.
+	want(t, s, 404, miss, "", "/")
+	want(t, s, 200, miss, "content", "/a%20b/c?acl")
+	if _, err := NewHTTP(HTTPOptions{URL: &url.URL{Scheme: "http", Host: "h"}, AccessKey: "a", SecretKey: "b"}); err == nil {
+		t.Error("an S3 origin without a bucket was taken")
+	}
 	for _, bad := range []string{"ftp://h/", "http://u:p@h/", "http://h/?q", "http://", "http://h/#f"} {
 		u, err := url.Parse(bad)
 		if err != nil {
@@ -803,52 +818,6 @@ func TestSignedOrigin(t *testing.T) {
 			t.Errorf("%s was taken", bad)
 		}
 	}
-}
-
-// bucket is a bucket of one object that can be replaced.
-type bucket struct {
-	content, etag string
-	between       func() // Stat and Open
-}
-
-func (b *bucket) Stat(_ context.Context, key string) (Object, error) {
-	if key != "dir/a b" {
-		return Object{}, firn.NewError(firn.NotFound, "no such key")
-	}
-	return Object{int64(len(b.content)), time.Unix(1e9, 0), http.Header{"Etag": {b.etag}, "Content-Type": {"text/x"}}}, nil
-}
-
-func (b *bucket) Open(ctx context.Context, key string, offset, length int64) (Object, io.ReadCloser, error) {
-	if b.between != nil {
-		b.between()
-	}
-	o, err := b.Stat(ctx, key)
-	if err != nil {
-		return o, nil, err
-	}
-	return o, io.NopCloser(strings.NewReader(b.content[offset : offset+length])), nil
-}
-
-func TestBucketOrigin(t *testing.T) {
-	b := &bucket{content: text(3*slice, 1), etag: `"1"`}
-	s := newServer(t, FromBucket("bucket", b))
-	r := want(t, s, 200, miss, b.content, "/dir/a%20b")
-	if r.Header.Get("Last-Modified") != "Sun, 09 Sep 2001 01:46:40 GMT" || r.Header.Get("Content-Type") != "text/x" {
-		t.Errorf("%v", r.Header)
-	}
-	want(t, s, 206, hit, b.content[5:9], "/dir/a%20b", "Range: bytes=5-8")
-	want(t, s, 404, miss, "", "/dir/none")
-	b.between = func() { b.content, b.etag = text(3*slice, 2), `"2"`; b.between = nil }
-	if err := s.Purge(t.Context(), "/", true); err != nil {
-		t.Fatal(err)
-	}
-	want(t, s, 502, miss, "the origin does not answer, and there is nothing here that could be served\n", "/dir/a%20b")
-	want(t, s, 200, miss, b.content, "/dir/a%20b")
-	b.content, b.etag = "", `"3"`
-	if err := s.Purge(t.Context(), "/", true); err != nil {
-		t.Fatal(err)
-	}
-	want(t, s, 200, miss, "", "/dir/a%20b")
 }
 
 func TestOnlyIfCached(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ type target struct {
 }
 
 func (s *Server) target(r *route, req *http.Request) target {
-	path, query := req.URL.EscapedPath(), req.URL.RawQuery
+	path, query := canonical(req.URL.EscapedPath()), req.URL.RawQuery
 	t := target{route: r, name: r.name(path, query), path: path, query: query}
 	if r.IgnoreQuery {
 		t.query = ""
@@ -30,6 +31,20 @@ func (s *Server) target(r *route, req *http.Request) target {
 	}
 	return t
 }
+
+// canonical escapes each segment of an escaped path in one way, so that a content has one name.
+func canonical(path string) string {
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		if plain, err := url.PathUnescape(s); err == nil {
+			segments[i] = url.PathEscape(plain)
+		}
+	}
+	return strings.Join(segments, "/")
+}
+
+// Name is that of a path, not escaped, in the cache, for Purge.
+func Name(path string) string { return canonical((&url.URL{Path: path}).EscapedPath()) }
 
 // errChanged says that what an origin gives is not the version that was asked for.
 var errChanged = errors.New("the content changed while it was read")

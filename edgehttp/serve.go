@@ -44,7 +44,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a path has no . and .. in it", http.StatusBadRequest)
 		return
 	}
-	rule := s.rule(r.URL.EscapedPath())
+	rule := s.rule(canonical(r.URL.EscapedPath()))
 	if rule == nil {
 		http.Error(w, "nothing is served at this path", http.StatusNotFound)
 		return
@@ -399,21 +399,21 @@ func (s *Server) purge(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "purging is not allowed from here", http.StatusForbidden)
 		return
 	}
-	path := r.URL.EscapedPath()
-	m := cache.Match{Object: path}
-	if m.Object, m.Prefix = strings.CutSuffix(path, "*"); !m.Prefix && r.URL.RawQuery != "" {
-		m.Object += "?" + r.URL.RawQuery
+	path, prefix := strings.CutSuffix(r.URL.EscapedPath(), "*")
+	path = canonical(path)
+	if !prefix && r.URL.RawQuery != "" {
+		path += "?" + r.URL.RawQuery
 	}
-	if err := s.Purge(r.Context(), m.Object, m.Prefix); err != nil {
+	if err := s.Purge(r.Context(), path, prefix); err != nil {
 		s.o.Log.Error("purge", "path", path, "error", err)
 		http.Error(w, "purged, but it may come back after a restart: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
-	s.o.Log.Info("purged", "path", path, "by", from.Addr())
+	s.o.Log.Info("purged", "path", path, "prefix", prefix, "by", from.Addr())
 	fmt.Fprintln(w, "purged")
 }
 
-// Purge forgets a path with its query, or all whose names begin so. What is on its way to clients goes on.
+// Purge forgets what has a name, a path as Name makes it with ? and a query where it has one, or all whose names begin so. What is on its way to clients goes on.
 func (s *Server) Purge(ctx context.Context, name string, prefix bool) error {
 	s.mu.Lock()
 	for key, f := range s.mu.flights {

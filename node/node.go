@@ -70,6 +70,7 @@ type Node struct {
 
 	door      *s3api.Server
 	accessLog *accesslog.Log
+	edge      *edge // nil without
 
 	fatal    chan error // capacity 1
 	draining atomic.Bool
@@ -130,6 +131,12 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if n.admin, err = n.bind("admin_listen", cfg.AdminListen); err != nil {
 		return nil, err
 	}
+	var edgeListener net.Listener
+	if cfg.Edge.Listen != "" {
+		if edgeListener, err = n.bind("edge.listen", cfg.Edge.Listen); err != nil {
+			return nil, err
+		}
+	}
 
 	n.metrics = telemetry.New(firn.Version, n.started)
 	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, n.log, n.fail); err != nil {
@@ -170,6 +177,11 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		options.Done = n.finished
 	}
 	n.door = s3api.New(n.engine.store, n.users, options)
+	if edgeListener != nil {
+		if n.edge, err = n.openEdge(edgeListener); err != nil {
+			return nil, err
+		}
+	}
 	iam := iamapi.New(n.users, nil)
 	front := withIdentity(iam, n.users, n.door, n.log.With("door", "iam"), n.identityCall)
 	n.s3srv = &http.Server{Handler: n.metrics.InFlight(proxies.Handler(front)), ErrorLog: stdLog(n.log, "s3 connection")}
@@ -214,7 +226,7 @@ func (n *Node) bind(key, addr string) (net.Listener, error) {
 			Err: fmt.Errorf("%w: set %s to an address that is free", unwrapOp(err), key),
 		}
 	}
-	if key == "listen" {
+	if key != "admin_listen" {
 		l = netutil.LimitListener(l, n.cfg.Limits.Connections)
 	}
 	if n.encrypted(key, l) {
@@ -263,7 +275,7 @@ func (n *Node) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	var g errgroup.Group
-	failed := make(chan error, 4)
+	failed := make(chan error, 16) // more than there are, so that none waits for room
 	run := func(what string, fn func() error) {
 		g.Go(func() error {
 			err := fn()
@@ -275,6 +287,11 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	run("serve s3", func() error { return n.s3srv.Serve(n.s3) })
 	run("serve admin", func() error { return n.admsrv.Serve(n.admin) })
+	if n.edge != nil {
+		run("serve the edge cache", func() error { return n.edge.srv.Serve(n.edge.listener) })
+		run("serve the edge cache's own requests", func() error { return n.edge.inner.Serve(n.edge.pipe) })
+		run("purge the edge cache", func() error { return n.edge.follow(work, n.engine.store, n.log) })
+	}
 	if n.audit != nil {
 		run("write the audit log", func() error { return n.audit.Run(work) })
 	}
@@ -318,6 +335,12 @@ func (n *Node) stop(drain bool) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
+	if n.edge != nil {
+		if err := n.edge.srv.Shutdown(ctx); err != nil {
+			_ = n.edge.srv.Close() // its listener's error was Shutdown's
+		}
+		_ = n.edge.inner.Close() // nobody is left who asks
+	}
 	if err := n.s3srv.Shutdown(ctx); err != nil {
 		if drain {
 			n.log.Warn("requests were cut off: they were not finished in time", "after", timeout)
