@@ -15,6 +15,7 @@ require (
 	github.com/minio/crc64nvme v1.1.1
 	github.com/minio/md5-simd v1.1.2
 	github.com/minio/minio-go/v7 v7.4.1
+	github.com/pquerna/cachecontrol v0.2.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10
@@ -28,10 +29,7 @@ require (
 	google.golang.org/protobuf v1.36.12
 )
 
-require (
-	filippo.io/edwards25519 v1.1.0 // indirect
-	github.com/pquerna/cachecontrol v0.2.0 // indirect
-)
+require filippo.io/edwards25519 v1.1.0 // indirect
 
 require (
 	github.com/coreos/go-oidc/v3 v3.21.0
