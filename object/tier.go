@@ -111,12 +111,8 @@ func (s *Store) reserve(ctx context.Context, tier string, keys []string) ([]reco
 	}
 	format := record.MetaKey("format")
 	err := s.db.Update(ctx, func(tx kv.Tx) error {
-		have, err := getUint(tx, format)
-		if err != nil {
+		if err := s.useTiers(tx); err != nil {
 			return err
-		}
-		if have < formatTiers {
-			tx.Set(format, record.IDKey(0, formatTiers)[1:])
 		}
 		seen := make(map[string]bool, len(keys))
 		for i := range list {
@@ -136,6 +132,16 @@ func (s *Store) reserve(ctx context.Context, tier string, keys []string) ([]reco
 		return nil, err
 	}
 	return list, nil
+}
+
+// useTiers keeps releases that know nothing of tiers out from now on.
+func (s *Store) useTiers(tx kv.Tx) error {
+	format := record.MetaKey("format")
+	have, err := getUint(tx, format)
+	if err == nil && have < formatTiers {
+		tx.Set(format, record.IDKey(0, formatTiers)[1:])
+	}
+	return err
 }
 
 // MaxTierKey is the longest key on a tier, in bytes.

@@ -276,7 +276,7 @@ type Large struct {
 // LargePackages are all such packages.
 func LargePackages() []Large {
 	return []Large{
-		{"object", 7400, "one set of transactions over one key space; checks are to be a package of their own"},
+		{"object", 7800, "one set of transactions over one key space; checks are to be a package of their own"},
 		{"s3api", 6500, "one handler an operation of S3; documents, errors, forms and encryption headers are out already"},
 		{"cli", 8000, "one file a group of commands; what commands do is in other packages"},
 	}

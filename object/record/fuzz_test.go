@@ -104,6 +104,8 @@ func FuzzSmallRecords(f *testing.F) {
 	f.Add(AppendMutation(nil, &Mutation{
 		Op: OpMove, Key: "k", Null: true, Tier: "cold", Classes: []ClassUsage{{"COLD", Usage{Versions: -1, Bytes: -5}}},
 	}))
+	x := Export{Record: []byte("r"), Parts: []byte("p"), Outboards: [][]byte{nil, []byte("o")}}
+	f.Add(x.Encode())
 	c := Completed{At: 1, Bucket: 2, Key: "k", Version: []byte("v"), Parts: 9}
 	f.Add(c.Encode())
 	tier := TierBlob{ID: BlobID{1}, Tier: "cold", Key: "a/b", State: TierUsed, Clock: 5}
@@ -146,6 +148,11 @@ func FuzzSmallRecords(f *testing.F) {
 				if c, err := DecodeTierGarbage(b.QueueKey(), b.QueueValue()); err != nil || c != b {
 					t.Fatalf("queue: %+v, %+v, %v", b, c, err)
 				}
+			}
+		}
+		if x, err := DecodeExport(raw); err == nil {
+			if y, err := DecodeExport(x.Encode()); err != nil || !bytes.Equal(x.Encode(), y.Encode()) {
+				t.Fatalf("export: %v", err)
 			}
 		}
 		if c, err := DecodeCompleted(raw); err == nil {

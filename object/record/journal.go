@@ -20,13 +20,14 @@ const (
 	OpCreateBucket Op = 5
 	OpUpdateBucket Op = 6
 	OpDeleteBucket Op = 7
-	OpMove         Op = 8 // the bytes of a version went to a tier, came back, or their local copy came or went
-	OpRecall       Op = 9 // a local copy of a version was asked for
+	OpMove         Op = 8  // the bytes of a version went to a tier, came back, or their local copy came or went
+	OpRecall       Op = 9  // a local copy of a version was asked for
+	OpAdopt        Op = 10 // a version or delete marker came to be again, as it was
 )
 
 var opNames = [...]string{
 	"", "put", "delete-marker", "delete", "update", "create-bucket", "update-bucket", "delete-bucket",
-	"move", "recall",
+	"move", "recall", "adopt",
 }
 
 // String returns the operation's name.
