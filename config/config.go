@@ -68,6 +68,8 @@ type Config struct {
 	Audit Audit `yaml:"audit"`
 	// Access logs that buckets ask for. docs/access-log.md tells how.
 	AccessLog AccessLog `yaml:"access_log"`
+	// Lifecycle rules of buckets. docs/lifecycle.md tells how.
+	Lifecycle Lifecycle `yaml:"lifecycle"`
 	// Measurements.
 	Metrics Metrics `yaml:"metrics"`
 
@@ -292,6 +294,13 @@ type AccessLog struct {
 	Interval Duration `yaml:"interval"`
 }
 
+// Lifecycle configures when the lifecycle rules of buckets are carried out.
+type Lifecycle struct {
+	// Time between runs of the rules. Each looks at all versions in buckets that have rules. 0 leaves it to
+	// firn lifecycle run.
+	Interval Duration `yaml:"interval"`
+}
+
 // Journal configures the journal.
 type Journal struct {
 	// Age at which journal entries are forgotten, once every consumer has read them.
@@ -453,6 +462,7 @@ func Default() Config {
 			OnFailure: AuditRefuse, MaxFile: 64 * mib, MaxAge: day, Keep: 90 * day, KeepSize: 4 * gib,
 		},
 		AccessLog: AccessLog{Interval: Duration(5 * time.Minute)},
+		Lifecycle: Lifecycle{Interval: Duration(time.Hour)},
 		Metrics:   Metrics{Enabled: true},
 		Edge:      Edge{Memory: 64 * mib, Slice: 1 * mib, Timeout: Duration(15 * time.Second)},
 	}

@@ -304,6 +304,9 @@ func (e *Effective) validateAudit(bad complain, oneOf func(key, value string, al
 	if a.MaxAge < Duration(60e9) {
 		bad("audit.max_age", "want 1m or more, not %s", a.MaxAge)
 	}
+	if i := e.Lifecycle.Interval; i != 0 && i < Duration(1e9) || i > 7*day {
+		bad("lifecycle.interval", "want 0, or 1s to 168h, not %s", i)
+	}
 	if i := e.AccessLog.Interval; i < Duration(1e9) || i > day {
 		bad("access_log.interval", "want 1s to 24h, not %s", i)
 	}

@@ -71,6 +71,7 @@ type Node struct {
 	door      *s3api.Server
 	accessLog *accesslog.Log
 	edge      *edge // nil without
+	lifecycle *rules
 
 	fatal    chan error // capacity 1
 	draining atomic.Bool
@@ -154,7 +155,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(n.register(), n.registerAudit(), n.openAccessLog(ctx)); err != nil {
+	if err := errors.Join(n.register(), n.registerAudit(), n.openAccessLog(ctx), n.openLifecycle()); err != nil {
 		return nil, err
 	}
 	for _, c := range o.Metrics {
@@ -194,6 +195,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	admin.ServeKMS(kms{n.keys, n.engine.store, n.dir})
 	admin.ServeIdentity(identity{n.users, n.engine.store, n.door, iam})
 	admin.ServeQuotas(siteView{n})
+	admin.ServeLifecycle(lifecycleView{n.lifecycle})
 	n.admsrv = &http.Server{
 		Handler:           n.audited(admin),
 		ErrorLog:          stdLog(n.log, "admin connection"),
@@ -303,6 +305,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	run("background work", func() error { return n.engine.Run(work) })
 	run("deliver access logs", func() error { return n.accessLog.Run(work) })
+	run("carry out lifecycle rules", func() error { return n.lifecycle.Run(work) })
 	run("keep last uses of keys", func() error { return n.users.Run(work) })
 	run("give memory back", func() error { giveBack(work, n.metrics.Begun, debug.FreeOSMemory); return nil })
 	n.log.Info("site is up", "version", firn.Version, "listen", n.s3.Addr().String(), "tls", n.cfg.TLS.Mode, "admin", n.admin.Addr().String(),
