@@ -34,6 +34,8 @@ func Edges() []Edge {
 		{"object", "object/digest", "computes ETags and checksums while content streams through"},
 		{"object/blobs", "vfs", "creates, syncs and removes part files"},
 
+		{"node", "lifecycle/runner", "carries out the rules of buckets"},
+		{"node", "lifecycle", "counts by action"},
 		{"lifecycle/runner", "lifecycle", "asks what is to be done"},
 		{"lifecycle/runner", "object", "walks and changes the namespace"},
 		{"lifecycle/runner", "object/record", "reads versions"},
