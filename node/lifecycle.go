@@ -44,7 +44,11 @@ func (n *Node) openLifecycle() error {
 			last = float64(r.last.Began.Unix())
 		}
 		return [][]telemetry.Sample{
-			{{Value: float64(r.runs)}}, {{Value: float64(r.fails)}}, objects, bytes, {{Value: last}}, {{Value: r.last.Seconds}},
+			{{Value: float64(r.runs)}},
+			{{Value: float64(r.fails)}},
+			objects, bytes,
+			{{Value: last}},
+			{{Value: r.last.Seconds}},
 			{{Value: float64(r.last.Waiting)}},
 		}
 	},
