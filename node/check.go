@@ -12,14 +12,15 @@ import (
 	"firn/adminapi"
 	"firn/config"
 	"firn/object"
+	"firn/object/check"
 	"firn/vfs"
 )
 
-// check examines a store.
-func check(
+// checkStore examines a store.
+func checkStore(
 	ctx context.Context, s *object.Store, o adminapi.CheckOptions, found func(adminapi.Problem) error,
 ) (adminapi.CheckSummary, error) {
-	sum, err := s.Check(ctx, object.CheckOptions(o), func(p object.Problem) error {
+	sum, err := s.Check(ctx, check.Options(o), func(p check.Problem) error {
 		return found(adminapi.Problem{
 			Kind: p.Kind, Bucket: p.Bucket, Key: p.Key, VersionID: p.VersionID, Blob: p.Blob, Detail: p.Detail,
 			Repaired: p.Repaired,
@@ -63,5 +64,5 @@ func CheckOffline(
 		return sum, err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
-	return check(ctx, e.store, o, found)
+	return checkStore(ctx, e.store, o, found)
 }

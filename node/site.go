@@ -124,7 +124,7 @@ func journalEntry(e record.Entry) adminapi.JournalEntry {
 func (v siteView) Check(
 	ctx context.Context, o adminapi.CheckOptions, found func(adminapi.Problem) error,
 ) (adminapi.CheckSummary, error) {
-	return check(ctx, v.n.engine.store, o, found)
+	return checkStore(ctx, v.n.engine.store, o, found)
 }
 
 func stdLog(l *slog.Logger, msg string) *log.Logger { return log.New(telemetry.Slogger(l, msg), "", 0) }

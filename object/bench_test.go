@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/vfs"
 )
@@ -184,7 +185,7 @@ func BenchmarkList1000(b *testing.B) {
 			stop := cpu(b)
 			defer func() { stop(keys) }()
 			for b.Loop() {
-				l, err := f.List(context.Background(), "bucket", ListOptions{Limit: 1000, After: after})
+				l, err := f.List(context.Background(), "bucket", listing.Options{Limit: 1000, After: after})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -11,6 +11,7 @@ import (
 
 	"firn/kv"
 	"firn/object/record"
+	"firn/object/space"
 )
 
 // bucket is the state of one bucket in memory.
@@ -93,7 +94,7 @@ func (s *Store) bucketFor(name, key string) (*bucket, error) {
 
 func (s *Store) loadBuckets(ctx context.Context) error {
 	return s.db.View(ctx, func(r kv.Reader) error {
-		return scan(r, []byte{record.TagBucket}, []byte{record.TagBucket + 1}, func(k, v []byte) error {
+		return kv.Scan(r, []byte{record.TagBucket}, []byte{record.TagBucket + 1}, func(k, v []byte) error {
 			rec, err := record.DecodeBucket(string(k[1:]), v)
 			if err != nil {
 				return err
@@ -111,10 +112,10 @@ func (s *Store) CreateBucket(ctx context.Context, name string, o BucketOptions) 
 	if err := CheckBucketName(name); err != nil {
 		return nil, err
 	}
-	if err := s.space.admit(recordCost); err != nil {
+	if err := s.space.Admit(space.RecordCost); err != nil {
 		return nil, fail("create bucket", name, err)
 	}
-	defer s.space.done(recordCost)
+	defer s.space.Done(space.RecordCost)
 	rec := &record.Bucket{
 		Name: name, Owner: o.Owner, ObjectLock: o.ObjectLock, Config: maps.Clone(o.Config), Revision: 1,
 	}
@@ -230,7 +231,7 @@ var errOccupied = errors.New("occupied")
 func empty(r kv.Reader, id uint64) error {
 	for _, tag := range []byte{record.TagCurrent, record.TagOld, record.TagUpload} {
 		lower := record.AppendBucketID(nil, tag, id)
-		err := scan(r, lower, record.Successor(lower), func(_, _ []byte) error { return errOccupied })
+		err := kv.Scan(r, lower, record.Successor(lower), func(_, _ []byte) error { return errOccupied })
 		if errors.Is(err, errOccupied) {
 			err = ErrBucketNotEmpty
 		}
@@ -263,9 +264,9 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 			return err
 		}
 		tx.Delete(key)
-		tx.Delete(usageKey(counter{bucket: rec.ID}))
+		tx.Delete(record.UsageKey(record.Counter{Bucket: rec.ID}))
 		for class := range b.byClass() {
-			tx.Delete(usageKey(counter{rec.ID, class}))
+			tx.Delete(record.UsageKey(record.Counter{Bucket: rec.ID, Class: class}))
 		}
 		tx.Log(record.AppendMutation(nil, &record.Mutation{
 			Op: record.OpDeleteBucket, Clock: uint64(s.clock.Now()), Site: s.o.Site, BucketID: rec.ID, Bucket: name,

@@ -9,6 +9,7 @@ import (
 
 	"firn/object/digest"
 	"firn/object/record"
+	"firn/object/space"
 	"firn/seal"
 )
 
@@ -98,14 +99,14 @@ func (s *Store) copyObject(ctx context.Context, src CopySource, bucket, key stri
 		}
 		r.Checksum = record.Checksum{Algorithm: q.Algorithm, Value: sums.Checksum}
 	}
-	need := int64(recordCost)
+	need := int64(space.RecordCost)
 	if from.inline != nil && !onTier {
-		need = inlineCost(r.Size)
+		need = space.InlineCost(r.Size)
 	}
-	if err := s.space.admit(need); err != nil {
+	if err := s.space.Admit(need); err != nil {
 		return nil, err
 	}
-	defer s.space.done(need)
+	defer s.space.Done(need)
 	if !onTier && (from.inline != nil || r.Size == 0 && !r.Multipart && from.rec.Blob == (record.BlobID{})) {
 		c := &content{size: r.Size, inline: from.inline}
 		return s.commitPut(ctx, b, ck, r, c, o.Precondition)
@@ -338,6 +339,6 @@ func (s *Store) sharePart(ctx context.Context, src CopySource, from *Object, i i
 		}
 		part.Number, part.Shared, part.Modified = number, true, s.clock.Now().Wall()
 		return t.setPart(key, id, &part)
-	}, uploadLock(id), sck)
+	}, record.UploadLock(id), sck)
 	return &part, true, err
 }

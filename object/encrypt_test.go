@@ -15,6 +15,7 @@ import (
 	"firn/block"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/check"
 	"firn/object/envelope"
 	"firn/object/record"
 	"firn/seal"
@@ -97,7 +98,7 @@ func TestEncrypted(t *testing.T) {
 	f.reopen()
 	f.want("bucket", "multi", "", whole+small)
 	f.want("bucket", "small1", "", small)
-	sum, err := f.Check(ctx, CheckOptions{Read: true}, func(p Problem) error { return fmt.Errorf("%+v", p) })
+	sum, err := f.Check(ctx, check.Options{Read: true}, func(p check.Problem) error { return fmt.Errorf("%+v", p) })
 	if err != nil || sum.Problems != 0 {
 		t.Errorf("check without keys: %+v, %v", sum, err)
 	}

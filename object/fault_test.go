@@ -18,6 +18,7 @@ import (
 	"firn"
 	"firn/kv"
 	"firn/object/blobs"
+	"firn/object/check"
 	"firn/object/record"
 	"firn/vfs"
 )
@@ -127,7 +128,7 @@ func TestWritesAreRefusedBeforeTheDiskIsFull(t *testing.T) {
 	}
 	asked := disk.asked.Load()
 	for range 100 {
-		_ = f.space.headroom()
+		_ = f.space.Headroom()
 	}
 	if n := disk.asked.Load() - asked; n > 1 {
 		t.Errorf("the file system was asked %d times within a second", n)
@@ -176,7 +177,7 @@ func TestFlippedBitsAreFound(t *testing.T) {
 	// A flipped bit in the stored inline value.
 	var keys [][]byte
 	if err := f.db.Update(ctx, func(tx kv.Tx) error {
-		return scan(tx, []byte{record.TagData}, []byte{record.TagData + 1}, func(k, v []byte) error {
+		return kv.Scan(tx, []byte{record.TagData}, []byte{record.TagData + 1}, func(k, v []byte) error {
 			if bytes.HasSuffix(v, []byte("content")) {
 				v = bytes.Clone(v)
 				v[len(v)-1] ^= 1
@@ -199,9 +200,9 @@ func TestFlippedBitsAreFound(t *testing.T) {
 		t.Fatalf("%v after %d bytes", err, out.Len())
 	}
 	o.Close()
-	kinds := func(o CheckOptions) (got []string) {
+	kinds := func(o check.Options) (got []string) {
 		t.Helper()
-		if _, err := f.Check(ctx, o, func(p Problem) error {
+		if _, err := f.Check(ctx, o, func(p check.Problem) error {
 			got = append(got, strings.TrimSpace(fmt.Sprint(p.Kind, " ", p.Key)))
 			return nil
 		}); err != nil {
@@ -209,10 +210,10 @@ func TestFlippedBitsAreFound(t *testing.T) {
 		}
 		return got
 	}
-	if got := kinds(CheckOptions{}); len(got) != 0 {
+	if got := kinds(check.Options{}); len(got) != 0 {
 		t.Fatalf("%q", got)
 	}
-	if got := kinds(CheckOptions{Read: true}); len(got) != 3 || got[0] != "content large" || got[1] != "content small" || got[2] != "content" {
+	if got := kinds(check.Options{Read: true}); len(got) != 3 || got[0] != "content large" || got[1] != "content small" || got[2] != "content" {
 		t.Fatalf("%q", got)
 	}
 	before := f.Stats().CorruptFound
@@ -287,7 +288,7 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 	run := func(repair bool) map[string]int {
 		t.Helper()
 		got := map[string]int{}
-		sum, err := f.Check(ctx, CheckOptions{Repair: repair}, func(p Problem) error {
+		sum, err := f.Check(ctx, check.Options{Repair: repair}, func(p check.Problem) error {
 			got[p.Kind]++
 			t.Logf("%+v", p)
 			return nil
@@ -363,21 +364,21 @@ func TestCheckInSeveralPasses(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	var want CheckSummary
-	for _, limit := range []int{maxTracked, 70, 20} {
+	var want check.Summary
+	for _, limit := range []int{check.MaxTracked, 70, 20} {
 		got := map[string]int{}
-		c := &checker{s: f.Store, limit: limit, report: func(p Problem) error {
+		sum, err := f.Store.check(ctx, &check.Options{}, limit, func(p check.Problem) error {
 			got[p.Kind]++
 			return nil
-		}}
-		if err := c.run(ctx); err != nil {
+		})
+		if err != nil {
 			t.Fatalf("limit %d: %v", limit, err)
 		}
-		if limit == maxTracked {
-			want = c.sum
+		if limit == check.MaxTracked {
+			want = sum
 		}
-		if c.sum != want || c.sum.Blobs != 61 || c.sum.Versions != 122 {
-			t.Fatalf("limit %d: %+v, want %+v", limit, c.sum, want)
+		if sum != want || sum.Blobs != 61 || sum.Versions != 122 {
+			t.Fatalf("limit %d: %+v, want %+v", limit, sum, want)
 		}
 		if len(got) != 3 || got["orphan-file"] != 1 || got["orphan-content"] != 1 || got["references"] != 1 {
 			t.Fatalf("limit %d: %v", limit, got)

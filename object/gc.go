@@ -81,7 +81,7 @@ func (s *Store) Collect(ctx context.Context) (removed int, err error) {
 		keys := make([][]byte, 0, collectBatch)
 		err := s.db.View(ctx, func(r kv.Reader) error {
 			keys = keys[:0]
-			err := scan(r, from, []byte{record.TagGarbage + 1}, func(k, _ []byte) error {
+			err := kv.Scan(r, from, []byte{record.TagGarbage + 1}, func(k, _ []byte) error {
 				if len(k) != 9+len(record.BlobID{}) {
 					return record.ErrBroken
 				}
@@ -103,7 +103,7 @@ func (s *Store) Collect(ctx context.Context) (removed int, err error) {
 		from = append(bytes.Clone(keys[len(keys)-1]), 0)
 		// View returned, so the entries are durable and so is what freed the blobs. Readers that found an old
 		// record have pinned by the end of the grace period; none can find it after that.
-		if err := s.grace.wait(ctx); err != nil {
+		if err := s.grace.Wait(ctx); err != nil {
 			return removed, err
 		}
 		var gone [][]byte
@@ -153,7 +153,7 @@ func (s *Store) expireUploads(ctx context.Context) error {
 	var done [][]byte
 	err := s.db.View(ctx, func(r kv.Reader) error {
 		old, done = nil, nil
-		err := scan(r, []byte{record.TagUpload}, []byte{record.TagUpload + 1}, func(k, _ []byte) error {
+		err := kv.Scan(r, []byte{record.TagUpload}, []byte{record.TagUpload + 1}, func(k, _ []byte) error {
 			f := found{}
 			if len(k) < 9+2+record.UploadIDLen {
 				return record.ErrBroken
@@ -173,7 +173,7 @@ func (s *Store) expireUploads(ctx context.Context) error {
 			return err
 		}
 		limit := uint64(hlc.FromWall(now.Add(-completedKeep)))
-		return scan(r, []byte{record.TagCompleted}, []byte{record.TagCompleted + 1}, func(k, v []byte) error {
+		return kv.Scan(r, []byte{record.TagCompleted}, []byte{record.TagCompleted + 1}, func(k, v []byte) error {
 			if c, err := record.DecodeCompleted(v); err != nil || c.At < limit {
 				done = append(done, bytes.Clone(k))
 			}

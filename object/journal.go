@@ -74,7 +74,7 @@ func (s *Store) Cursors(ctx context.Context) (map[string]uint64, error) {
 	cursors := map[string]uint64{}
 	lower := record.MetaKey(cursorPrefix)
 	err := s.db.View(ctx, func(r kv.Reader) error {
-		return scan(r, lower, record.Successor(lower), func(k, v []byte) error {
+		return kv.Scan(r, lower, record.Successor(lower), func(k, v []byte) error {
 			seq, err := record.ParseUint64(v)
 			if err != nil {
 				return err
@@ -153,26 +153,3 @@ func (s *Store) trimJournal(ctx context.Context) error {
 
 // errStop ends a walk early.
 var errStop = errors.New("stop")
-
-// scan calls fn for the pairs lower <= key < upper; key and value are valid until fn returns.
-func scan(r kv.Reader, lower, upper []byte, fn func(k, v []byte) error) (err error) {
-	it, err := r.Iter(lower, upper)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := it.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	for ok := it.First(); ok; ok = it.Next() {
-		v, err := it.Value()
-		if err != nil {
-			return err
-		}
-		if err := fn(it.Key(), v); err != nil {
-			return err
-		}
-	}
-	return it.Err()
-}

@@ -1,178 +1,25 @@
 package object
 
 import (
-	"bytes"
 	"context"
-	"slices"
-	"sync"
 
-	"firn/hlc"
 	"firn/kv"
-	"firn/object/record"
+	"firn/object/listing"
 )
 
-// span is a piece of a page's text.
-type span struct{ from, to int }
-
-// row is a listed version before its strings are cut from the page's text.
-type row struct {
-	key, etag, id, owner, class span
-}
-
-// page gathers a listing. All its strings are pieces of one text, so that a page costs few allocations.
-type page struct {
-	o    *ListOptions
-	out  *Listing
-	rows []row
-	text []byte
-	// The last owner and class: most neighbours have the same.
-	owner, class span
-	pool         *pagePool
-}
-
-// pagePool keeps the memory of full pages: what is gathered, and the entries that callers gave back by Recycle.
-type pagePool struct {
-	scratch  sync.Pool // of *scratch
-	versions sync.Pool // of *[]Version
-}
-
-// scratch is what of a page nobody needs once its strings are cut.
-type scratch struct {
-	rows []row
-	text []byte
-}
-
-// keepText is the longest text that the pool keeps, in bytes.
-const keepText = 1 << 20
-
-// getVersions returns an empty slice with room for n entries.
-func (p *pagePool) getVersions(n int) []record.Version {
-	if v, ok := p.versions.Get().(*[]record.Version); ok && cap(*v) >= n {
-		return *v
-	}
-	return make([]record.Version, 0, n)
-}
-
-// Recycle gives the memory of a page back, which spares the garbage collector most of a listing. Neither l.Versions
-// nor pointers into it may be used after that; strings may. It need not be called.
-func (s *Store) Recycle(l *Listing) {
-	v := l.Versions
-	if l.Versions = nil; cap(v) <= firstRows {
-		return
-	}
-	clear(v) // it must not keep the page's text
-	v = v[:0]
-	s.pages.versions.Put(&v)
-}
-
-func (p *page) add(b []byte) span {
-	from := len(p.text)
-	p.text = append(p.text, b...)
-	return span{from, len(p.text)}
-}
-
-func (p *page) same(last span, b []byte) span {
-	if bytes.Equal(p.text[last.from:last.to], b) {
-		return last
-	}
-	return p.add(b)
-}
-
-// firstRows is the number of entries a page has room for at first.
-const firstRows = 32
-
-// version adds one version of the key that is at keySpan in the text.
-func (p *page) version(key span, v *record.Listed, latest bool, withID bool) {
-	r := row{key: key}
-	marker := v.Flags&record.FlagDeleteMarker != 0
-	if !marker {
-		from := len(p.text)
-		var md5 [16]byte
-		copy(md5[:], v.MD5)
-		p.text = record.AppendETag(p.text, md5, v.ETagParts)
-		r.etag = span{from, len(p.text)}
-	}
-	if withID && v.Flags&record.FlagNull == 0 {
-		from := len(p.text)
-		p.text = record.MakeOrder(v.Clock, v.Site).AppendID(p.text)
-		r.id = span{from, len(p.text)}
-	}
-	p.owner = p.same(p.owner, v.Owner)
-	p.class = p.same(p.class, v.Class)
-	r.owner, r.class = p.owner, p.class
-	if n := len(p.rows); n == firstRows && cap(p.rows) == n {
-		// More than a few: likely a full page.
-		p.out.Versions = append(p.pool.getVersions(p.o.Limit), p.out.Versions...)
-		if sc, ok := p.pool.scratch.Get().(*scratch); ok && cap(sc.rows) >= p.o.Limit {
-			p.rows, p.text = append(sc.rows[:0], p.rows...), append(sc.text[:0], p.text...)
-		} else {
-			p.rows = slices.Grow(p.rows, p.o.Limit-n)
-			p.text = slices.Grow(p.text, len(p.text)/n*p.o.Limit)
-		}
-	}
-	p.rows = append(p.rows, r)
-	p.out.Versions = append(p.out.Versions, record.Version{
-		Bucket: "", Latest: latest, DeleteMarker: marker, Size: v.Size, Modified: hlc.Time(v.Clock).Wall(),
-		Site: v.Site, Clock: v.Clock, Multipart: v.Flags&record.FlagMultipart != 0,
-		Checksum: record.Checksum{Algorithm: record.ChecksumAlgorithm(v.SumKind & 0xF), Type: record.ChecksumType(v.SumKind >> 4 & 0xF)},
-	})
-}
-
-// full reports whether the page holds as many entries as were asked for.
-func (p *page) full() bool { return len(p.out.Versions)+len(p.out.CommonPrefixes) >= p.o.Limit }
-
-// finish cuts the strings.
-func (p *page) finish(bucket string, withID bool) {
-	s := string(p.text)
-	for i := range p.rows {
-		r, v := &p.rows[i], &p.out.Versions[i]
-		v.Bucket = bucket
-		v.Key, v.ETag = s[r.key.from:r.key.to], s[r.etag.from:r.etag.to]
-		v.Owner, v.StorageClass = s[r.owner.from:r.owner.to], s[r.class.from:r.class.to]
-		switch {
-		case r.id.to > r.id.from:
-			v.ID = s[r.id.from:r.id.to]
-		case withID:
-			v.ID = record.NullID
-		}
-	}
-	if cap(p.rows) > firstRows && cap(p.text) <= keepText {
-		p.pool.scratch.Put(&scratch{rows: p.rows, text: p.text})
-	}
-	p.rows, p.text = nil, nil
-}
-
-// commonPrefix returns the common prefix that key rolls up into, with ok false where it does not.
-func commonPrefix(key []byte, o *ListOptions) (p []byte, ok bool) {
-	if o.Delimiter == "" {
-		return nil, false
-	}
-	rest := key[len(o.Prefix):]
-	var i int
-	if len(o.Delimiter) == 1 {
-		i = bytes.IndexByte(rest, o.Delimiter[0])
-	} else {
-		i = bytes.Index(rest, []byte(o.Delimiter))
-	}
-	if i < 0 {
-		return nil, false
-	}
-	return key[:len(o.Prefix)+i+len(o.Delimiter)], true
-}
-
 // List returns a page of current objects (no delete markers).
-func (s *Store) List(ctx context.Context, bucket string, o ListOptions) (*Listing, error) {
+func (s *Store) List(ctx context.Context, bucket string, o listing.Options) (*listing.Page, error) {
 	l, err := s.list(ctx, bucket, &o, false)
 	return l, fail("list objects", bucket, err)
 }
 
 // ListVersions returns a page of all versions, newest first within a key.
-func (s *Store) ListVersions(ctx context.Context, bucket string, o ListOptions) (*Listing, error) {
+func (s *Store) ListVersions(ctx context.Context, bucket string, o listing.Options) (*listing.Page, error) {
 	l, err := s.list(ctx, bucket, &o, true)
 	return l, fail("list versions", bucket, err)
 }
 
-func (s *Store) list(ctx context.Context, bucket string, o *ListOptions, versions bool) (*Listing, error) {
+func (s *Store) list(ctx context.Context, bucket string, o *listing.Options, versions bool) (*listing.Page, error) {
 	b, err := s.bucket(bucket)
 	if err != nil {
 		return nil, err
@@ -180,202 +27,16 @@ func (s *Store) list(ctx context.Context, bucket string, o *ListOptions, version
 	rec := b.rec.Load()
 	o.Limit = min(o.Limit, MaxList)
 	if o.Limit <= 0 {
-		return &Listing{}, nil
+		return &listing.Page{}, nil
 	}
-	var p *page
-	err = s.db.View(ctx, func(r kv.Reader) error {
-		n := min(firstRows, o.Limit)
-		p = &page{o: o, pool: &s.pages, out: &Listing{Versions: make([]record.Version, 0, n)}, rows: make([]row, 0, n)}
-		w := walker{s: s, r: r, b: rec, o: o, p: p, versions: versions}
-		return w.run(ctx)
+	var p *listing.Page
+	err = s.db.View(ctx, func(r kv.Reader) (err error) {
+		p, err = listing.Versions(ctx, r, &s.pages, rec, o, versions)
+		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	p.finish(bucket, versions)
-	return p.out, nil
+	return p, err
 }
 
-// walker walks the keys of a listing.
-type walker struct {
-	s        *Store
-	r        kv.Reader
-	b        *record.Bucket
-	o        *ListOptions
-	p        *page
-	versions bool
-
-	old    kv.Iterator // over noncurrent versions; nil where the bucket has none
-	oldAt  bool        // old is positioned; only then oldOK counts
-	oldOK  bool
-	seek   []byte // scratch
-	listed record.Listed
-}
-
-// checkEvery is the number of keys between looks at the context.
-const checkEvery = 1024
-
-func (w *walker) run(ctx context.Context) (err error) {
-	o := w.o
-	lower := record.AppendCurrentKey(nil, w.b.ID, o.Prefix)
-	upper := record.Successor(lower)
-	base := 9 // bytes before the key
-	start := lower
-	inside := false // the page goes on inside the versions of After
-	if o.After != "" {
-		after := record.AppendCurrentKey(nil, w.b.ID, o.After)
-		inside = w.versions && o.VersionAfter != ""
-		if !inside {
-			after = append(after, 0)
-		}
-		if bytes.Compare(after, start) > 0 {
-			start = after
-		}
-	}
-	it, err := w.r.Iter(lower, upper)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := it.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	if w.versions && w.b.Versioning != record.VersioningOff {
-		ol := record.AppendBucketID(nil, record.TagOld, w.b.ID)
-		if w.old, err = w.r.Iter(ol, record.Successor(ol)); err != nil {
-			return err
-		}
-		defer func() {
-			if cerr := w.old.Close(); err == nil {
-				err = cerr
-			}
-		}()
-	}
-	n := 0
-	for ok := it.SeekGE(start); ok; {
-		if n++; n%checkEvery == 0 {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-		}
-		key := it.Key()[base:]
-		raw, err := it.Value()
-		if err != nil {
-			return err
-		}
-		if err := record.DecodeListed(&w.listed, raw); err != nil {
-			return err
-		}
-		if !w.versions && w.listed.Flags&record.FlagDeleteMarker != 0 {
-			ok = it.Next()
-			continue
-		}
-		if cp, rolled := commonPrefix(key, o); rolled {
-			if string(cp) > o.After {
-				if w.p.full() {
-					w.p.out.Truncated = true
-					return nil
-				}
-				w.p.out.CommonPrefixes = append(w.p.out.CommonPrefixes, string(cp))
-				w.p.out.NextKey, w.p.out.NextVersion = string(cp), ""
-			}
-			w.seek = append(append(w.seek[:0], it.Key()[:base]...), cp...)
-			next := record.Successor(w.seek)
-			ok = next != nil && it.SeekGE(next)
-			continue
-		}
-		if !w.versions {
-			if w.p.full() {
-				w.p.out.Truncated = true
-				return nil
-			}
-			w.p.version(w.p.add(key), &w.listed, true, false)
-			if w.p.full() {
-				w.p.out.NextKey = string(key)
-			}
-			ok = it.Next()
-			continue
-		}
-		done, err := w.keyVersions(key, inside && string(key) == o.After)
-		if done || err != nil {
-			return err
-		}
-		ok = it.Next()
-	}
-	if err := it.Err(); err != nil {
-		return err
-	}
-	w.p.out.NextKey, w.p.out.NextVersion = "", ""
-	return nil
-}
-
-// keyVersions adds the versions of key, whose current one is in w.listed: those older than VersionAfter where
-// inside. done ends the page.
-func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
-	var after record.Order
-	skip := false // the current version and all up to after
-	if inside {
-		if w.o.VersionAfter == record.NullID {
-			if w.listed.Flags&record.FlagNull != 0 {
-				after, skip = record.MakeOrder(w.listed.Clock, w.listed.Site), true
-			} else if p, err := get(w.r, nil, record.AppendTagged(record.TagNull, w.b.ID, key)); err != nil {
-				return false, err
-			} else if len(p) == record.OrderLen {
-				after, skip = record.Order(p), true
-			}
-		} else {
-			after, skip = record.ParseOrder(w.o.VersionAfter)
-		}
-	}
-	ks := span{-1, 0}
-	add := func(v *record.Listed, latest bool) bool {
-		if w.p.full() {
-			w.p.out.Truncated = true
-			return false
-		}
-		if ks.from < 0 {
-			ks = w.p.add(key)
-		}
-		w.p.version(ks, v, latest, true)
-		if w.p.full() {
-			w.p.out.NextKey = string(key)
-			if w.p.out.NextVersion = record.NullID; v.Flags&record.FlagNull == 0 {
-				w.p.out.NextVersion = record.MakeOrder(v.Clock, v.Site).String()
-			}
-		}
-		return true
-	}
-	cur := record.MakeOrder(w.listed.Clock, w.listed.Site)
-	if !skip || bytes.Compare(cur[:], after[:]) > 0 {
-		if !add(&w.listed, true) {
-			return true, nil
-		}
-	}
-	if w.old == nil {
-		return false, nil
-	}
-	prefix := record.AppendOldPrefix(w.seek[:0], w.b.ID, key)
-	w.seek = prefix
-	if skip {
-		// Not the version itself, but what follows it.
-		w.oldOK = w.old.SeekGE(append(append(bytes.Clone(prefix), after[:]...), 0))
-	} else if !w.oldAt || w.oldOK && bytes.Compare(w.old.Key(), prefix) < 0 {
-		w.oldOK = w.old.SeekGE(prefix)
-	}
-	w.oldAt = true
-	for ; w.oldOK && bytes.HasPrefix(w.old.Key(), prefix); w.oldOK = w.old.Next() {
-		raw, err := w.old.Value()
-		if err != nil {
-			return false, err
-		}
-		var v record.Listed
-		if err := record.DecodeListed(&v, raw); err != nil {
-			return false, err
-		}
-		if !add(&v, false) {
-			return true, nil
-		}
-	}
-	return false, w.old.Err()
-}
+// Recycle gives the memory of a page back, which spares the garbage collector most of a listing. Neither p.Versions
+// nor pointers into it may be used after that; strings may. It need not be called.
+func (s *Store) Recycle(p *listing.Page) { s.pages.Recycle(p) }

@@ -9,12 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/vfs"
 )
 
 // bruteList is what a whole listing must hold: keys and common prefixes, in order.
-func bruteList(keys []string, o ListOptions) []string {
+func bruteList(keys []string, o listing.Options) []string {
 	var out []string
 	seen := map[string]bool{}
 	for _, k := range keys {
@@ -37,7 +38,7 @@ func bruteList(keys []string, o ListOptions) []string {
 }
 
 // pages lists all pages and returns their entries, each page's sorted.
-func (f *fixture) pages(bucket string, o ListOptions, list func(context.Context, string, ListOptions) (*Listing, error)) []string {
+func (f *fixture) pages(bucket string, o listing.Options, list func(context.Context, string, listing.Options) (*listing.Page, error)) []string {
 	f.t.Helper()
 	var out []string
 	for n := 0; ; n++ {
@@ -107,7 +108,7 @@ func TestListAgainstBruteForce(t *testing.T) {
 	sort.Strings(keys)
 	sort.Strings(everything)
 	for range 400 {
-		o := ListOptions{Limit: 1 + r.IntN(40)}
+		o := listing.Options{Limit: 1 + r.IntN(40)}
 		if r.IntN(2) == 0 {
 			o.Prefix = random(2)
 		}
@@ -140,7 +141,7 @@ func TestListShowsWhatHeadShows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := f.List(t.Context(), "bucket", ListOptions{Limit: 1000})
+	l, err := f.List(t.Context(), "bucket", listing.Options{Limit: 1000})
 	if err != nil || len(l.Versions) != 5 || l.Truncated {
 		t.Fatalf("%+v, %v", l, err)
 	}
@@ -154,7 +155,7 @@ func TestListShowsWhatHeadShows(t *testing.T) {
 			t.Fatalf("%+v, head %+v", v, h)
 		}
 	}
-	if l, err := f.List(t.Context(), "bucket", ListOptions{}); err != nil || l.Truncated || len(l.Versions) != 0 {
+	if l, err := f.List(t.Context(), "bucket", listing.Options{}); err != nil || l.Truncated || len(l.Versions) != 0 {
 		t.Fatalf("limit 0: %+v, %v", l, err)
 	}
 }
@@ -163,13 +164,14 @@ func TestListShowsWhatHeadShows(t *testing.T) {
 func TestRecycledPagesAreNotMixedUp(t *testing.T) {
 	f := newFixture(t, vfs.NewMem(), Options{})
 	f.bucket("bucket", BucketOptions{})
-	const n = 3*firstRows + 5
+	const rows = 32 // as many as a page has room for at first
+	const n = 3*rows + 5
 	for i := range n {
 		f.put("bucket", fmt.Sprintf("k%03d", i), fmt.Sprint(i))
 	}
 	var kept []string
-	for _, limit := range []int{2 * firstRows, n, firstRows + 1, MaxList, 2 * firstRows} {
-		l, err := f.List(t.Context(), "bucket", ListOptions{Limit: limit})
+	for _, limit := range []int{2 * rows, n, rows + 1, MaxList, 2 * rows} {
+		l, err := f.List(t.Context(), "bucket", listing.Options{Limit: limit})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,7 +15,9 @@ import (
 	"firn"
 	"firn/kv"
 	"firn/object/digest"
+	"firn/object/listing"
 	"firn/object/record"
+	"firn/object/space"
 	"firn/seal"
 )
 
@@ -30,11 +32,6 @@ func parseUploadID(s string) ([record.UploadIDLen]byte, error) {
 		return id, ErrNoSuchUpload
 	}
 	return id, nil
-}
-
-// uploadLock names the lock of an upload: its parts, completion and abort exclude each other where they must.
-func uploadLock(id [record.UploadIDLen]byte) []byte {
-	return append([]byte{record.TagUpload}, id[:]...)
 }
 
 // An upload is stored as the record of the version it will become, without content; the clock is its start.
@@ -72,10 +69,10 @@ func (s *Store) createUpload(ctx context.Context, bucket, key string, o *PutOpti
 	if err := checkPut(b.rec.Load(), o); err != nil {
 		return "", err
 	}
-	if err := s.space.admit(recordCost); err != nil {
+	if err := s.space.Admit(space.RecordCost); err != nil {
 		return "", err
 	}
-	defer s.space.done(recordCost)
+	defer s.space.Done(space.RecordCost)
 	r := newRecord(bucket, key, o)
 	if o.Checksum != nil {
 		r.Checksum = record.Checksum{Algorithm: o.Checksum.Algorithm, Type: o.Checksum.Type}
@@ -94,13 +91,13 @@ func (s *Store) createUpload(ctx context.Context, bucket, key string, o *PutOpti
 		}
 		t.tx.Set(record.UploadKey(t.b.ID, key, id), raw)
 		return nil
-	}, uploadLock(id))
+	}, record.UploadLock(id))
 	return formatUploadID(id), err
 }
 
 // upload reads an upload's record. ErrNoSuchUpload.
 func (s *Store) upload(r kv.Reader, b *record.Bucket, key string, id [record.UploadIDLen]byte) (*UploadInfo, error) {
-	raw, err := get(r, nil, record.UploadKey(b.ID, key, id))
+	raw, err := kv.Find(r, nil, record.UploadKey(b.ID, key, id))
 	if err == nil && raw == nil {
 		err = ErrNoSuchUpload
 	}
@@ -127,7 +124,7 @@ func (s *Store) viewUpload(ctx context.Context, bucket, key, uploadID string) (u
 	err = s.db.View(ctx, func(r kv.Reader) (err error) {
 		u, err = s.upload(r, b.rec.Load(), key, id)
 		return err
-	}, uploadLock(id))
+	}, record.UploadLock(id))
 	return u, b, err
 }
 
@@ -173,7 +170,7 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 	c := &content{}
 	defer c.free()
 	c.protect(sealer)
-	if err := c.charge(&s.space, fileCost(max(0, o.Size))); err != nil {
+	if err := c.charge(s.space, space.FileCost(max(0, o.Size))); err != nil {
 		return nil, err
 	}
 	// Parts are files, however small: completion then takes them as they are.
@@ -187,7 +184,7 @@ func (s *Store) putPart(ctx context.Context, bucket, key, uploadID string, numbe
 	open, err := s.change(ctx, b, func(t *txn) error {
 		t.tx.Delete(record.BlobKey(record.TagOpening, p.Blob))
 		return t.setPart(key, id, p)
-	}, uploadLock(id))
+	}, record.UploadLock(id))
 	if err != nil {
 		s.abandon(c.blob, open)
 		return nil, err
@@ -201,7 +198,7 @@ func (t *txn) setPart(key string, id [record.UploadIDLen]byte, p *record.Part) e
 		return err
 	}
 	k := record.PartKey(id, p.Number)
-	raw, err := get(t.tx, nil, k)
+	raw, err := kv.Find(t.tx, nil, k)
 	if err != nil {
 		return err
 	}
@@ -279,7 +276,7 @@ func (s *Store) listParts(ctx context.Context, bucket, key, uploadID string, aft
 		if after >= MaxPart || limit <= 0 {
 			return nil
 		}
-		err := scan(r, record.PartKey(id, max(0, after)+1), record.Successor(record.PartPrefix(id)), func(_, v []byte) error {
+		err := kv.Scan(r, record.PartKey(id, max(0, after)+1), record.Successor(record.PartPrefix(id)), func(_, v []byte) error {
 			if len(parts) >= limit {
 				more = true
 				return errStop
@@ -295,7 +292,7 @@ func (s *Store) listParts(ctx context.Context, bucket, key, uploadID string, aft
 			err = nil
 		}
 		return err
-	}, uploadLock(id))
+	}, record.UploadLock(id))
 	return parts, more, err
 }
 
@@ -338,7 +335,7 @@ func (s *Store) listUploads(ctx context.Context, bucket string, o *UploadListOpt
 			start = after
 		}
 	}
-	lo := &ListOptions{Prefix: o.Prefix, Delimiter: o.Delimiter}
+	lo := &listing.Options{Prefix: o.Prefix, Delimiter: o.Delimiter}
 	err = s.db.View(ctx, func(r kv.Reader) (err error) {
 		if bytes.Compare(start, end) >= 0 {
 			return nil
@@ -359,7 +356,7 @@ func (s *Store) listUploads(ctx context.Context, bucket string, o *UploadListOpt
 				return record.ErrBroken
 			}
 			full := len(out.Uploads)+len(out.CommonPrefixes) >= limit
-			if cp, rolled := commonPrefix(key, lo); rolled {
+			if cp, rolled := listing.CommonPrefix(key, lo); rolled {
 				if string(cp) > o.KeyMarker {
 					if full {
 						out.Truncated = true
@@ -414,7 +411,7 @@ func (s *Store) abortUpload(ctx context.Context, bucket, key, uploadID string) e
 		}
 		t.tx.Delete(record.UploadKey(t.b.ID, key, id))
 		return t.takeParts(id, nil)
-	}, uploadLock(id))
+	}, record.UploadLock(id))
 	return err
 }
 
@@ -423,7 +420,7 @@ func (t *txn) takeParts(id [record.UploadIDLen]byte, keep map[int]bool) error {
 	lower := record.PartPrefix(id)
 	upper := record.Successor(lower)
 	n := 0
-	err := scan(t.tx, lower, upper, func(k, v []byte) error {
+	err := kv.Scan(t.tx, lower, upper, func(k, v []byte) error {
 		var p record.Part
 		if err := record.DecodePart(&p, v); err != nil {
 			return err
@@ -529,13 +526,13 @@ func (s *Store) completeUpload(ctx context.Context, bucket, key, uploadID string
 		t.tx.Set(record.CompletedKey(id), done.Encode())
 		v = r.Finish()
 		return nil
-	}, ck, uploadLock(id))
+	}, ck, record.UploadLock(id))
 	return v, err
 }
 
 // again answers a completion that was sent before.
 func (s *Store) again(r kv.Reader, b *record.Bucket, key string, id [record.UploadIDLen]byte, parts []CompletePart) (*record.Version, error) {
-	raw, err := get(r, nil, record.CompletedKey(id))
+	raw, err := kv.Find(r, nil, record.CompletedKey(id))
 	if err != nil {
 		return nil, err
 	}
@@ -558,7 +555,7 @@ func (s *Store) again(r kv.Reader, b *record.Bucket, key string, id [record.Uplo
 func (t *txn) assemble(r *record.Record, id [record.UploadIDLen]byte, u *UploadInfo, list []CompletePart, o *CompleteOptions) error {
 	have := make(map[int]*record.Part, len(list))
 	lower := record.PartPrefix(id)
-	err := scan(t.tx, lower, record.Successor(lower), func(_, v []byte) error {
+	err := kv.Scan(t.tx, lower, record.Successor(lower), func(_, v []byte) error {
 		p := &record.Part{}
 		if err := record.DecodePart(p, v); err != nil {
 			return err

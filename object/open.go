@@ -114,8 +114,8 @@ func (s *Store) openObject(ctx context.Context, bucket, key, versionID string) (
 var errReplaced = errors.New("version was replaced while it was opened")
 
 func (s *Store) lookup(ctx context.Context, b *record.Bucket, key, versionID string, ck []byte) (*Object, error) {
-	epoch := s.grace.enter()
-	defer s.grace.leave(epoch)
+	epoch := s.grace.Enter()
+	defer s.grace.Leave(epoch)
 	o := &Object{s: s, bucketID: b.ID}
 	var v *stored
 	err := s.db.View(ctx, func(r kv.Reader) (err error) {
@@ -129,7 +129,7 @@ func (s *Store) lookup(ctx context.Context, b *record.Bucket, key, versionID str
 				err = errReplaced
 			}
 		case v.Data != 0:
-			o.buf, err = get(r, getBuffer(int(v.Size) + block.SealedInlineOverhead)[:0], record.IDKey(record.TagData, v.Data))
+			o.buf, err = kv.Find(r, getBuffer(int(v.Size) + block.SealedInlineOverhead)[:0], record.IDKey(record.TagData, v.Data))
 			if err == nil && o.buf == nil {
 				err = errReplaced
 			}
@@ -263,8 +263,8 @@ func (o *Object) openPart(ctx context.Context, i int) (*partReader, error) {
 	p := &o.Version.Parts[i]
 	if p.Blob == (record.BlobID{}) && o.Version.Location != nil {
 		r, err := o.openRemote(ctx, i)
-		if err == nil && r != nil && r.outboard != nil {
-			err = o.unseal(r.outboard.Reader(), p)
+		if err == nil && r != nil && !r.Inline() {
+			err = o.unseal(r.Reader(), p)
 		}
 		return &partReader{remote: r, o: o, at: i}, err
 	}

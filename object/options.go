@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"firn/hlc"
+	"firn/object/remote"
 )
 
 // Options are the settings of a Store. Zero values mean the defaults named here.
@@ -36,7 +37,7 @@ type Options struct {
 	// what was acknowledged. The kv engine has a switch of its own.
 	Relaxed bool
 	// Remote reads tiers. Default: none, and versions that are on a tier cannot be read.
-	Remote Remote
+	Remote remote.Tiers
 	// Logger gets what an operator should know. Default: none.
 	Logger *slog.Logger
 	// Now is the wall clock. Default time.Now.
@@ -52,6 +53,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Remote == nil {
+		o.Remote = remote.None{}
 	}
 	if o.Clock == nil {
 		o.Clock = hlc.New(o.Now)

@@ -14,6 +14,7 @@ import (
 	"firn/object/digest"
 	"firn/object/envelope"
 	"firn/object/record"
+	"firn/object/space"
 	"firn/seal"
 	"firn/vfs"
 )
@@ -28,13 +29,13 @@ type content struct {
 	sealer *envelope.Sealer // nil where it is not encrypted
 	key    *seal.Key        // of the bytes
 	framed []byte           // inline, sealed; pooled
-	space  *space
+	space  *space.Reserve
 	cost   int64 // bytes charged to space until free
 }
 
 // charge asks for n bytes of disk for c, until c.free. ErrNoSpace.
-func (c *content) charge(s *space, n int64) error {
-	if err := s.admit(n); err != nil {
+func (c *content) charge(s *space.Reserve, n int64) error {
+	if err := s.Admit(n); err != nil {
 		return err
 	}
 	c.space = s
@@ -46,9 +47,9 @@ func (c *content) charge(s *space, n int64) error {
 // whose content is charged for as it comes.
 func (s *Store) cost(size int64) int64 {
 	if size <= int64(s.o.InlineMax) {
-		return inlineCost(max(0, size))
+		return space.InlineCost(max(0, size))
 	}
-	return fileCost(size)
+	return space.FileCost(size)
 }
 
 // Put stores a new version from body.
@@ -81,7 +82,7 @@ func (s *Store) put(ctx context.Context, bucket, key string, body io.Reader, o *
 	}
 	c := &content{}
 	defer c.free()
-	if err := c.charge(&s.space, s.cost(o.Size)); err != nil {
+	if err := c.charge(s.space, s.cost(o.Size)); err != nil {
 		return nil, err
 	}
 	sealer, err := o.Encryption.NewSealer(o.DataKey, b.rec.Load().ID, key)
@@ -259,7 +260,7 @@ func (s *Store) receive(ctx context.Context, c *content, body io.Reader, o *PutO
 			c.inline = c.inline[:n]
 			c.size = int64(n)
 			if o.Size < 0 {
-				if err := c.charge(&s.space, inlineCost(c.size)-inlineCost(0)); err != nil {
+				if err := c.charge(s.space, space.InlineCost(c.size)-space.InlineCost(0)); err != nil {
 					return err
 				}
 			}
@@ -313,7 +314,7 @@ func (s *Store) fill(ctx context.Context, c *content, body io.Reader, o *PutOpti
 	}
 	var dst io.Writer = w
 	if o.Size < 0 {
-		dst = &spaceWriter{w: w, c: c, s: &s.space}
+		dst = &spaceWriter{w: w, c: c, s: s.space}
 	}
 	c.size, c.sums, err = s.digests.Copy(ctx, dst, body, limit, alg)
 	switch {
@@ -344,11 +345,11 @@ func (unsynced) Sync() error     { return nil }
 type spaceWriter struct {
 	w io.Writer
 	c *content
-	s *space
+	s *space.Reserve
 }
 
 func (w *spaceWriter) Write(p []byte) (int, error) {
-	if err := w.c.charge(w.s, fileCost(int64(len(p)))-fileCost(0)); err != nil {
+	if err := w.c.charge(w.s, space.FileCost(int64(len(p)))-space.FileCost(0)); err != nil {
 		return 0, err
 	}
 	return w.w.Write(p)
@@ -383,7 +384,7 @@ func (s *Store) abandon(f blobs.File, open bool) {
 // free ends the charge for space: what c needs of the disk is there, or will not be. It gives pooled memory back.
 func (c *content) free() {
 	if c.space != nil {
-		c.space.done(c.cost)
+		c.space.Done(c.cost)
 		c.space, c.cost = nil, 0
 	}
 	c.freeBuffer()

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"firn/object/check"
 	"firn/object/record"
 	"firn/vfs"
 )
@@ -218,7 +219,7 @@ func TestReadersSeeWholeVersions(t *testing.T) {
 	})
 	others.Go(func() { // a check beside the work finds nothing wrong
 		for ctx.Err() == nil {
-			_, err := f.Check(ctx, CheckOptions{}, func(p Problem) error {
+			_, err := f.Check(ctx, check.Options{}, func(p check.Problem) error {
 				t.Errorf("%+v", p)
 				return nil
 			})

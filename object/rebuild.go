@@ -7,10 +7,10 @@ import (
 	"slices"
 
 	"firn"
-	"firn/block"
 	"firn/hlc"
 	"firn/kv"
 	"firn/object/record"
+	"firn/object/remote"
 )
 
 // A namespace that was lost is made again from what its tiers hold: buckets and versions are exported when they are
@@ -44,7 +44,7 @@ func (s *Store) adoptBucket(ctx context.Context, name string, export []byte) err
 	}
 	key, counter := record.BucketKey(name), record.MetaKey("nextbucket")
 	err = s.db.Update(ctx, func(tx kv.Tx) error {
-		if v, err := get(tx, nil, key); err != nil || v != nil {
+		if v, err := kv.Find(tx, nil, key); err != nil || v != nil {
 			if err == nil {
 				err = ErrAdopted
 			}
@@ -55,7 +55,7 @@ func (s *Store) adoptBucket(ctx context.Context, name string, export []byte) err
 			return err
 		}
 		// Whoever makes a bucket holds the counter's lock until the bucket is in the store.
-		if err := scan(tx, []byte{record.TagBucket}, []byte{record.TagBucket + 1}, func(k, v []byte) error {
+		if err := kv.Scan(tx, []byte{record.TagBucket}, []byte{record.TagBucket + 1}, func(k, v []byte) error {
 			other, err := record.DecodeBucket(string(k[1:]), v)
 			if err == nil && other.ID == rec.ID {
 				err = ErrAdopted
@@ -196,8 +196,13 @@ func readExport(bucket, key string, export []byte) (*record.Export, *record.Reco
 	size := int64(0)
 	for i := range parts {
 		size += parts[i].Size
-		if parts[i].Blob != (record.BlobID{}) || parts[i].Size > 0 && (i >= len(e.Outboards) || !outboardFits(e.Outboards[i], parts[i].Size)) {
+		if parts[i].Blob != (record.BlobID{}) || parts[i].Size > 0 && i >= len(e.Outboards) {
 			return nil, nil, record.ErrBroken
+		}
+		if parts[i].Size > 0 {
+			if _, err := remote.NewPart(nil, &record.Location{}, 0, parts[i].Size, e.Outboards[i]); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 	if size != r.Size || len(e.Outboards) > len(parts) {
@@ -206,24 +211,10 @@ func readExport(bucket, key string, export []byte) (*record.Export, *record.Reco
 	return e, r, nil
 }
 
-// outboardFits reports whether raw is the outboard of a part of the given size.
-func outboardFits(raw []byte, size int64) bool {
-	switch {
-	case len(raw) == 0:
-		return false
-	case raw[0] == outboardInline:
-		return true
-	case raw[0] != outboardPart:
-		return false
-	}
-	o, err := block.OpenOutboard(raw[1:], "")
-	return err == nil && o.Reader().Info().Size == size
-}
-
 // adoptBlob gives r its place on a tier. The blob may be known already, as that of another version.
 func (t *txn) adoptBlob(r *record.Record, blob *record.TierBlob, outboards [][]byte) error {
 	k := blob.RegisterKey()
-	v, err := get(t.tx, nil, k)
+	v, err := kv.Find(t.tx, nil, k)
 	if err != nil {
 		return err
 	}
@@ -296,7 +287,7 @@ func (t *txn) insert(ck []byte, r *record.Record) error {
 			break
 		}
 		vk = record.OldKey(t.b.ID, r.Key, o)
-		if v, err := get(t.tx, nil, vk); err != nil || v != nil {
+		if v, err := kv.Find(t.tx, nil, vk); err != nil || v != nil {
 			if err == nil {
 				err = ErrAdopted
 			}

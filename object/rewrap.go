@@ -65,7 +65,7 @@ func (s *Store) encrypted(ctx context.Context, tag byte, from []byte) (found []s
 	err = s.db.View(ctx, func(r kv.Reader) error {
 		found, next = nil, nil
 		n := 0
-		return scan(r, from, []byte{tag + 1}, func(k, v []byte) error {
+		return kv.Scan(r, from, []byte{tag + 1}, func(k, v []byte) error {
 			if n++; n > rewrapBatch {
 				next = bytes.Clone(k)
 				return errStop
@@ -103,11 +103,11 @@ func (s *Store) rewrap(ctx context.Context, f *sealedRecord, fn func(ctx context
 	// The lock is the one that everybody takes who changes the record.
 	lock := record.CurrentKey(f.bucket.rec.Load().ID, f.rec.Key)
 	if upload {
-		lock = uploadLock([record.UploadIDLen]byte(f.at[len(f.at)-record.UploadIDLen:]))
+		lock = record.UploadLock([record.UploadIDLen]byte(f.at[len(f.at)-record.UploadIDLen:]))
 	}
 	changed := false
 	_, err = s.change(ctx, f.bucket, func(t *txn) error {
-		now, err := get(t.tx, nil, f.at)
+		now, err := kv.Find(t.tx, nil, f.at)
 		if changed = err == nil && bytes.Equal(now, f.raw); !changed {
 			return err
 		}

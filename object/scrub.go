@@ -44,15 +44,15 @@ func (s *Store) walkItems(ctx context.Context, from []byte, n int) (items []item
 			if lower[0] != tag {
 				continue
 			}
-			err := scan(r, lower, []byte{tag + 1}, func(k, v []byte) error {
+			err := kv.Scan(r, lower, []byte{tag + 1}, func(k, v []byte) error {
 				if len(items) == n {
 					next = bytes.Clone(k)
 					return errStop
 				}
-				it, err := decodeItem(k, v)
-				if err == nil {
-					items = append(items, it)
-				}
+				it := item{at: bytes.Clone(k)}
+				var err error
+				it.bucketID, it.key, it.versionID, err = record.VersionAt(k, v)
+				items = append(items, it)
 				return err
 			})
 			if err != nil {
@@ -65,31 +65,6 @@ func (s *Store) walkItems(ctx context.Context, from []byte, n int) (items []item
 		err = nil
 	}
 	return items, next, err
-}
-
-func decodeItem(k, v []byte) (it item, err error) {
-	if len(k) < 10 {
-		return it, record.ErrBroken
-	}
-	it.bucketID = binary.BigEndian.Uint64(k[1:])
-	it.at = bytes.Clone(k)
-	if k[0] == record.TagCurrent {
-		it.key = string(k[9:])
-	} else {
-		key, rest, ok := record.Unescape(nil, k[9:])
-		if !ok || len(rest) != record.OrderLen {
-			return it, record.ErrBroken
-		}
-		it.key = string(key)
-	}
-	var l record.Listed
-	if err := record.DecodeListed(&l, v); err != nil {
-		return it, err
-	}
-	if it.versionID = record.NullID; l.Flags&record.FlagNull == 0 {
-		it.versionID = record.MakeOrder(l.Clock, l.Site).String()
-	}
-	return it, nil
 }
 
 // bucketNames returns the names of all buckets by id.
@@ -110,7 +85,7 @@ func (s *Store) scrub(ctx context.Context) error {
 	var began time.Time
 	var from []byte
 	err := s.db.View(ctx, func(r kv.Reader) error {
-		v, err := get(r, nil, k)
+		v, err := kv.Find(r, nil, k)
 		if err == nil && len(v) >= 8 {
 			began = time.UnixMilli(int64(binary.BigEndian.Uint64(v)))
 			from = v[8:]
@@ -243,10 +218,10 @@ func (s *Store) readParts(ctx context.Context, lim *rate.Limiter, done func(key 
 	for {
 		var parts []record.Part
 		var keys [][]byte
-		epoch := s.grace.enter()
+		epoch := s.grace.Enter()
 		err := s.db.View(ctx, func(r kv.Reader) error {
 			parts, keys = nil, nil
-			err := scan(r, from, []byte{record.TagPart + 1}, func(k, v []byte) error {
+			err := kv.Scan(r, from, []byte{record.TagPart + 1}, func(k, v []byte) error {
 				if len(parts) == scrubBatch {
 					return errStop
 				}
@@ -265,7 +240,7 @@ func (s *Store) readParts(ctx context.Context, lim *rate.Limiter, done func(key 
 		for i := range parts {
 			s.blobs.Pin(blobs.ID(parts[i].Blob))
 		}
-		s.grace.leave(epoch)
+		s.grace.Leave(epoch)
 		for i := range parts {
 			if err == nil {
 				err = s.verifyBlob(ctx, &parts[i], lim)

@@ -91,7 +91,7 @@ func TestReserveIsKept(t *testing.T) {
 			if got := stored.Load(); got < (size-reserve)/2 {
 				t.Errorf("only %d bytes fit into %d", got, size-reserve)
 			}
-			if n := f.space.inFlight(); n != 0 {
+			if n := f.space.InFlight(); n != 0 {
 				t.Errorf("%d bytes in flight", n)
 			}
 		})

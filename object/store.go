@@ -19,7 +19,9 @@ import (
 	"firn/kv"
 	"firn/object/blobs"
 	"firn/object/digest"
+	"firn/object/listing"
 	"firn/object/record"
+	"firn/object/space"
 	"firn/vfs"
 )
 
@@ -40,10 +42,10 @@ type Store struct {
 	log     *slog.Logger
 	blobs   *blobs.Dir
 	digests *digest.Engine
-	space   space
-	grace   grace
+	space   *space.Reserve
+	grace   blobs.Grace
 	stats   stats
-	pages   pagePool
+	pages   listing.Pool
 
 	buckets struct {
 		sync.RWMutex
@@ -62,9 +64,9 @@ func Open(ctx context.Context, fsys vfs.FS, dir string, db kv.DB, o Options) (*S
 	s := &Store{
 		o: o, fs: fsys, dir: dir, db: db, clock: o.Clock, log: o.Logger,
 		garbage: make(chan struct{}, 1), digests: digest.NewEngine(),
+		space: space.New(fsys, dir, o.ReserveBytes, o.Now, o.Logger),
 	}
 	s.buckets.m = map[string]*bucket{}
-	s.space.init(fsys, dir, o.ReserveBytes, o.Now, o.Logger)
 	if err := s.open(ctx); err != nil {
 		s.closeParts()
 		return nil, firn.E("open namespace", dir, err)
@@ -168,7 +170,7 @@ func (s *Store) dropOpening(ctx context.Context) error {
 	var ids []blobs.ID
 	err := s.db.View(ctx, func(r kv.Reader) error {
 		ids = ids[:0]
-		return scan(r, []byte{record.TagOpening}, []byte{record.TagOpening + 1}, func(k, _ []byte) error {
+		return kv.Scan(r, []byte{record.TagOpening}, []byte{record.TagOpening + 1}, func(k, _ []byte) error {
 			if len(k) != 1+len(record.BlobID{}) {
 				return record.ErrBroken
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"firn/kv/pebblekv"
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/vfs"
 )
@@ -161,7 +162,7 @@ func (f *fixture) delete(bucket, key, version string) DeleteResult {
 func (f *fixture) versions(bucket string, limit int) []string {
 	f.t.Helper()
 	var out []string
-	o := ListOptions{Limit: limit}
+	o := listing.Options{Limit: limit}
 	for {
 		l, err := f.ListVersions(f.t.Context(), bucket, o)
 		if err != nil {
@@ -338,7 +339,7 @@ func TestPutChecksTheBody(t *testing.T) {
 			}
 		}
 	}
-	if size := f.space.inFlight(); size != 0 {
+	if size := f.space.InFlight(); size != 0 {
 		t.Errorf("%d bytes still counted in flight", size)
 	}
 }

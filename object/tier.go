@@ -5,14 +5,14 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"firn"
 	"firn/kv"
 	"firn/object/blobs"
 	"firn/object/record"
+	"firn/object/remote"
+	"firn/object/space"
 )
 
 // The bytes of a version may be on a tier, which is a named place elsewhere. This file is the whole of what the one who
@@ -27,21 +27,11 @@ import (
 // Where the move is given up, or Switch says ErrMoved, Free hands the blob over to TierGarbage. Everything that TierGarbage
 // returns is removed from the tier first and then given to Forget.
 
-// Remote reads what tiers hold. The errors' kinds count: firn.NotFound for a blob, or a tier, that is not there,
-// anything else for a tier that cannot be asked now. The Store adds the tier's name and since when the version is there.
-type Remote interface {
-	// Open returns length bytes of a blob from offset. A reader that ends early with io.EOF tells of a blob that is
-	// shorter; a connection that broke is another error.
-	Open(ctx context.Context, tier, key string, offset, length int64) (io.ReadCloser, error)
-	// Size returns the size of a blob in bytes.
-	Size(ctx context.Context, tier, key string) (int64, error)
-}
-
 var (
 	// ErrMoved is returned where a version is not, or not where, a Ref says.
 	ErrMoved = firn.NewError(firn.Conflict, "the version was replaced, removed or moved meanwhile")
 	// ErrTierAway is wrapped by errors of reading a version whose tier cannot be read now.
-	ErrTierAway = firn.NewError(firn.Unavailable, "the tier that holds the content cannot be read")
+	ErrTierAway = remote.ErrAway
 	// ErrTierKey is returned for a key that is in the register of the tier already.
 	ErrTierKey = firn.NewError(firn.Exists, "the key on the tier is taken")
 	// ErrNotReserved is returned for a blob that is not, or no longer, in the state that a call needs.
@@ -116,7 +106,7 @@ func (s *Store) reserve(ctx context.Context, tier string, keys []string) ([]reco
 		}
 		seen := make(map[string]bool, len(keys))
 		for i := range list {
-			v, err := get(tx, nil, locks[i])
+			v, err := kv.Find(tx, nil, locks[i])
 			if err != nil {
 				return err
 			}
@@ -150,7 +140,7 @@ const MaxTierKey = 2048
 // registered reads a blob's entry in the register. ErrNotReserved where it is in another state or another blob's.
 func registered(r kv.Reader, blob *record.TierBlob, state record.TierState) error {
 	k := blob.RegisterKey()
-	v, err := get(r, nil, k)
+	v, err := kv.Find(r, nil, k)
 	if err != nil {
 		return err
 	}
@@ -189,7 +179,7 @@ func (s *Store) TierBlobs(ctx context.Context, tier, after string) ([]record.Tie
 	}
 	err := s.db.View(ctx, func(r kv.Reader) error {
 		list = list[:0]
-		return unlessStopped(scan(r, lower, upper, func(k, v []byte) error {
+		return unlessStopped(kv.Scan(r, lower, upper, func(k, v []byte) error {
 			if len(list) == maxRegistered {
 				return errStop
 			}
@@ -210,7 +200,7 @@ func (s *Store) TierGarbage(ctx context.Context, tier string, before time.Time) 
 	upper := record.IDKey(record.TagTierGarbage, uint64(max(0, before.UnixMilli()))<<16)
 	err := s.db.View(ctx, func(r kv.Reader) error {
 		list = list[:0]
-		return unlessStopped(scan(r, []byte{record.TagTierGarbage}, upper, func(k, v []byte) error {
+		return unlessStopped(kv.Scan(r, []byte{record.TagTierGarbage}, upper, func(k, v []byte) error {
 			b, err := record.DecodeTierGarbage(k, v)
 			if err != nil {
 				return err
@@ -226,7 +216,7 @@ func (s *Store) TierGarbage(ctx context.Context, tier string, before time.Time) 
 	})
 	// As for blob files: who found an old record has pinned by the end of the grace period.
 	if err == nil && len(list) > 0 {
-		err = s.grace.wait(ctx)
+		err = s.grace.Wait(ctx)
 	}
 	free := list[:0]
 	for _, b := range list {
@@ -275,7 +265,7 @@ func dropOutboards(tx kv.Tx, id record.BlobID) error {
 	lower := record.BlobKey(record.TagOutboard, id)
 	upper := record.Successor(lower)
 	n := 0
-	err := scan(tx, lower, upper, func(k, _ []byte) error {
+	err := kv.Scan(tx, lower, upper, func(k, _ []byte) error {
 		if n++; n <= fewParts {
 			tx.Delete(k)
 		}
@@ -527,11 +517,11 @@ func (s *Store) recall(ctx context.Context, ref Ref, o *RecallOptions) (*record.
 	}
 	var st *staged
 	if !from.Version.Local() {
-		need := fileCost(from.Version.Size)
-		if err := s.space.admit(need); err != nil {
+		need := space.FileCost(from.Version.Size)
+		if err := s.space.Admit(need); err != nil {
 			return nil, err
 		}
-		defer s.space.done(need)
+		defer s.space.Done(need)
 		if st, err = s.stage(ctx, from); err != nil {
 			return nil, err
 		}
@@ -607,15 +597,10 @@ func (s *Store) stagePart(ctx context.Context, from *Object, i int, st *staged) 
 	if r == nil {
 		return nil
 	}
-	if r.inline != nil {
-		st.inline, err = r.fetchInline(ctx)
+	if r.Inline() {
+		st.inline, err = r.Fetch(ctx)
 		return err
 	}
-	data, err := r.open(ctx, 0, from.Version.Parts[i].Size)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = data.Close() }() // what counts is checked
 	f, err := s.blobs.Create(ctx)
 	if err != nil {
 		return err
@@ -624,9 +609,9 @@ func (s *Store) stagePart(ctx context.Context, from *Object, i int, st *staged) 
 	if s.o.Relaxed {
 		file = unsynced{file}
 	}
-	if err = r.outboard.Restore(ctx, data, file); err != nil {
+	if err = r.Restore(ctx, file); err != nil {
 		s.blobs.Discard(f)
-		return r.explain(ctx, err)
+		return err
 	}
 	err = f.Close()
 	f.File = nil
@@ -745,18 +730,7 @@ func (s *Store) dropLocal(ctx context.Context, ref Ref, notAfter time.Time) erro
 
 // checkTier asks the tier of a version whether it has the blob, in its size.
 func (s *Store) checkTier(ctx context.Context, v *record.Version) error {
-	l := v.Location
-	size, err := int64(0), errNoRemote
-	if s.o.Remote != nil {
-		size, err = s.o.Remote.Size(ctx, l.Tier, l.Key)
-	}
-	if err != nil {
-		return tierError(ctx, l, err)
-	}
-	if size != v.Size {
-		return firn.NewError(firn.Corrupt, fmt.Sprintf("the blob on tier %s has %d bytes, the version %d", l.Tier, size, v.Size))
-	}
-	return nil
+	return remote.Check(ctx, s.o.Remote, v.Location, v.Size)
 }
 
 // ExpireLocal frees the local copies whose time is past and returns how many. A copy stays where its tier cannot be asked,
@@ -772,7 +746,7 @@ func (s *Store) ExpireLocal(ctx context.Context) (int, error) {
 		err := s.db.View(ctx, func(r kv.Reader) error {
 			keys = nil
 			upper := record.IDKey(record.TagExpiry, uint64(max(0, now.UnixMilli()))+1)
-			return unlessStopped(scan(r, from, upper, func(k, _ []byte) error {
+			return unlessStopped(kv.Scan(r, from, upper, func(k, _ []byte) error {
 				keys = append(keys, bytes.Clone(k))
 				if len(keys) == collectBatch {
 					return errStop

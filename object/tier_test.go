@@ -15,8 +15,10 @@ import (
 
 	"firn"
 	"firn/kv"
+	"firn/object/check"
 	"firn/object/envelope"
 	"firn/object/record"
+	"firn/object/remote"
 	"firn/vfs"
 )
 
@@ -319,7 +321,7 @@ func TestTierReadsEveryShape(t *testing.T) {
 			t.Errorf("%s: %+v, was %+v", key, v, was)
 		}
 	}
-	sum, err := f.Check(ctx, CheckOptions{Read: true, Tiers: true}, func(p Problem) error { return fmt.Errorf("%+v", p) })
+	sum, err := f.Check(ctx, check.Options{Read: true, Tiers: true}, func(p check.Problem) error { return fmt.Errorf("%+v", p) })
 	if err != nil || sum.TierBlobs != 0 {
 		t.Errorf("%+v, %v", sum, err)
 	}
@@ -336,7 +338,7 @@ func (f *fixture) count(tag byte) (n int) {
 	f.t.Helper()
 	if err := f.db.View(context.Background(), func(r kv.Reader) error {
 		n = 0
-		return scan(r, []byte{tag}, []byte{tag + 1}, func(_, _ []byte) error { n++; return nil })
+		return kv.Scan(r, []byte{tag}, []byte{tag + 1}, func(_, _ []byte) error { n++; return nil })
 	}); err != nil {
 		f.t.Fatal(err)
 	}
@@ -406,7 +408,7 @@ func TestTierWrongBytes(t *testing.T) {
 			t.Errorf("%s: a blob that is gone: %v", key, err)
 		}
 	}
-	sum, err := f.Check(ctx, CheckOptions{Tiers: true}, func(p Problem) error {
+	sum, err := f.Check(ctx, check.Options{Tiers: true}, func(p check.Problem) error {
 		if p.Kind != "tier" || contents[p.Key] == "" {
 			t.Errorf("%+v", p)
 		}
@@ -459,7 +461,7 @@ func TestTierAway(t *testing.T) {
 	f.want("bucket", "both", "", big(InlineMax+2))
 	// A site without tiers says so.
 	g := f.o
-	g.Remote = nil
+	g.Remote = remote.None{}
 	f.Store.o = g
 	f.put("bucket", "x", "x")
 	if err := f.DropLocal(ctx, f.ref("both", "")); !errors.Is(err, ErrTierAway) {
@@ -954,7 +956,7 @@ func TestCheckFindsBrokenTiers(t *testing.T) {
 	run := func(repair bool) string {
 		t.Helper()
 		got := map[string]int{}
-		if _, err := f.Check(ctx, CheckOptions{Repair: repair}, func(p Problem) error { got[p.Kind]++; t.Logf("%+v", p); return nil }); err != nil {
+		if _, err := f.Check(ctx, check.Options{Repair: repair}, func(p check.Problem) error { got[p.Kind]++; t.Logf("%+v", p); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		return fmt.Sprint(got)

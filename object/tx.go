@@ -73,15 +73,6 @@ func (s *Store) change(ctx context.Context, b *bucket, fn func(*txn) error, lock
 	return false, nil
 }
 
-// get reads key; nil, nil where it is not there.
-func get(r kv.Reader, dst, key []byte) ([]byte, error) {
-	v, err := r.Get(dst, key)
-	if errors.Is(err, kv.ErrNotFound) {
-		return nil, nil
-	}
-	return v, err
-}
-
 // stored is a version found in the store.
 type stored struct {
 	record.Record
@@ -95,7 +86,7 @@ func (s *Store) current(r kv.Reader, bucket, key string, ck []byte) (*stored, er
 
 func (s *Store) load(r kv.Reader, bucket, key string, k []byte, latest bool) (*stored, error) {
 	var arr [512]byte
-	raw, err := get(r, arr[:0], k)
+	raw, err := kv.Find(r, arr[:0], k)
 	if raw == nil || err != nil {
 		return nil, err
 	}
@@ -122,7 +113,7 @@ func (s *Store) find(r kv.Reader, b *record.Bucket, key, versionID string, ck []
 		return nil, nil, nil
 	}
 	if versionID == record.NullID {
-		p, err := get(r, nil, record.NullKey(ck))
+		p, err := kv.Find(r, nil, record.NullKey(ck))
 		if p == nil || err != nil {
 			return nil, nil, err
 		}
@@ -314,7 +305,7 @@ func (t *txn) finish() error {
 	t.tx.Exclusive()
 	for id, d := range t.refs {
 		k := record.BlobKey(record.TagRef, id)
-		v, err := get(t.tx, nil, k)
+		v, err := kv.Find(t.tx, nil, k)
 		if err != nil {
 			return err
 		}

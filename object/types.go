@@ -6,6 +6,7 @@ import (
 	"firn"
 	"firn/object/envelope"
 	"firn/object/record"
+	"firn/object/space"
 	"firn/seal"
 )
 
@@ -32,7 +33,7 @@ var (
 	ErrPrecondition      = firn.NewError(firn.Precondition, "a precondition does not hold")
 	ErrLocked            = firn.NewError(firn.Locked, "version is protected by retention or a legal hold")
 	ErrDeleteMarker      = firn.NewError(firn.NotFound, "version is a delete marker")
-	ErrNoSpace           = firn.NewError(firn.NoSpace, "the disk is nearly full: writes are refused until space is freed")
+	ErrNoSpace           = space.ErrFull
 	ErrCorrupt           = firn.NewError(firn.Corrupt, "stored bytes do not match their checksum")
 	ErrLockConfig        = firn.NewError(firn.Conflict, "object lock does not allow this change")
 )
@@ -111,26 +112,6 @@ type DeleteResult struct {
 	VersionID    string // the version removed, or the delete marker made; "" where the bucket is unversioned
 	DeleteMarker bool   // a delete marker was made or removed
 	Err          error  // in a batch: why this item failed
-}
-
-// ListOptions select a page of a listing.
-type ListOptions struct {
-	Prefix    string
-	Delimiter string
-	After     string // keys and common prefixes > After
-	// VersionAfter goes on inside After's versions (ListVersions only): versions of After older than this one.
-	VersionAfter string
-	Limit        int // 0..MaxList
-}
-
-// Listing is one page.
-type Listing struct {
-	Versions       []record.Version // Listings of current objects carry no Vector, Parts or Metadata
-	CommonPrefixes []string
-	Truncated      bool
-	// NextKey and NextVersion go into After and VersionAfter of the next page.
-	NextKey     string
-	NextVersion string
 }
 
 // UploadInfo describes a multipart upload in progress.

@@ -2,7 +2,6 @@ package object
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"time"
 
@@ -14,31 +13,10 @@ import (
 // counters are those as of a journal position stored with them; the start adds what the journal has since.
 
 const (
-	usagePrefix = "usage/"
-	usageSeqKey = "usageseq"
 	// usageInterval and usageEntries bound what a start has to replay.
 	usageInterval = 10 * time.Second
 	usageEntries  = 200_000
 )
-
-// counter names one set of counters: those of a bucket, or of a storage class in it.
-type counter struct {
-	bucket uint64
-	class  string // "" is the whole bucket; STANDARD, the one class without counters, is what the others leave of it
-}
-
-func usageKey(c counter) []byte {
-	return append(append(record.MetaKey(usagePrefix), record.IDKey(0, c.bucket)[1:]...), c.class...)
-}
-
-// parseCounter reads what usageKey made.
-func parseCounter(k []byte) (counter, error) {
-	rest := k[min(len(k), 1+len(usagePrefix)):]
-	if len(rest) < 8 {
-		return counter{}, record.ErrBroken
-	}
-	return counter{binary.BigEndian.Uint64(rest), string(rest[8:])}, nil
-}
 
 // clockWarning is how far the clock may be ahead of the wall clock at start without a word.
 const clockWarning = time.Minute
@@ -49,14 +27,14 @@ func (s *Store) loadUsage(ctx context.Context) error {
 	for _, b := range s.buckets.m {
 		byID[b.rec.Load().ID] = b
 	}
-	count := func(c counter, u record.Usage) {
-		if b := byID[c.bucket]; b != nil {
-			b.count(c.class, u)
+	count := func(c record.Counter, u record.Usage) {
+		if b := byID[c.Bucket]; b != nil {
+			b.count(c.Class, u)
 		}
 	}
 	var seq uint64
 	err := s.db.View(ctx, func(r kv.Reader) (err error) {
-		if seq, err = getUint(r, record.MetaKey(usageSeqKey)); err != nil {
+		if seq, err = getUint(r, record.UsageSeqKey()); err != nil {
 			return err
 		}
 		return storedUsage(r, count)
@@ -72,10 +50,10 @@ func (s *Store) loadUsage(ctx context.Context) error {
 }
 
 // storedUsage calls fn with all stored counters.
-func storedUsage(r kv.Reader, fn func(counter, record.Usage)) error {
-	lower := record.MetaKey(usagePrefix)
-	return scan(r, lower, record.Successor(lower), func(k, v []byte) error {
-		c, err := parseCounter(k)
+func storedUsage(r kv.Reader, fn func(record.Counter, record.Usage)) error {
+	lower := record.UsagePrefix()
+	return kv.Scan(r, lower, record.Successor(lower), func(k, v []byte) error {
+		c, err := record.ParseUsageKey(k)
 		if err != nil {
 			return err
 		}
@@ -89,37 +67,22 @@ func storedUsage(r kv.Reader, fn func(counter, record.Usage)) error {
 }
 
 // usageSince calls fn with what each journal entry after seq changed.
-func (s *Store) usageSince(ctx context.Context, seq uint64, fn func(counter, record.Usage)) error {
+func (s *Store) usageSince(ctx context.Context, seq uint64, fn func(record.Counter, record.Usage)) error {
 	if seq >= s.db.LogTail() {
 		return nil
 	}
-	return s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error { return entryDelta(l.Data, fn) })
-}
-
-// entryDelta calls fn with what a journal entry changed.
-func entryDelta(raw []byte, fn func(counter, record.Usage)) error {
-	id, u, classes, err := record.EntryDelta(raw)
-	if err != nil {
-		return err
-	}
-	if u != (record.Usage{}) {
-		fn(counter{bucket: id}, u)
-	}
-	for _, c := range classes {
-		fn(counter{id, c.Class}, c.Usage)
-	}
-	return nil
+	return s.db.ReadLog(ctx, seq+1, func(l kv.LogEntry) error { return record.Deltas(l.Data, fn) })
 }
 
 // saveUsage brings the stored counters up to the journal's tail.
 func (s *Store) saveUsage(ctx context.Context) error {
-	k := record.MetaKey(usageSeqKey)
+	k := record.UsageSeqKey()
 	for {
 		from := s.usageSeq.Load()
 		last := from
-		sum := map[counter]record.Usage{}
+		sum := map[record.Counter]record.Usage{}
 		err := s.db.ReadLog(ctx, from+1, func(l kv.LogEntry) error {
-			if err := entryDelta(l.Data, func(c counter, u record.Usage) { sum[c] = sum[c].Plus(u, 1) }); err != nil {
+			if err := record.Deltas(l.Data, func(c record.Counter, u record.Usage) { sum[c] = sum[c].Plus(u, 1) }); err != nil {
 				return err
 			}
 			if last = l.Seq; last-from >= usageEntries {
@@ -145,8 +108,8 @@ func (s *Store) saveUsage(ctx context.Context) error {
 				return errors.Join(err, errMoved)
 			}
 			for c, u := range sum {
-				if !exists[c.bucket] {
-					tx.Delete(usageKey(c))
+				if !exists[c.Bucket] {
+					tx.Delete(record.UsageKey(c))
 					continue
 				}
 				if err := addUsage(tx, c, u); err != nil {
@@ -170,8 +133,8 @@ func (s *Store) saveUsage(ctx context.Context) error {
 var errMoved = errors.New("the stored counters moved")
 
 // addUsage adds u to stored counters.
-func addUsage(tx kv.Tx, c counter, u record.Usage) error {
-	v, err := get(tx, nil, usageKey(c))
+func addUsage(tx kv.Tx, c record.Counter, u record.Usage) error {
+	v, err := kv.Find(tx, nil, record.UsageKey(c))
 	if err != nil {
 		return err
 	}
@@ -182,6 +145,6 @@ func addUsage(tx kv.Tx, c counter, u record.Usage) error {
 		}
 		u = u.Plus(old, 1)
 	}
-	tx.Set(usageKey(c), record.AppendUsage(nil, u))
+	tx.Set(record.UsageKey(c), record.AppendUsage(nil, u))
 	return nil
 }

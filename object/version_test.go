@@ -8,14 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"firn/object/check"
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/vfs"
 )
 
 // check runs a full check and fails on any problem.
-func (f *fixture) check() CheckSummary {
+func (f *fixture) check() check.Summary {
 	f.t.Helper()
-	sum, err := f.Check(f.t.Context(), CheckOptions{Read: true}, func(p Problem) error {
+	sum, err := f.Check(f.t.Context(), check.Options{Read: true}, func(p check.Problem) error {
 		f.t.Errorf("check: %+v", p)
 		return nil
 	})
@@ -52,7 +54,7 @@ func TestVersioning(t *testing.T) {
 				t.Fatalf("%+v, %v", v, err)
 			}
 			f.want("bucket", "k", v2.ID, c(2))
-			l, err := f.List(t.Context(), "bucket", ListOptions{Limit: 10})
+			l, err := f.List(t.Context(), "bucket", listing.Options{Limit: 10})
 			if err != nil || len(l.Versions) != 0 {
 				t.Fatalf("%+v, %v", l, err)
 			}
@@ -168,7 +170,7 @@ func TestDeleteMany(t *testing.T) {
 				t.Fatalf("%s item %d: %+v", b, i, r)
 			}
 		}
-		l, err := f.List(t.Context(), b, ListOptions{Limit: 1000})
+		l, err := f.List(t.Context(), b, listing.Options{Limit: 1000})
 		if err != nil || len(l.Versions) != 0 {
 			t.Fatal(len(l.Versions), err)
 		}

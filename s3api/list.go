@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"firn/object"
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/s3api/s3err"
 )
@@ -173,11 +174,11 @@ func (l *listRequest) appendPrefixes(b []byte, prefixes []string) []byte {
 }
 
 // list asks the store for a page. A page of no keys is answered without it and is never truncated.
-func (s *Server) list(rq *request, l *listRequest, after string) (*object.Listing, error) {
+func (s *Server) list(rq *request, l *listRequest, after string) (*listing.Page, error) {
 	if l.limit == 0 {
-		return &object.Listing{}, nil
+		return &listing.Page{}, nil
 	}
-	return s.store.List(rq.ctx, rq.bucket, object.ListOptions{
+	return s.store.List(rq.ctx, rq.bucket, listing.Options{
 		Prefix: l.prefix, Delimiter: l.delimiter, After: after, Limit: l.limit,
 	})
 }
@@ -306,9 +307,9 @@ func listVersions(s *Server, rq *request) error {
 		return s3err.InvalidArgument("version-id-marker", versionMarker,
 			"A version-id marker cannot be specified without a key marker.")
 	}
-	page := &object.Listing{}
+	page := &listing.Page{}
 	if l.limit > 0 {
-		page, err = s.store.ListVersions(rq.ctx, rq.bucket, object.ListOptions{
+		page, err = s.store.ListVersions(rq.ctx, rq.bucket, listing.Options{
 			Prefix: l.prefix, Delimiter: l.delimiter, After: keyMarker, VersionAfter: versionMarker, Limit: l.limit,
 		})
 		if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// listing is a decoded listing document of any kind.
-type listing struct {
+// listDoc is a decoded listing document of any kind.
+type listDoc struct {
 	Name, Prefix, Delimiter, Marker, NextMarker, KeyMarker, NextKeyMarker string
 	NextVersionIdMarker, ContinuationToken, NextContinuationToken         string
 	StartAfter, EncodingType                                              string
@@ -31,7 +31,7 @@ type listing struct {
 	CommonPrefixes []struct{ Prefix string }
 }
 
-func (l *listing) names() []string {
+func (l *listDoc) names() []string {
 	var out []string
 	for _, c := range l.Contents {
 		out = append(out, c.Key)
@@ -42,9 +42,9 @@ func (l *listing) names() []string {
 	return out
 }
 
-func (h *harness) list(query string) *listing {
+func (h *harness) list(query string) *listDoc {
 	h.t.Helper()
-	var l listing
+	var l listDoc
 	h.must("GET", "/bkt"+query, "").parse(h.t, &l)
 	return &l
 }

@@ -10,7 +10,7 @@ import (
 
 	"firn"
 	"firn/auth"
-	"firn/object"
+	"firn/object/listing"
 )
 
 func status(target, prefix, more string) string {
@@ -106,7 +106,7 @@ func TestPutBucketLogging(t *testing.T) {
 // keysIn returns the keys in a bucket.
 func (h *harness) keysIn(bucket string) (keys []string) {
 	h.t.Helper()
-	l, err := h.store.List(context.Background(), bucket, object.ListOptions{Limit: 100})
+	l, err := h.store.List(context.Background(), bucket, listing.Options{Limit: 100})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -106,6 +106,34 @@ func DecodeBucket(name string, raw []byte) (*Bucket, error) {
 	return k, nil
 }
 
+// Counter names one set of counters: those of a bucket, or of a storage class in it.
+type Counter struct {
+	Bucket uint64
+	Class  string // "" is the whole bucket; STANDARD, the one class without counters, is what the others leave of it
+}
+
+const usageName = "usage/"
+
+// UsagePrefix is what the keys of all stored counters begin with.
+func UsagePrefix() []byte { return MetaKey(usageName) }
+
+// UsageSeqKey is the key of the number of the last journal entry that is in the stored counters.
+func UsageSeqKey() []byte { return MetaKey("usageseq") }
+
+// UsageKey is the key of stored counters.
+func UsageKey(c Counter) []byte {
+	return append(binary.BigEndian.AppendUint64(UsagePrefix(), c.Bucket), c.Class...)
+}
+
+// ParseUsageKey reads what UsageKey made.
+func ParseUsageKey(k []byte) (Counter, error) {
+	rest := k[min(len(k), 1+len(usageName)):]
+	if len(rest) < 8 {
+		return Counter{}, ErrBroken
+	}
+	return Counter{binary.BigEndian.Uint64(rest), string(rest[8:])}, nil
+}
+
 // AppendUsage appends the stored form of counters to b: three varints, zigzag.
 func AppendUsage(b []byte, u Usage) []byte {
 	for _, v := range [...]int64{u.Objects, u.Versions, u.Bytes} {

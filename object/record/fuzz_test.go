@@ -132,8 +132,17 @@ func FuzzSmallRecords(f *testing.F) {
 		}
 		var e Entry
 		err := DecodeEntry(&e, raw)
-		if _, d, classes, derr := EntryDelta(raw); err == nil && (derr != nil || d != e.Delta || !slices.Equal(classes, e.Classes)) {
-			t.Fatalf("entry: delta %+v, %v; want %+v", d, derr, e.Delta)
+		var got Usage
+		var classes []ClassUsage
+		derr := Deltas(raw, func(c Counter, u Usage) {
+			if c.Class == "" {
+				got = u
+			} else {
+				classes = append(classes, ClassUsage{c.Class, u})
+			}
+		})
+		if err == nil && (derr != nil || got != e.Delta || !slices.Equal(classes, e.Classes)) {
+			t.Fatalf("entry: deltas %+v %+v, %v; want %+v %+v", got, classes, derr, e.Delta, e.Classes)
 		}
 		for _, cut := range []int{1, 25, 30} { // as key and value
 			if len(raw) < cut {

@@ -214,30 +214,40 @@ func DecodeEntry(e *Entry, raw []byte) error {
 	return nil
 }
 
-// EntryDelta reads bucket and delta of a journal entry, and what it changed of storage classes.
-func EntryDelta(raw []byte) (id uint64, u Usage, classes []ClassUsage, err error) {
+// Deltas calls fn with what a stored journal entry changed of counters.
+func Deltas(raw []byte, fn func(Counter, Usage)) error {
+	var c Counter
+	var whole Usage
+	var classes []ClassUsage
 	f := fields{b: raw}
 	for f.next() {
 		switch {
 		case f.num == jBucketID && f.typ == protowire.VarintType:
-			id = f.u
+			c.Bucket = f.u
 		case f.num == jDelta && f.typ == protowire.BytesType:
 			var ok bool
-			if u, _, ok = ParseUsage(f.data); !ok {
-				return 0, u, nil, ErrBroken
+			if whole, _, ok = ParseUsage(f.data); !ok {
+				return ErrBroken
 			}
 		case f.num == jClass && f.typ == protowire.BytesType:
-			c, err := decodeClass(f.data)
+			class, err := decodeClass(f.data)
 			if err != nil {
-				return 0, u, nil, err
+				return err
 			}
-			classes = append(classes, c)
+			classes = append(classes, class)
 		}
 	}
 	if f.bad {
-		return 0, u, nil, ErrBroken
+		return ErrBroken
 	}
-	return id, u, classes, nil
+	if whole != (Usage{}) {
+		fn(c, whole)
+	}
+	for i := range classes {
+		c.Class = classes[i].Class
+		fn(c, classes[i].Usage)
+	}
+	return nil
 }
 
 // EntryClock returns the clock of a journal entry, 0 where it has none.

@@ -206,6 +206,9 @@ func ParseVersionKey(k []byte) (uint64, string, error) {
 	return id, string(key), nil
 }
 
+// UploadLock names the lock of an upload: its parts, completion and abort exclude each other where they must.
+func UploadLock(id [UploadIDLen]byte) []byte { return append([]byte{TagUpload}, id[:]...) }
+
 // Successor returns the first key after all keys that begin with prefix; nil where there is none.
 func Successor(prefix []byte) []byte {
 	b := bytes.Clone(prefix)

@@ -352,6 +352,21 @@ type Listed struct {
 	SumKind   uint64
 }
 
+// VersionAt returns bucket, object key and version id of the version that is stored as v under k.
+func VersionAt(k, v []byte) (bucket uint64, key, versionID string, err error) {
+	if bucket, key, err = ParseVersionKey(k); err != nil {
+		return 0, "", "", err
+	}
+	var l Listed
+	if err := DecodeListed(&l, v); err != nil {
+		return 0, "", "", err
+	}
+	if l.Flags&FlagNull != 0 {
+		return bucket, key, NullID, nil
+	}
+	return bucket, key, MakeOrder(l.Clock, l.Site).String(), nil
+}
+
 // DecodeListed reads the first fields of a record, up to the last a listing needs.
 func DecodeListed(v *Listed, raw []byte) error {
 	*v = Listed{}
