@@ -86,7 +86,7 @@ type CheckOptions struct {
 	Repair bool `json:"repair"` // put right what can be put right without losing anything
 }
 
-// Problem is one thing a check found. Kinds are those of object.Problem.
+// Problem is one thing a check found. Kinds are those of check.Problem in object/check.
 type Problem struct {
 	Kind      string `json:"kind"`
 	Bucket    string `json:"bucket,omitempty"`

@@ -53,6 +53,7 @@ func Edges() []Edge {
 		{"node", "lifecycle", "counts by action"},
 		{"lifecycle/runner", "lifecycle", "asks what is to be done"},
 		{"lifecycle/runner", "object", "walks and changes the namespace"},
+		{"lifecycle/runner", "object/listing", "asks for pages of versions"},
 		{"lifecycle/runner", "object/record", "reads versions"},
 		{"tier/plain", "blob", "keeps its blobs in a store"},
 		{"blob", "blob/driver", "is the caller's side of it"},

@@ -16,6 +16,7 @@ import (
 	"firn"
 	"firn/lifecycle"
 	"firn/object"
+	"firn/object/listing"
 	"firn/object/record"
 )
 
@@ -210,7 +211,7 @@ func (p *pass) each(ctx context.Context, prefix string, fn func(*record.Version,
 		}
 		return fn(&held, &view)
 	}
-	lo := object.ListOptions{Prefix: prefix, Limit: object.MaxList}
+	lo := listing.Options{Prefix: prefix, Limit: object.MaxList}
 	for {
 		l, err := p.ns.ListVersions(ctx, p.bucket.Name, lo)
 		if err != nil {

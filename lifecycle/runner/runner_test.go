@@ -13,6 +13,7 @@ import (
 	"firn/kv/pebblekv"
 	"firn/lifecycle"
 	"firn/object"
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/vfs"
 )
@@ -72,7 +73,7 @@ func (s *site) put(bucket, key, content string, o object.PutOptions) {
 // listed returns "key size", and "key marker", newest first within a key.
 func (s *site) listed(bucket string) (all []string) {
 	s.t.Helper()
-	l, err := s.ListVersions(s.t.Context(), bucket, object.ListOptions{Limit: 1000})
+	l, err := s.ListVersions(s.t.Context(), bucket, listing.Options{Limit: 1000})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -150,7 +151,7 @@ func TestExpiration(t *testing.T) {
 	if _, err := s.Delete(t.Context(), "versions", "logs/a", s.ids["logs/a 1"], object.DeleteOptions{}); err == nil {
 		s.now = s.now.Add(5 * 24 * time.Hour)
 	}
-	l, err := s.ListVersions(t.Context(), "versions", object.ListOptions{Prefix: "logs/a", Limit: 10})
+	l, err := s.ListVersions(t.Context(), "versions", listing.Options{Prefix: "logs/a", Limit: 10})
 	if err != nil {
 		t.Fatal(err)
 	}
