@@ -376,6 +376,52 @@ func TestHeld(t *testing.T) {
 	})
 }
 
+// A directory that lost much stays held after a restart: what was lost is measured by the last good version, not by the
+// one that was made of what was left.
+func TestHeldAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := saved(t, map[string]string{"a": "x", "b": "x", "c": "x", "d": "x", "e": "x"})
+		dir := t.TempDir()
+		s := beside(t, f, dir)
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stop := kept(t, s)
+		for _, name := range []string{"a", "b", "c", "d"} {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		if err := stop(); firn.KindOf(err) != firn.Conflict || !s.Status().Held {
+			t.Errorf("it ended with %v: %+v", err, s.Status())
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s = beside(t, f, dir)
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stop = kept(t, s)
+		put(t, dir, "e", "changed")
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		if st := s.Status(); !st.Held {
+			t.Errorf("%+v", st)
+		}
+		for _, v := range f.versions[1:] {
+			if !v.Held {
+				t.Errorf("what was left counts as good: %+v", f.versions)
+			}
+		}
+		if err := stop(); firn.KindOf(err) != firn.Conflict {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
 // What made the files fit to be backed up must have succeeded.
 func TestPreFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
