@@ -11,6 +11,7 @@ package edgehttp
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -148,6 +149,8 @@ type Server struct {
 	cache *cache.Cache
 	stats [len(outcomes)]atomic.Uint64
 	bytes atomic.Uint64
+	// parsed saves most of the work of a hit.
+	parsed parsed
 
 	running sync.WaitGroup
 	mu      struct {
@@ -163,7 +166,7 @@ func New(c *cache.Cache, o Options) (*Server, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, cache: c}
+	s := &Server{o: o, cache: c, parsed: parsed{seed: maphash.MakeSeed()}}
 	for _, r := range o.Rules {
 		s.rules = append(s.rules, &route{Rule: r})
 	}

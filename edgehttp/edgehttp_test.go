@@ -52,6 +52,13 @@ func (o *source) set(path, body, etag string) {
 	o.contents[path] = sample{body: []byte(body), etag: etag}
 }
 
+// now changes how it answers.
+func (o *source) now(change func(o *source)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change(o)
+}
+
 func (o *source) count() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -330,7 +337,7 @@ func TestVersionsNeverMix(t *testing.T) {
 		if n < 3 {
 			t.Fatalf("it did not change in the middle: %q", o.asked)
 		}
-		o.before = nil
+		o.now(func(o *source) { o.before = nil })
 		// It does not break off again and again.
 		want(t, s, 200, expired, two, "/v")
 		want(t, s, 200, hit, two, "/v")
@@ -449,7 +456,7 @@ func TestTheFirstGoesAway(t *testing.T) {
 		ctx, cancel = context.WithCancel(t.Context())
 		o.set("/w", content, `"1"`)
 		gone := false
-		o.before = func(Request) { time.Sleep(time.Second); gone = true }
+		o.now(func(o *source) { o.before = func(Request) { time.Sleep(time.Second); gone = true } })
 		wg.Go(func() { s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/w", nil)) })
 		synctest.Wait()
 		cancel()
@@ -489,29 +496,29 @@ func TestLife(t *testing.T) {
 		want(t, s, 200, hit, two, "/v")
 		// Away: stale, at once after the first, until the hour is over.
 		time.Sleep(61 * time.Second)
-		o.fails = errors.New("connection refused")
+		o.now(func(o *source) { o.fails = errors.New("connection refused") })
 		if r := want(t, s, 200, stale, two, "/v"); r.Header.Get("Age") != "61" {
 			t.Errorf("Age %s", r.Header.Get("Age"))
 		}
-		o.before = func(Request) { time.Sleep(10 * time.Second) }
+		o.now(func(o *source) { o.before = func(Request) { time.Sleep(10 * time.Second) } })
 		begin := time.Now()
 		want(t, s, 200, stale, two, "/v")
 		if time.Since(begin) > 0 {
 			t.Errorf("waited %s for an origin that is away", time.Since(begin))
 		}
-		o.before = nil
+		o.now(func(o *source) { o.before = nil })
 		time.Sleep(20 * time.Second)
-		o.fails, o.status = nil, 503
+		o.now(func(o *source) { o.fails, o.status = nil, 503 })
 		want(t, s, 200, stale, two, "/v")
 		time.Sleep(time.Hour)
 		want(t, s, 503, expired, "status 503\n", "/v")
-		o.status, o.fails = 0, errors.New("connection refused")
+		o.now(func(o *source) { o.status, o.fails = 0, errors.New("connection refused") })
 		want(t, s, 502, miss, "the origin does not answer, and there is nothing here that could be served\n", "/v")
-		o.fails = nil
+		o.now(func(o *source) { o.fails = nil })
 		want(t, s, 200, revalidated, two, "/v")
 		// Gone.
 		time.Sleep(61 * time.Second)
-		delete(o.contents, "/v")
+		o.now(func(o *source) { delete(o.contents, "/v") })
 		want(t, s, 404, expired, "nothing there\n", "/v")
 	})
 }
@@ -526,7 +533,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 		want(t, s, 200, miss, one, "/v")
 		time.Sleep(70 * time.Second)
 		o.set("/v", two, `"2"`)
-		o.before = func(Request) { time.Sleep(time.Second) }
+		o.now(func(o *source) { o.before = func(Request) { time.Sleep(time.Second) } })
 		begin := time.Now()
 		for range 5 {
 			want(t, s, 200, updating, one, "/v")
@@ -560,10 +567,10 @@ func TestMustRevalidate(t *testing.T) {
 			want(t, s, 200, miss, "x", "/v")
 			want(t, over, 200, miss, "x", "/v")
 			time.Sleep(61 * time.Second)
-			o.fails = errors.New("away")
+			o.now(func(o *source) { o.fails = errors.New("away") })
 			want(t, s, 502, miss, "the origin does not answer, and there is nothing here that could be served\n", "/v")
 			want(t, over, 200, stale, "x", "/v")
-			o.fails = nil
+			o.now(func(o *source) { o.fails = nil })
 			want(t, s, 200, revalidated, "x", "/v")
 		})
 	}
@@ -588,12 +595,12 @@ func TestStatuses(t *testing.T) {
 		want(t, s, 200, expired, "now", "/none")
 		want(t, s, 200, hit, "now", "/none")
 		for _, status := range []int{403, 500, 418} {
-			o.status = status
+			o.now(func(o *source) { o.status = status })
 			for range 2 {
 				want(t, s, status, miss, fmt.Sprintf("status %d\n", status), fmt.Sprint("/", status))
 			}
 		}
-		o.status = 301
+		o.now(func(o *source) { o.status = 301 })
 		want(t, s, 301, miss, "status 301\n", "/moved")
 		want(t, s, 301, hit, "status 301\n", "/moved")
 	})
@@ -614,7 +621,7 @@ func TestPrivateIsNotKept(t *testing.T) {
 		o.set("/v", "y", `"2"`)
 		want(t, s, 200, bypass, "y", "/v")
 		if h.Get("Vary") == "" {
-			o.status = 404
+			o.now(func(o *source) { o.status = 404 })
 			o.set("/w", "", "")
 			want(t, s, 404, bypass, "status 404\n", "/w")
 		}

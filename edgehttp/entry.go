@@ -3,10 +3,12 @@ package edgehttp
 import (
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pquerna/cachecontrol/cacheobject"
@@ -52,6 +54,36 @@ func parseEntry(p []byte) *entry {
 	}
 	return &e
 }
+
+// parsed remembers entries by the memory that they were parsed from, which does not change.
+type parsed struct {
+	seed  maphash.Seed
+	slots [1024]atomic.Pointer[parsedEntry]
+}
+
+type parsedEntry struct {
+	from []byte
+	e    *entry
+}
+
+// entry is parseEntry. What it returns must not be changed.
+func (p *parsed) entry(name string, b []byte) *entry {
+	if len(b) == 0 {
+		return nil
+	}
+	slot := &p.slots[maphash.String(p.seed, name)%uint64(len(p.slots))]
+	if was := slot.Load(); was != nil && &was.from[0] == &b[0] && len(was.from) == len(b) {
+		return was.e
+	}
+	e := parseEntry(b)
+	if e != nil && len(b) <= maxParsed {
+		slot.Store(&parsedEntry{b, e})
+	}
+	return e
+}
+
+// maxParsed bounds the memory of what is remembered.
+const maxParsed = 4 << 10
 
 // age is the current_age of RFC 9111, 4.2.3.
 func (e *entry) age(now time.Time) time.Duration { return e.Age + max(now.Sub(e.Received), 0) }

@@ -103,7 +103,7 @@ func (s *Server) lookup(ctx context.Context, t target) *entry {
 	if !ok {
 		return nil
 	}
-	e := parseEntry(v.Data)
+	e := s.parsed.entry(t.name, v.Data)
 	if e == nil || e.Slice != s.o.Slice {
 		return nil
 	}
