@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +22,8 @@ import (
 
 // fake is a target in memory that keeps files, and can fail, hang, or have something happen at each step.
 type fake struct {
-	name      string // "" is mem:
+	mu        sync.Mutex // of what tests change while a start waits: listing, restoring, changed
+	name      string     // "" is mem:
 	store     *blob.Store
 	versions  []Version
 	files     map[string]map[string]string // by version and path; only what is in the directory itself
@@ -43,11 +45,18 @@ func (f *fake) Name() string                  { return cmp.Or(f.name, "mem:") }
 func (f *fake) Leases() (*blob.Store, string) { return f.store, "sidecar/main" }
 func (f *fake) Close() error                  { return nil }
 
-func (f *fake) Changed(context.Context, Version, string) (bool, error) { return f.dirty, f.changed }
+func (f *fake) Changed(context.Context, Version, string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dirty, f.changed
+}
 
 func (f *fake) Versions(ctx context.Context) ([]Version, bool, error) {
-	if f.listing != nil {
-		if err := f.listing(ctx); err != nil {
+	f.mu.Lock()
+	listing := f.listing
+	f.mu.Unlock()
+	if listing != nil {
+		if err := listing(ctx); err != nil {
 			return nil, false, err
 		}
 	}
@@ -55,8 +64,11 @@ func (f *fake) Versions(ctx context.Context) ([]Version, bool, error) {
 }
 
 func (f *fake) Restore(ctx context.Context, v Version, dir string) error {
-	if f.restoring != nil {
-		if err := f.restoring(ctx, dir); err != nil {
+	f.mu.Lock()
+	restoring := f.restoring
+	f.mu.Unlock()
+	if restoring != nil {
+		if err := restoring(ctx, dir); err != nil {
 			return err
 		}
 	}

@@ -1,10 +1,13 @@
 package sidecar
 
 import (
+	"database/sql"
 	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
+
+	_ "modernc.org/sqlite"
 
 	"firn/archive/sqltree"
 	"firn/blob"
@@ -138,5 +141,43 @@ func TestPlainRestoreThatFails(t *testing.T) {
 	}
 	if got := content(t, dir, "data"); got != "two" {
 		t.Errorf("data: %q", got)
+	}
+}
+
+// A database is copied through SQLite: what is still in its log is in the copy, which is one file.
+func TestPlainDatabases(t *testing.T) {
+	target := sqlTarget(t, Rules{})
+	dir := t.TempDir()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "app.db")+"?_pragma=journal_mode(wal)&_pragma=wal_autocheckpoint(0)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, q := range []string{"create table rows (n integer)", "insert into rows values (1), (2), (3)"} {
+		if _, err := db.Exec(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, problems, err := target.Backup(t.Context(), dir, Version{Mark: "m", Lease: 1, Seq: 1})
+	if err != nil || problems != 0 {
+		t.Fatal(problems, err)
+	}
+	fresh := t.TempDir()
+	if err := target.Restore(t.Context(), v, fresh); err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range []string{"app.db-wal", "app.db-shm"} {
+		if _, err := os.Stat(filepath.Join(fresh, log)); err == nil {
+			t.Errorf("%s was backed up", log)
+		}
+	}
+	copied, err := sql.Open("sqlite", "file:"+filepath.Join(fresh, "app.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer copied.Close()
+	var n int
+	if err := copied.QueryRow("select count(*) from rows").Scan(&n); err != nil || n != 3 {
+		t.Errorf("%d rows, %v", n, err)
 	}
 }

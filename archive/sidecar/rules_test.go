@@ -158,7 +158,9 @@ func TestStartWaits(t *testing.T) {
 				if len(f.versions) != before {
 					t.Errorf("something was backed up: %+v", f.versions)
 				}
+				f.mu.Lock()
 				c.mended(f, dir)
+				f.mu.Unlock()
 				if err := <-ended; err != nil {
 					t.Fatal(err)
 				}
@@ -283,6 +285,29 @@ func TestSupersededWritesNothing(t *testing.T) {
 	})
 }
 
+// Also one that has nothing to back up finds out, and is not ready any more: its service must not go on.
+func TestSupersededIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s, _ := started(t, f, func(o *Options) { o.Interval = 24 * time.Hour })
+		ended := make(chan error, 1)
+		go func() { ended <- s.Keep(t.Context()) }()
+		time.Sleep(time.Minute)
+		if _, err := lease.Acquire(t.Context(), f.store, "sidecar/main", lease.Options{Seize: true}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(lease.DefaultTTL)
+		select {
+		case err := <-ended:
+			if firn.KindOf(err) != firn.Conflict || s.Status().Ready {
+				t.Errorf("it ended with %v: %+v", err, s.Status())
+			}
+		default:
+			t.Fatal("it goes on")
+		}
+	})
+}
+
 // A version is acknowledged in the directory before an older one goes: after a crash in between, the directory must not
 // have come from one that is gone.
 func TestAcknowledgedBeforeForgotten(t *testing.T) {
@@ -387,6 +412,8 @@ func TestHeldAfterARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		stop := kept(t, s)
+		time.Sleep(time.Minute) // the first look is over
+		synctest.Wait()
 		for _, name := range []string{"a", "b", "c", "d"} {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
@@ -405,6 +432,8 @@ func TestHeldAfterARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		stop = kept(t, s)
+		time.Sleep(time.Minute)
+		synctest.Wait()
 		put(t, dir, "e", "changed")
 		time.Sleep(6 * time.Minute)
 		synctest.Wait()
@@ -536,6 +565,27 @@ func TestRollbackThatMayNot(t *testing.T) {
 			t.Errorf("it ended with %v", err)
 		}
 	})
+}
+
+// Without a running sidecar a rollback restores at once, and so not beneath a service that runs.
+func TestRollbackBeneathAService(t *testing.T) {
+	f := saved(t, map[string]string{"data": "one"})
+	dir := t.TempDir()
+	s := beside(t, f, dir)
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "data", "two")
+	put(t, dir, "postmaster.pid", fmt.Sprintf("%d\n", os.Getppid()))
+	if err := s.Rollback(t.Context(), f.versions[0].ID); firn.KindOf(err) != firn.Conflict || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("rolled back: %v", err)
+	}
+	if got := content(t, dir, "data"); got != "two" {
+		t.Errorf("data: %q", got)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // The lease of the process before this one is not waited for, where it must have ended: the same directory on the same

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,5 +65,20 @@ func TestMove(t *testing.T) {
 	q.ready(t)
 	if got := read(t, third, "data") + read(t, third, "sub/two"); !strings.HasPrefix(got, "two") {
 		t.Errorf("the third version is %q after four moves", got)
+	}
+}
+
+// A source with a letter wrong is an error, and not made.
+func TestMoveFromNowhere(t *testing.T) {
+	t.Parallel()
+	w, nowhere, to := local(t), filepath.Join(t.TempDir(), "nowhere"), filepath.Join(t.TempDir(), "to")
+	p := &process{w: w, addr: "127.0.0.1:1"}
+	if out, code := p.command(t, "persist", "move", "--from", "file:"+nowhere, "--to", "file:"+to); code != 1 {
+		t.Errorf("code %d: %s", code, out)
+	}
+	for _, path := range []string{nowhere, to} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s was made", path)
+		}
 	}
 }

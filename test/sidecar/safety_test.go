@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -128,6 +129,39 @@ func TestUnknownDataIsNotOverwritten(t *testing.T) {
 	p.stop(t)
 	if got := read(t, second, "data") + read(t, second, "more"); got != "changed while away" {
 		t.Errorf("data: %q", got)
+	}
+}
+
+// Rule: a place that does not say whether there are backups is not one without.
+func TestRefusingPlace(t *testing.T) {
+	t.Parallel()
+	place := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer place.Close()
+	w := world{
+		url: "s3://backups/app?style=path&endpoint=" + place.URL,
+		env: []string{"AWS_ACCESS_KEY_ID=somebody", "AWS_SECRET_ACCESS_KEY=something"},
+	}
+	p := w.sidecar(t, t.TempDir())
+	p.waits(t, "cannot be reached")
+	if s := p.status(t); strings.Contains(s.Reason, "--init") {
+		t.Errorf("it advises to make a new one: %s", s.Reason)
+	}
+}
+
+// Rule: the exit code says whether the last backup holds all, whatever the service's is.
+func TestLastBackupFails(t *testing.T) {
+	t.Parallel()
+	w, _ := madeWith(t, some(2))
+	w.args = []string{"--grace", "1s"}
+	dir := t.TempDir()
+	p := w.sidecar(t, dir, "--", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
+	p.ready(t)
+	if err := os.Rename(w.repository(), w.repository()+".away"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, map[string]string{"last": "x"})
+	if code := p.stop(t); code == 0 {
+		t.Error("code 0, and the last backup was not made")
 	}
 }
 
