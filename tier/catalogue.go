@@ -1,0 +1,277 @@
+package tier
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"maps"
+	"slices"
+
+	"firn"
+	"firn/kv"
+	"firn/object"
+	"firn/object/record"
+	"firn/tier/plain"
+)
+
+const (
+	followBatch   = 2000 // entries of the journal that one segment of the catalogue tells of at most
+	rewriteAfter  = 500  // segments after which the catalogue is written anew
+	rebuildAtOnce = 1 << 20
+)
+
+// change is what the journal says happened to a bucket or version.
+type change struct{ bucket, key, version string }
+
+// Follow brings the catalogues of all tiers up to date with the journal and returns. A tier that is away is left for later.
+func (m *Mover) Follow(ctx context.Context) error {
+	for _, t := range m.set.list {
+		err := m.ready(ctx, t)
+		if err == nil {
+			err = m.follow(ctx, t)
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			m.opt.Log.Warn("the catalogue of a tier is behind", "tier", t.Name, "error", err)
+		}
+	}
+	return nil
+}
+
+func (m *Mover) follow(ctx context.Context, t *place) error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	c := t.catalogue
+	for {
+		if t.stale || c.Segments() == 0 || c.Segments() >= rewriteAfter {
+			return m.rewrite(ctx, t, c)
+		}
+		if c.Journal() >= m.ns.JournalTail() {
+			return nil
+		}
+		to, entries, err := m.changed(ctx, t, c.Journal()+1)
+		if errors.Is(err, kv.ErrTrimmed) {
+			return m.rewrite(ctx, t, c)
+		}
+		if err == nil {
+			err = t.saw(m.set.now(), c.Append(ctx, to, entries))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var errEnough = errors.New("enough")
+
+// changed returns what the next entries of the journal are about, as it is now.
+func (m *Mover) changed(ctx context.Context, t *place, from uint64) (to uint64, entries []plain.Entry, err error) {
+	seen := map[change]bool{}
+	n := 0
+	err = m.ns.Journal(ctx, from, func(e record.Entry) error {
+		to = e.Seq
+		if n++; n == followBatch {
+			err = errEnough
+		}
+		// A new version whose bytes are here is no business of the tier's, but for what it replaced.
+		if e.Op == record.OpPut && e.VersionID != record.NullID {
+			return err
+		}
+		seen[change{e.Bucket, e.Key, e.VersionID}] = true
+		return err
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return 0, nil, err
+	}
+	for _, c := range slices.SortedFunc(maps.Keys(seen), compareChanges) {
+		e, err := m.entryOf(ctx, t, c)
+		if err != nil {
+			return 0, nil, err
+		}
+		entries = append(entries, e)
+	}
+	return to, entries, nil
+}
+
+func compareChanges(a, b change) int {
+	return slices.Compare([]string{a.bucket, a.key, a.version}, []string{b.bucket, b.key, b.version})
+}
+
+// entryOf returns what the catalogue of t has to say of a bucket or version now.
+func (m *Mover) entryOf(ctx context.Context, t *place, c change) (plain.Entry, error) {
+	removed := plain.Entry{Bucket: c.bucket, Key: c.key, Version: c.version, Removed: true}
+	if c.key == "" {
+		raw, err := m.ns.ExportBucket(ctx, c.bucket)
+		if firn.KindOf(err) == firn.NotFound {
+			return plain.Entry{Bucket: c.bucket, Removed: true}, nil
+		}
+		return plain.Entry{Bucket: c.bucket, Record: raw}, err
+	}
+	v, raw, err := m.ns.Export(ctx, c.bucket, c.key, c.version)
+	if firn.KindOf(err) == firn.NotFound {
+		return removed, nil
+	}
+	if err != nil {
+		return removed, err
+	}
+	on := v.Location != nil && v.Location.Tier == t.Name
+	if !on && !v.DeleteMarker {
+		return removed, nil // its bytes are elsewhere: here, or on another tier whose catalogue has it
+	}
+	e := entry(v, raw)
+	e.Version = c.version
+	if on {
+		e.Blob = v.Location.Key
+	}
+	return e, nil
+}
+
+// rewrite writes the whole catalogue: the buckets, the versions on the tier, and the delete markers.
+func (m *Mover) rewrite(ctx context.Context, t *place, c *plain.Catalogue) error {
+	tail := m.ns.JournalTail() // what happens meanwhile is told of again
+	err := c.Rewrite(ctx, tail, func(add func(plain.Entry) error) error {
+		buckets, err := m.ns.Buckets(ctx)
+		if err != nil {
+			return err
+		}
+		for _, b := range buckets {
+			if err := m.rewriteBucket(ctx, t, b.Name, add); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		t.stale = false
+	}
+	return t.saw(m.set.now(), err)
+}
+
+func (m *Mover) rewriteBucket(ctx context.Context, t *place, bucket string, add func(plain.Entry) error) error {
+	one := func(c change) error {
+		e, err := m.entryOf(ctx, t, c)
+		if err == nil && !e.Removed {
+			err = add(e)
+		}
+		return err
+	}
+	if err := one(change{bucket: bucket}); err != nil {
+		return err
+	}
+	lo := object.ListOptions{Limit: object.MaxList}
+	for {
+		l, err := m.ns.ListVersions(ctx, bucket, lo)
+		if firn.KindOf(err) == firn.NotFound {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		for i := range l.Versions {
+			v := &l.Versions[i]
+			if v.StorageClass == "" && !v.DeleteMarker {
+				continue // STANDARD: its bytes are here
+			}
+			if err := one(change{bucket, v.Key, v.ID}); err != nil {
+				return err
+			}
+		}
+		truncated := l.Truncated
+		lo.After, lo.VersionAfter = l.NextKey, l.NextVersion
+		m.ns.Recycle(l)
+		if !truncated {
+			return nil
+		}
+	}
+}
+
+// Rebuilt is what Rebuild made.
+type Rebuilt struct {
+	Buckets, Versions, Markers int64
+	Bytes                      int64 // of the versions, on the tier
+	Present                    int64 // buckets and versions that were there already
+	Failed                     int64
+}
+
+// Rebuild makes the buckets and versions of a lost site again from the catalogue on a tier; their bytes stay on it. It can
+// be done again, and after it from another tier of the same site: what is there stays as it is. failed is called for each
+// that cannot be made.
+//
+// Its memory is bounded: a catalogue of more than a million entries is read several times.
+func (m *Mover) Rebuild(ctx context.Context, tier string, failed func(bucket, key, version string, err error)) (r Rebuilt, err error) {
+	t, err := m.set.place(tier)
+	if err != nil {
+		return r, err
+	}
+	lines := 0
+	seed := maphash.MakeSeed()
+	if err := plain.ReadCatalogue(ctx, t.Store, func(plain.Entry) error { lines++; return ctx.Err() }); err != nil {
+		return r, firn.E("rebuild", tier, err)
+	}
+	parts := uint64(lines/rebuildAtOnce + 1)
+	for part := range parts {
+		latest := map[change]plain.Entry{}
+		var order []change // buckets first, then as they come
+		err := plain.ReadCatalogue(ctx, t.Store, func(e plain.Entry) error {
+			c := change{e.Bucket, e.Key, e.Version}
+			if e.Key != "" && maphash.String(seed, e.Bucket+"/"+e.Key)%parts != part {
+				return nil
+			}
+			if _, ok := latest[c]; !ok {
+				order = append(order, c)
+			}
+			latest[c] = e
+			return ctx.Err()
+		})
+		if err != nil {
+			return r, firn.E("rebuild", tier, err)
+		}
+		slices.SortStableFunc(order, func(a, b change) int {
+			return min(1, len(a.key)) - min(1, len(b.key))
+		})
+		for _, c := range order {
+			if err := ctx.Err(); err != nil {
+				return r, err
+			}
+			e := latest[c]
+			if e.Removed {
+				continue
+			}
+			if err := m.adopt(ctx, t, &e, &r); err != nil {
+				r.Failed++
+				failed(c.bucket, c.key, c.version, err)
+			}
+		}
+	}
+	return r, nil
+}
+
+func (m *Mover) adopt(ctx context.Context, t *place, e *plain.Entry, r *Rebuilt) error {
+	if e.Key == "" {
+		err := m.ns.AdoptBucket(ctx, e.Bucket, e.Record)
+		switch {
+		case errors.Is(err, object.ErrAdopted):
+			r.Present++
+			return nil
+		case err == nil:
+			r.Buckets++
+		}
+		return err
+	}
+	v, err := m.ns.Adopt(ctx, e.Bucket, e.Key, e.Record, t.Name, e.Blob)
+	switch {
+	case errors.Is(err, object.ErrAdopted):
+		r.Present++
+		return nil
+	case err != nil:
+		return err
+	case v.DeleteMarker:
+		r.Markers++
+	default:
+		r.Versions++
+		r.Bytes += v.Size
+	}
+	return nil
+}

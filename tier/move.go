@@ -1,0 +1,360 @@
+package tier
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
+
+	"firn"
+	"firn/object"
+	"firn/object/record"
+	"firn/tier/plain"
+)
+
+// Options are the settings of a Mover.
+type Options struct {
+	Site string       // id of the site: a tier belongs to one
+	Log  *slog.Logger // nil discards
+	// Parallel is how many versions are copied at once; 0 is 4.
+	Parallel int
+	// Grace is how long a blob that nobody needs stays on its tier, for those who still read it or look at an older
+	// catalogue; 0 is an hour.
+	Grace time.Duration
+}
+
+// Mover moves versions. There is one for a namespace.
+type Mover struct {
+	ns  *object.Store
+	set *Set
+	opt Options
+}
+
+// NewMover returns a mover for the namespace whose Remote is set.
+func NewMover(ns *object.Store, set *Set, opt Options) *Mover {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Parallel <= 0 {
+		opt.Parallel = 4
+	}
+	if opt.Grace == 0 {
+		opt.Grace = time.Hour
+	}
+	return &Mover{ns: ns, set: set, opt: opt}
+}
+
+// ready makes sure that a tier is this site's, and finds the end of its catalogue. What an earlier process reserved there
+// and did not switch to is freed.
+func (m *Mover) ready(ctx context.Context, t *place) error {
+	t.mu.Lock()
+	done := t.catalogue != nil
+	t.mu.Unlock()
+	if done {
+		return nil
+	}
+	err := plain.Claim(ctx, t.Store, m.opt.Site, t.Name)
+	var c *plain.Catalogue
+	if err == nil {
+		c, err = plain.OpenCatalogue(ctx, t.Store, m.opt.Site)
+	}
+	left := false
+	if err == nil {
+		left, err = m.freeReserved(ctx, t)
+	}
+	if err = t.saw(m.set.now(), err); err != nil {
+		t.mu.Lock()
+		t.err = err
+		t.mu.Unlock()
+		return firn.E("open tier", t.Name, err)
+	}
+	t.writing.Lock()
+	t.stale = left
+	t.writing.Unlock()
+	t.mu.Lock()
+	t.catalogue = c
+	t.mu.Unlock()
+	return nil
+}
+
+// freeReserved gives up what a process that was killed was about to write, and reports whether there was any.
+func (m *Mover) freeReserved(ctx context.Context, t *place) (left bool, err error) {
+	after := ""
+	for {
+		list, err := m.ns.TierBlobs(ctx, t.Name, after)
+		if err != nil || len(list) == 0 {
+			return left, err
+		}
+		for _, b := range list {
+			if b.State == record.TierReserved {
+				left = true
+				if err := m.ns.Free(ctx, b); err != nil && !errors.Is(err, object.ErrNotReserved) {
+					return left, err
+				}
+			}
+			after = b.Key
+		}
+	}
+}
+
+// copied is a version that has a verified copy on a tier.
+type copied struct {
+	ref   object.Ref
+	blob  record.TierBlob
+	entry plain.Entry
+}
+
+// Move moves versions to a tier, all of them or as many as can be. The result has an error, or nil, for each:
+// object.ErrMoved where a version was replaced or removed meanwhile, which is no failure; firn.Unavailable where the tier is
+// away; firn.Corrupt where it does not give back what it was given.
+//
+// One entry in the catalogue costs a request, so that many small versions are best moved together.
+func (m *Mover) Move(ctx context.Context, tier string, versions []record.Version, o object.MoveOptions) []error {
+	errs := make([]error, len(versions))
+	all := func(err error) []error {
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	t, err := m.set.place(tier)
+	if err == nil {
+		err = m.ready(ctx, t)
+	}
+	if err != nil {
+		return all(err)
+	}
+	if o.Class == "" {
+		o.Class = t.Class
+	}
+	done := make([]*copied, len(versions))
+	var g errgroup.Group
+	g.SetLimit(m.opt.Parallel)
+	for i := range versions {
+		g.Go(func() error {
+			done[i], errs[i] = m.copy(ctx, t, &versions[i])
+			return nil
+		})
+	}
+	_ = g.Wait() // each error is in errs
+	var entries []plain.Entry
+	for _, c := range done {
+		if c != nil {
+			entries = append(entries, c.entry)
+		}
+	}
+	if len(entries) == 0 {
+		return errs
+	}
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	if err := t.saw(m.set.now(), t.catalogue.Append(ctx, 0, entries)); err != nil {
+		t.stale = true // the segment may be there after all
+		for i, c := range done {
+			if c != nil {
+				errs[i] = firn.E("move to tier", versions[i].Bucket+"/"+versions[i].Key, err)
+				m.giveUp(ctx, c.blob)
+			}
+		}
+		return errs
+	}
+	for i, c := range done {
+		if c == nil {
+			continue
+		}
+		if _, errs[i] = m.ns.Switch(ctx, c.ref, c.blob, o); errs[i] != nil {
+			t.stale = true
+			m.giveUp(ctx, c.blob)
+		}
+	}
+	return errs
+}
+
+// giveUp hands a blob that no version will use over to the collector. Where that fails the next start does it.
+func (m *Mover) giveUp(ctx context.Context, b record.TierBlob) {
+	if err := m.ns.Free(context.WithoutCancel(ctx), b); err != nil {
+		m.opt.Log.Warn("what was copied to a tier in vain stays there until the next start", "tier", b.Tier, "key", b.Key, "error", err)
+	}
+}
+
+// copy makes a verified copy of a version on a tier. It returns nil and no error for what is there already.
+func (m *Mover) copy(ctx context.Context, t *place, v *record.Version) (*copied, error) {
+	subject := v.Bucket + "/" + v.Key
+	o, err := m.ns.Open(ctx, v.Bucket, v.Key, v.ID)
+	if err != nil {
+		if firn.KindOf(err) == firn.NotFound {
+			err = object.ErrMoved
+		}
+		return nil, firn.E("move to tier", subject, err)
+	}
+	defer o.Close()
+	if o.Version.Clock != v.Clock || o.Version.Site != v.Site {
+		return nil, firn.E("move to tier", subject, object.ErrMoved)
+	}
+	if l := o.Version.Location; l != nil && l.Tier == t.Name {
+		return nil, nil
+	}
+	c := &copied{ref: object.RefOf(o.Version)}
+	src := &stored{ctx: ctx, o: o}
+	if c.blob, err = m.write(ctx, t, o.Version, src); err != nil {
+		return nil, firn.E("move to tier", subject, err)
+	}
+	sum, err := m.verify(ctx, t, c.blob.Key, src)
+	if err == nil {
+		var raw []byte
+		if _, raw, err = m.ns.Export(ctx, v.Bucket, v.Key, v.ID); err == nil {
+			c.entry = entry(o.Version, raw)
+			c.entry.Blob, c.entry.BLAKE3 = c.blob.Key, hex.EncodeToString(sum)
+		}
+	}
+	if err != nil {
+		m.giveUp(ctx, c.blob)
+		return nil, firn.E("move to tier", subject, err)
+	}
+	return c, nil
+}
+
+// write puts the bytes under the first name that is free and that the place takes.
+func (m *Mover) write(ctx context.Context, t *place, v *record.Version, src *stored) (record.TierBlob, error) {
+	id := v.ID
+	if id == "" {
+		id = record.NullID
+	}
+	err := error(firn.NewError(firn.Conflict, "every name for it on the tier is taken"))
+	for _, name := range plain.Names(v.Bucket, v.Key, id, v.Clock) {
+		list, rerr := m.ns.Reserve(ctx, t.Name, name)
+		if errors.Is(rerr, object.ErrTierKey) {
+			continue
+		}
+		if rerr != nil {
+			return record.TierBlob{}, rerr
+		}
+		if err = t.saw(m.set.now(), t.Store.Put(ctx, name, src)); err == nil {
+			return list[0], nil
+		}
+		m.giveUp(ctx, list[0])
+		if firn.KindOf(err) != firn.Conflict && firn.KindOf(err) != firn.Invalid {
+			break
+		}
+	}
+	return record.TierBlob{}, err
+}
+
+// verify reads the blob back and compares it with what was sent.
+func (m *Mover) verify(ctx context.Context, t *place, key string, src *stored) ([]byte, error) {
+	h := blake3.New()
+	r, err := m.set.Open(ctx, t.Name, key, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	n, err := io.Copy(h, r)
+	if err != nil {
+		return nil, err
+	}
+	sum := h.Sum(nil)
+	if n != src.Size() || string(sum) != string(src.sum) {
+		return nil, firn.NewError(firn.Corrupt, fmt.Sprintf("tier %s does not give back what it was given: %d of %d bytes, or other ones; nothing was moved",
+			t.Name, n, src.Size()))
+	}
+	return sum, nil
+}
+
+// stored is a version's stored bytes as the source of a put, and their hash once they were read to the end.
+type stored struct {
+	ctx context.Context
+	o   *object.Object
+	sum []byte
+}
+
+// Size implements driver.Source.
+func (s *stored) Size() int64 { return s.o.Version.Size }
+
+// Open implements driver.Source.
+func (s *stored) Open() (io.ReadCloser, error) {
+	s.sum = nil
+	pr, pw := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, err := s.o.WriteStored(s.ctx, pw, 0, s.Size())
+		_ = pw.CloseWithError(err) // nil becomes io.EOF
+	}()
+	return &hashed{PipeReader: pr, done: done, s: s, h: blake3.New()}, nil
+}
+
+// hashed hashes what is read.
+type hashed struct {
+	*io.PipeReader
+	done chan struct{}
+	s    *stored
+	h    hash.Hash
+}
+
+// Read implements io.Reader.
+func (r *hashed) Read(p []byte) (int, error) {
+	n, err := r.PipeReader.Read(p)
+	_, _ = r.h.Write(p[:n])
+	if err == io.EOF {
+		r.s.sum = r.h.Sum(nil)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (r *hashed) Close() error {
+	// A put of so many bytes need not read on to the end.
+	if r.s.sum == nil {
+		r.s.sum = r.h.Sum(nil)
+	}
+	err := r.PipeReader.Close()
+	<-r.done
+	return err
+}
+
+// Collect removes blobs from tiers that no version needs any more, and reports how many, and their bytes where the tier
+// tells. A tier that is away is left for later.
+func (m *Mover) Collect(ctx context.Context) (blobs int64, err error) {
+	for _, t := range m.set.list {
+		if err := m.ready(ctx, t); err != nil {
+			m.opt.Log.Warn("a tier cannot be tidied up", "tier", t.Name, "error", err)
+			continue
+		}
+		n, err := m.collect(ctx, t)
+		blobs += n
+		if err != nil {
+			if ctx.Err() != nil {
+				return blobs, err
+			}
+			m.opt.Log.Warn("a tier cannot be tidied up", "tier", t.Name, "error", err)
+		}
+	}
+	return blobs, nil
+}
+
+func (m *Mover) collect(ctx context.Context, t *place) (n int64, err error) {
+	for {
+		list, err := m.ns.TierGarbage(ctx, t.Name, m.set.now().Add(-m.opt.Grace))
+		if err != nil || len(list) == 0 {
+			return n, err
+		}
+		keys := make([]string, len(list))
+		for i := range list {
+			keys[i] = list[i].Key
+		}
+		if err := t.saw(m.set.now(), t.Store.Delete(ctx, keys...)); err != nil {
+			return n, err
+		}
+		if err := m.ns.Forget(ctx, list...); err != nil {
+			return n, err
+		}
+		n += int64(len(list))
+	}
+}

@@ -1,0 +1,195 @@
+// Package tier moves the stored bytes of versions between a site's disk and its tiers, and reads them from there.
+//
+// It owns the order of a move: reserve, copy, read back and compare, catalogue, switch, free. It promises that at each
+// moment of it, whatever fails or crashes, a complete copy exists that somebody compared with the original, and that the
+// catalogue on a tier knows a version before its local bytes go. It must never decide what is to be moved, and never touch
+// the namespace's own files.
+package tier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"firn"
+	"firn/blob"
+	"firn/object"
+	"firn/object/record"
+	"firn/tier/plain"
+)
+
+// Place is a tier as it is configured.
+type Place struct {
+	Name  string // for good: versions on the tier name it
+	Class string // storage class of the versions on it
+	Store *blob.Store
+}
+
+// Set is the tiers of a site. It is the object.Remote of its namespace. Its methods may be called concurrently.
+type Set struct {
+	list  []*place
+	names map[string]*place
+	now   func() time.Time
+}
+
+type place struct {
+	Place
+
+	mu    sync.Mutex // guards all below
+	since time.Time  // when it was first found away; zero: it answers
+	err   error      // the last one
+	// catalogue is nil before the tier was claimed.
+	catalogue *plain.Catalogue
+
+	// writing is held by the one who writes to the catalogue.
+	writing sync.Mutex
+	// stale: the catalogue may tell of a blob that was given up, and is to be written anew. Guarded by writing.
+	stale bool
+}
+
+// Status is what is known of a tier without asking it.
+type Status struct {
+	Name, Class, URL string
+	// Ready: it was found to be this site's.
+	Ready bool
+	// Away is since when it does not answer; zero where it does.
+	Away time.Time
+	Err  error // why it is away, or not ready
+}
+
+// NewSet returns the tiers. now is nil for time.Now. Names and classes must differ: firn.Invalid.
+func NewSet(list []Place, now func() time.Time) (*Set, error) {
+	if now == nil {
+		now = time.Now
+	}
+	s := &Set{names: map[string]*place{}, now: now}
+	classes := map[string]string{}
+	for _, p := range list {
+		switch {
+		case p.Name == "" || p.Class == "" || p.Class == object.StandardClass:
+			return nil, firn.NewError(firn.Invalid, fmt.Sprintf("tier %q: a name and a storage class other than %s are needed", p.Name, object.StandardClass))
+		case s.names[p.Name] != nil:
+			return nil, firn.NewError(firn.Invalid, fmt.Sprintf("two tiers are called %s", p.Name))
+		case classes[p.Class] != "":
+			return nil, firn.NewError(firn.Invalid, fmt.Sprintf("tiers %s and %s have one storage class, %s", classes[p.Class], p.Name, p.Class))
+		}
+		t := &place{Place: p}
+		s.list, s.names[p.Name], classes[p.Class] = append(s.list, t), t, p.Name
+	}
+	return s, nil
+}
+
+// Status returns the state of all tiers, in the order given.
+func (s *Set) Status() []Status {
+	list := make([]Status, 0, len(s.list))
+	for _, t := range s.list {
+		t.mu.Lock()
+		list = append(list, Status{Name: t.Name, Class: t.Class, URL: t.Store.Name(), Ready: t.catalogue != nil, Away: t.since, Err: t.err})
+		t.mu.Unlock()
+	}
+	return list
+}
+
+func (s *Set) place(name string) (*place, error) {
+	if t := s.names[name]; t != nil {
+		return t, nil
+	}
+	return nil, firn.NewError(firn.NotFound, fmt.Sprintf("tier %s is not configured", name))
+}
+
+// saw notes how a call ended, and adds to the error since when the tier has been away.
+func (t *place) saw(now time.Time, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err // that was the caller
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil {
+		t.since, t.err = time.Time{}, nil
+		return nil
+	}
+	switch firn.KindOf(err) {
+	case firn.Unavailable, firn.Denied:
+	case firn.NoSpace:
+		t.err = err // it can still be read
+		return err
+	default: // it has answered
+		t.since = time.Time{}
+		return err
+	}
+	if t.err = err; t.since.IsZero() {
+		t.since = now
+	}
+	return fmt.Errorf("%w (tier %s is away since %s)", err, t.Name, t.since.UTC().Format("2006-01-02 15:04:05 MST"))
+}
+
+// Open implements object.Remote.
+func (s *Set) Open(ctx context.Context, tier, key string, offset, length int64) (io.ReadCloser, error) {
+	t, err := s.place(tier)
+	if err != nil {
+		return nil, err
+	}
+	r, err := t.Store.Get(ctx, key, offset, length)
+	if err = t.saw(s.now(), err); err != nil {
+		return nil, err
+	}
+	return &watched{r, s, t}, nil
+}
+
+// watched notes a connection that breaks.
+type watched struct {
+	io.ReadCloser
+	s *Set
+	t *place
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = w.t.saw(w.s.now(), err)
+	}
+	return n, err
+}
+
+// Size implements object.Remote.
+func (s *Set) Size(ctx context.Context, tier, key string) (int64, error) {
+	t, err := s.place(tier)
+	if err != nil {
+		return 0, err
+	}
+	info, err := t.Store.Stat(ctx, key)
+	return info.Size, t.saw(s.now(), err)
+}
+
+// Classes returns the storage classes of the site, STANDARD first and then in the order of the tiers.
+func (s *Set) Classes() []string {
+	list := []string{object.StandardClass}
+	for _, t := range s.list {
+		list = append(list, t.Class)
+	}
+	return list
+}
+
+// OfClass returns the name of the tier with a storage class, "" where there is none.
+func (s *Set) OfClass(class string) string {
+	i := slices.IndexFunc(s.list, func(t *place) bool { return t.Class == class })
+	if i < 0 {
+		return ""
+	}
+	return s.list[i].Name
+}
+
+// entry is what the catalogue says of a version. raw is its export.
+func entry(v *record.Version, raw []byte) plain.Entry {
+	e := plain.Entry{
+		Bucket: v.Bucket, Key: v.Key, Version: v.ID, Size: v.Size, Modified: v.Modified.UTC(), ETag: v.ETag, Record: raw,
+	}
+	if e.Version == "" {
+		e.Version = record.NullID
+	}
+	return e
+}
