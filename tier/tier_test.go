@@ -501,8 +501,11 @@ func TestRebuild(t *testing.T) {
 func TestNewSet(t *testing.T) {
 	store := blob.New(memblob.New(memblob.Options{}), "mem:")
 	for _, list := range [][]Place{
-		{{"", "COLD", store}}, {{"a", "", store}}, {{"a", "STANDARD", store}},
-		{{"a", "COLD", store}, {"a", "WARM", store}}, {{"a", "COLD", store}, {"b", "COLD", store}},
+		{{"", "COLD", store}},
+		{{"a", "", store}},
+		{{"a", "STANDARD", store}},
+		{{"a", "COLD", store}, {"a", "WARM", store}},
+		{{"a", "COLD", store}, {"b", "COLD", store}},
 	} {
 		if _, err := NewSet(list, nil); firn.KindOf(err) != firn.Invalid {
 			t.Errorf("%v: %v", list, err)

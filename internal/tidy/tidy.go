@@ -49,6 +49,11 @@ func Edges() []Edge {
 		{"object", "object/digest", "computes ETags and checksums while content streams through"},
 		{"object/blobs", "vfs", "creates, syncs and removes part files"},
 
+		{"tier", "blob", "keeps blobs on tiers"},
+		{"tier", "kv", "tells a trimmed journal"},
+		{"tier", "object", "moves its versions"},
+		{"tier", "object/record", "reads versions and the journal"},
+		{"tier", "tier/plain", "is its layout"},
 		{"node", "lifecycle/runner", "carries out the rules of buckets"},
 		{"node", "lifecycle", "counts by action"},
 		{"lifecycle/runner", "lifecycle", "asks what is to be done"},
