@@ -10,6 +10,7 @@ import (
 	"firn"
 	"firn/kv"
 	"firn/object"
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/tier/plain"
 )
@@ -160,7 +161,7 @@ func (m *Mover) rewriteBucket(ctx context.Context, t *place, bucket string, add 
 	if err := one(change{bucket: bucket}); err != nil {
 		return err
 	}
-	lo := object.ListOptions{Limit: object.MaxList}
+	lo := listing.Options{Limit: object.MaxList}
 	for {
 		l, err := m.ns.ListVersions(ctx, bucket, lo)
 		if firn.KindOf(err) == firn.NotFound {

@@ -17,6 +17,7 @@ import (
 	"firn/blob/memblob"
 	"firn/kv/pebblekv"
 	"firn/object"
+	"firn/object/listing"
 	"firn/object/record"
 	"firn/tier/plain"
 	"firn/vfs"
@@ -150,7 +151,7 @@ func (s *site) put(bucket, key, content string) {
 // versions lists what a bucket has, for Move.
 func (s *site) versions(bucket string) []record.Version {
 	s.t.Helper()
-	l, err := s.ListVersions(s.t.Context(), bucket, object.ListOptions{Limit: 1000})
+	l, err := s.ListVersions(s.t.Context(), bucket, listing.Options{Limit: 1000})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -411,7 +412,7 @@ func (s *site) same(other *site) {
 		}
 		for _, b := range buckets {
 			all = append(all, fmt.Sprint(b.Name, " ", b.Versioning))
-			l, err := s.ListVersions(s.t.Context(), b.Name, object.ListOptions{Limit: 1000})
+			l, err := s.ListVersions(s.t.Context(), b.Name, listing.Options{Limit: 1000})
 			if err != nil {
 				s.t.Fatal(err)
 			}

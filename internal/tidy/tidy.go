@@ -53,6 +53,7 @@ func Edges() []Edge {
 		{"tier", "kv", "tells a trimmed journal"},
 		{"tier", "object", "moves its versions"},
 		{"tier", "object/record", "reads versions and the journal"},
+		{"tier", "object/listing", "asks for pages of versions"},
 		{"tier", "tier/plain", "is its layout"},
 		{"node", "lifecycle/runner", "carries out the rules of buckets"},
 		{"node", "lifecycle", "counts by action"},
