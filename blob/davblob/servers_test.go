@@ -3,11 +3,9 @@
 package davblob
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,101 +73,10 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// within fails the test where fn does not end soon.
-func within(t *testing.T, what string, fn func() error) error {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- fn() }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(20 * time.Second):
-		t.Fatalf("%s does not end", what)
-		return nil
-	}
-}
-
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	s := backends.WebDAV(t)
-	p := fresh(t, options(s))
-	content := make([]byte, 40<<20)
-	rand.Read(content) // never fails
-	src := blob.Bytes(content)
-	if err := p.Put(t.Context(), "blob", src); err != nil {
-		t.Fatal(err)
-	}
-	r, err := p.Get(t.Context(), "blob", 0, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	if _, err := io.ReadFull(r, make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	s.Kill()
-	err = within(t, "a read from a killed server", func() error {
-		_, err := io.Copy(io.Discard, r)
-		return err
-	})
-	if firn.KindOf(err) != firn.Unavailable {
-		t.Errorf("a read from a killed server: %v (%v), want firn.Unavailable", err, firn.KindOf(err))
-	}
-	for name, call := range map[string]func() error{
-		"put":    func() error { return p.Put(t.Context(), "other", src) },
-		"get":    func() error { _, err := p.Get(t.Context(), "blob", 0, -1); return err },
-		"stat":   func() error { _, err := p.Stat(t.Context(), "blob"); return err },
-		"list":   func() error { return p.List(t.Context(), "", func(driver.Info) error { return nil }) },
-		"delete": func() error { return p.Delete(t.Context(), "blob") },
-	} {
-		if err := within(t, name, call); firn.KindOf(err) != firn.Unavailable {
-			t.Errorf("%s without a server: %v (%v), want firn.Unavailable", name, err, firn.KindOf(err))
-		}
-	}
-
-	s.Start(t)
-	gate := &gated{Source: src, at: 20 << 20, then: s.Kill}
-	if err := within(t, "a put", func() error { return p.Put(t.Context(), "other", gate) }); firn.KindOf(err) != firn.Unavailable {
-		t.Errorf("a put to a server that is killed: %v (%v), want firn.Unavailable", err, firn.KindOf(err))
-	}
-	s.Start(t)
-	if _, err := p.Stat(t.Context(), "other"); firn.KindOf(err) != firn.NotFound {
-		t.Errorf("after half a put: %v, want nothing there", err)
-	}
-	if err := p.Put(t.Context(), "other", src); err != nil {
-		t.Errorf("put after a restart: %v", err)
-	}
-	if got, err := blob.New(p, "").ReadAll(t.Context(), "other", 1<<30); err != nil || !bytes.Equal(got, content) {
-		t.Errorf("get after a restart: %d bytes, %v", len(got), err)
-	}
-}
-
-// gated calls then once when it is read past at.
-type gated struct {
-	driver.Source
-	at   int64
-	then func()
-}
-
-func (g *gated) Open() (io.ReadCloser, error) {
-	r, err := g.Source.Open()
-	return &gatedReader{ReadCloser: r, g: g}, err
-}
-
-type gatedReader struct {
-	io.ReadCloser
-	g    *gated
-	n    int64
-	done bool
-}
-
-func (r *gatedReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	if r.n += int64(n); r.n >= r.g.at && !r.done {
-		r.done = true
-		r.g.then()
-	}
-	return n, err
+	drivertest.Killed(t, fresh(t, options(s)), s)
 }
 
 // TestStalled: calls over a line that stalls end with their context.
@@ -196,7 +103,7 @@ func TestStalled(t *testing.T) {
 		"get":  func() error { _, err := p.Get(ctx, "blob", 0, -1); return err },
 		"list": func() error { return p.List(ctx, "", func(driver.Info) error { return nil }) },
 	} {
-		if err := within(t, name, call); !errors.Is(err, context.DeadlineExceeded) {
+		if err := drivertest.Within(t, name, call); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%s over a line that stalls: %v, want the context's error", name, err)
 		}
 	}

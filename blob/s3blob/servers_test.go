@@ -98,105 +98,10 @@ func removeBucket(t *testing.T, d driver.Driver) {
 	}
 }
 
-// within fails the test where fn does not end soon.
-func within(t *testing.T, what string, fn func() error) error {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- fn() }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(20 * time.Second):
-		t.Fatalf("%s does not end", what)
-		return nil
-	}
-}
-
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	s := backends.MinIO(t)
-	b := fresh(t, options(s, ""))
-	content := make([]byte, 40<<20)
-	rand.Read(content) // never fails
-	src := blob.Bytes(content)
-	if err := b.Put(t.Context(), "blob", src); err != nil {
-		t.Fatal(err)
-	}
-
-	r, err := b.Get(t.Context(), "blob", 0, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	if _, err := io.ReadFull(r, make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	s.Kill()
-	err = within(t, "a read from a killed server", func() error {
-		_, err := io.Copy(io.Discard, r)
-		return err
-	})
-	if firn.KindOf(err) != firn.Unavailable {
-		t.Errorf("a read from a killed server: %v (%v), want firn.Unavailable", err, firn.KindOf(err))
-	}
-	for name, call := range map[string]func() error{
-		"put":       func() error { return b.Put(t.Context(), "other", src) },
-		"create":    func() error { return b.Create(t.Context(), "other", blob.Bytes(nil)) },
-		"get":       func() error { _, err := b.Get(t.Context(), "blob", 0, -1); return err },
-		"stat":      func() error { _, err := b.Stat(t.Context(), "blob"); return err },
-		"list":      func() error { return b.List(t.Context(), "", func(driver.Info) error { return nil }) },
-		"delete":    func() error { return b.Delete(t.Context(), "blob") },
-		"deleteall": func() error { return b.DeleteAll(t.Context(), []string{"blob", "x"}) },
-	} {
-		if err := within(t, name, call); firn.KindOf(err) != firn.Unavailable {
-			t.Errorf("%s without a server: %v (%v), want firn.Unavailable", name, err, firn.KindOf(err))
-		}
-	}
-
-	s.Start(t)
-	// Half of a put is sent when the server dies.
-	gate := &gated{Source: src, at: 20 << 20, then: s.Kill}
-	if err := within(t, "a put", func() error { return b.Put(t.Context(), "other", gate) }); firn.KindOf(err) != firn.Unavailable {
-		t.Errorf("a put to a server that is killed: %v (%v), want firn.Unavailable", err, firn.KindOf(err))
-	}
-	s.Start(t)
-	if _, err := b.Stat(t.Context(), "other"); firn.KindOf(err) != firn.NotFound {
-		t.Errorf("after half a put: %v, want nothing there", err)
-	}
-	if err := b.Put(t.Context(), "other", src); err != nil {
-		t.Errorf("put after a restart: %v", err)
-	}
-	if got, err := blob.New(b, "").ReadAll(t.Context(), "other", 1<<30); err != nil || !bytes.Equal(got, content) {
-		t.Errorf("get after a restart: %d bytes, %v", len(got), err)
-	}
-}
-
-// gated calls then once when it is read past at.
-type gated struct {
-	driver.Source
-	at   int64
-	then func()
-}
-
-func (g *gated) Open() (io.ReadCloser, error) {
-	r, err := g.Source.Open()
-	return &gatedReader{ReadCloser: r, g: g}, err
-}
-
-type gatedReader struct {
-	io.ReadCloser
-	g    *gated
-	n    int64
-	done bool
-}
-
-func (r *gatedReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	if r.n += int64(n); r.n >= r.g.at && !r.done {
-		r.done = true
-		r.g.then()
-	}
-	return n, err
+	drivertest.Killed(t, fresh(t, options(s, "")), s)
 }
 
 // TestLine is about a line that is cut, or that stalls.
@@ -266,7 +171,7 @@ func TestLine(t *testing.T) {
 		"get":  func() error { _, err := b.Get(ctx, "blob", 0, -1); return err },
 		"list": func() error { return b.List(ctx, "", func(driver.Info) error { return nil }) },
 	} {
-		if err := within(t, name, call); err == nil || ctx.Err() == nil || !errors.Is(err, context.DeadlineExceeded) {
+		if err := drivertest.Within(t, name, call); err == nil || ctx.Err() == nil || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%s over a line that stalls: %v, want the context's error", name, err)
 		}
 	}
@@ -337,7 +242,7 @@ func TestParts(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if err := b.Put(ctx, "wrong", &gated{Source: blob.Bytes(content), at: 12 << 20, then: cancel}); !errors.Is(err, context.Canceled) {
+	if err := b.Put(ctx, "wrong", &drivertest.Gate{Source: blob.Bytes(content), At: 12 << 20, Then: cancel}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a put that was cancelled: %v", err)
 	}
 	left, err := b.core.ListMultipartUploads(t.Context(), b.name, "wrong", "", "", "", 10)
