@@ -98,7 +98,25 @@ func Killed(t *testing.T, d driver.Driver, s Server) {
 	}
 }
 
-// Gate is a source that calls Then once when it is read past At.
+// Zeros is a source of so many zero bytes.
+type Zeros int64
+
+// Size implements driver.Source.
+func (z Zeros) Size() int64 { return int64(z) }
+
+// Open implements driver.Source.
+func (z Zeros) Open() (io.ReadCloser, error) {
+	return io.NopCloser(io.LimitReader(zeros{}, int64(z))), nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// Gate is a source that calls Then, once for each reader, before it is read beyond At bytes.
 type Gate struct {
 	driver.Source
 	At   int64
@@ -119,10 +137,11 @@ type gatedReader struct {
 }
 
 func (r *gatedReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	if r.n += int64(n); r.n >= r.g.At && !r.done {
+	if r.n >= r.g.At && !r.done {
 		r.done = true
 		r.g.Then()
 	}
+	n, err := r.ReadCloser.Read(p)
+	r.n += int64(n)
 	return n, err
 }

@@ -196,36 +196,6 @@ type copying struct {
 func (c copying) Size() int64                  { return c.size }
 func (c copying) Open() (io.ReadCloser, error) { return c.d.Get(c.ctx, "from", 0, -1) }
 
-// pausing is a source of zeros that calls pause once it has given at bytes.
-type pausing struct {
-	size, at int64
-	pause    func()
-}
-
-func (p *pausing) Size() int64 { return p.size }
-
-func (p *pausing) Open() (io.ReadCloser, error) { return io.NopCloser(&pausingReader{p: p}), nil }
-
-type pausingReader struct {
-	p      *pausing
-	n      int64
-	paused bool
-}
-
-func (r *pausingReader) Read(b []byte) (int, error) {
-	if !r.paused && r.p.pause != nil && r.n >= r.p.at {
-		r.paused = true
-		r.p.pause()
-	}
-	if r.n == r.p.size {
-		return 0, io.EOF
-	}
-	n := min(int64(len(b)), r.p.size-r.n)
-	clear(b[:n])
-	r.n += n
-	return int(n), nil
-}
-
 // TestServerKilled kills the server in the middle of a put and of a get.
 func TestServerKilled(t *testing.T) {
 	p := backends.PostgresServer(t)
@@ -234,7 +204,7 @@ func TestServerKilled(t *testing.T) {
 	if err := d.Put(t.Context(), "blob", blob.Bytes([]byte(old))); err != nil {
 		t.Fatal(err)
 	}
-	src := &pausing{size: 8 << 20, at: 4 << 20, pause: p.Kill}
+	src := &drivertest.Gate{Source: drivertest.Zeros(8 << 20), At: 4 << 20, Then: p.Kill}
 	if err := d.Put(t.Context(), "blob", src); firn.KindOf(err) != firn.Unavailable {
 		t.Errorf("put: %v (%v), want unavailable", err, firn.KindOf(err))
 	}
@@ -256,7 +226,7 @@ func TestServerKilled(t *testing.T) {
 	p.Start(t)
 	var put error
 	for range 5 { // a connection that was cut is noticed when it is used
-		if put = d.Put(t.Context(), "blob", &pausing{size: 3 << 20}); put == nil {
+		if put = d.Put(t.Context(), "blob", drivertest.Zeros(3<<20)); put == nil {
 			break
 		}
 	}
@@ -271,7 +241,7 @@ func TestMain(m *testing.M) {
 	if at := os.Getenv("FIRN_TEST_KILLED_CLIENT"); at != "" {
 		d, err := New(context.Background(), Options{URL: at})
 		if err == nil {
-			err = d.Put(context.Background(), os.Getenv("FIRN_TEST_KEY"), &pausing{size: 8 << 20, at: 6 << 20, pause: func() {
+			err = d.Put(context.Background(), os.Getenv("FIRN_TEST_KEY"), &drivertest.Gate{Source: drivertest.Zeros(8 << 20), At: 6 << 20, Then: func() {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			}})
 		}
@@ -340,7 +310,7 @@ func TestReplacedAtOnce(t *testing.T) {
 func TestPieceLost(t *testing.T) {
 	p := backends.PostgresServer(t)
 	d := initAndOpen(t, options(p))
-	if err := d.Put(t.Context(), "blob", &pausing{size: 4 << 20}); err != nil {
+	if err := d.Put(t.Context(), "blob", drivertest.Zeros(4<<20)); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []int{6, 1} {

@@ -281,7 +281,7 @@ func TestServerKilled(t *testing.T) {
 	if err := d.Put(t.Context(), "blob", blob.Bytes([]byte(old))); err != nil {
 		t.Fatal(err)
 	}
-	src := &pausing{size: 8 << 20, at: 4 << 20, pause: r.Kill}
+	src := &drivertest.Gate{Source: drivertest.Zeros(8 << 20), At: 4 << 20, Then: r.Kill}
 	if err := d.Put(t.Context(), "blob", src); firn.KindOf(err) != firn.Unavailable {
 		t.Errorf("put: %v (%v), want unavailable", err, firn.KindOf(err))
 	}
@@ -305,39 +305,7 @@ func TestServerKilled(t *testing.T) {
 		t.Errorf("get: %d bytes, %v (%v), want unavailable", len(p), err, firn.KindOf(err))
 	}
 	r.Start(t)
-	eventually(t, 20*time.Second, func() error { return d.Put(t.Context(), "blob", &pausing{size: 3 << 20}) })
-}
-
-// pausing is a source of zeros that calls pause once it has given at bytes.
-type pausing struct {
-	size, at int64
-	pause    func()
-}
-
-func (p *pausing) Size() int64 { return p.size }
-
-func (p *pausing) Open() (io.ReadCloser, error) {
-	return io.NopCloser(&pausingReader{p: p}), nil
-}
-
-type pausingReader struct {
-	p      *pausing
-	n      int64
-	paused bool
-}
-
-func (r *pausingReader) Read(b []byte) (int, error) {
-	if !r.paused && r.p.pause != nil && r.n >= r.p.at {
-		r.paused = true
-		r.p.pause()
-	}
-	if r.n == r.p.size {
-		return 0, io.EOF
-	}
-	n := min(int64(len(b)), r.p.size-r.n)
-	clear(b[:n])
-	r.n += n
-	return int(n), nil
+	eventually(t, 20*time.Second, func() error { return d.Put(t.Context(), "blob", drivertest.Zeros(3<<20)) })
 }
 
 // TestMain is also the client that kills itself.
@@ -345,7 +313,7 @@ func TestMain(m *testing.M) {
 	if addr := os.Getenv("FIRN_TEST_KILLED_CLIENT"); addr != "" {
 		d, err := New(context.Background(), Options{Addrs: []string{addr}})
 		if err == nil {
-			err = d.Put(context.Background(), os.Getenv("FIRN_TEST_KEY"), &pausing{size: 8 << 20, at: 6 << 20, pause: func() {
+			err = d.Put(context.Background(), os.Getenv("FIRN_TEST_KEY"), &drivertest.Gate{Source: drivertest.Zeros(8 << 20), At: 6 << 20, Then: func() {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			}})
 		}
@@ -396,7 +364,7 @@ func TestClientKilled(t *testing.T) {
 			s.client.ZIncrBy(t.Context(), sh.pending, -3_600_000, note)
 		}
 	}
-	err := d.Put(t.Context(), "slow", &pausing{size: 2 << 20, at: 1 << 20, pause: func() { age(); reopen(t, options(r)) }})
+	err := d.Put(t.Context(), "slow", &drivertest.Gate{Source: drivertest.Zeros(2 << 20), At: 1 << 20, Then: func() { age(); reopen(t, options(r)) }})
 	if firn.KindOf(err) != firn.Unavailable {
 		t.Errorf("a put that was swept meanwhile: %v (%v), want unavailable", err, firn.KindOf(err))
 	}
@@ -426,7 +394,7 @@ func TestCommitSentTwice(t *testing.T) {
 // TestPieceLost: content that is missing is an error, never a short blob.
 func TestPieceLost(t *testing.T) {
 	d := initAndOpen(t, options(backends.RedisServer(t)))
-	if err := d.Put(t.Context(), "blob", &pausing{size: 3 << 20}); err != nil {
+	if err := d.Put(t.Context(), "blob", drivertest.Zeros(3<<20)); err != nil {
 		t.Fatal(err)
 	}
 	s := storeOf(d)

@@ -137,36 +137,6 @@ func number(t *testing.T, s *store, query string) (n int) {
 	return n
 }
 
-// pausing is a source of zeros that calls pause once it has given at bytes.
-type pausing struct {
-	size, at int64
-	pause    func()
-}
-
-func (p *pausing) Size() int64 { return p.size }
-
-func (p *pausing) Open() (io.ReadCloser, error) { return io.NopCloser(&pausingReader{p: p}), nil }
-
-type pausingReader struct {
-	p      *pausing
-	n      int64
-	paused bool
-}
-
-func (r *pausingReader) Read(b []byte) (int, error) {
-	if !r.paused && r.p.pause != nil && r.n >= r.p.at {
-		r.paused = true
-		r.p.pause()
-	}
-	if r.n == r.p.size {
-		return 0, io.EOF
-	}
-	n := min(int64(len(b)), r.p.size-r.n)
-	clear(b[:n])
-	r.n += n
-	return int(n), nil
-}
-
 // TestMain is also a second process: one that puts until its input ends, or one that kills itself.
 func TestMain(m *testing.M) {
 	path, key := os.Getenv("FIRN_TEST_OTHER_PROCESS"), os.Getenv("FIRN_TEST_KEY")
@@ -186,7 +156,7 @@ func other(path, key string) error {
 		return err
 	}
 	if key != "" {
-		return d.Put(context.Background(), key, &pausing{size: 8 << 20, at: 6 << 20, pause: func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }})
+		return d.Put(context.Background(), key, &drivertest.Gate{Source: drivertest.Zeros(8 << 20), At: 6 << 20, Then: func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }})
 	}
 	for i := range 15 {
 		if err := d.Put(context.Background(), fmt.Sprint("other/", i), blob.Bytes(make([]byte, 300<<10))); err != nil {
@@ -258,7 +228,7 @@ func TestProcessKilled(t *testing.T) {
 		t.Fatalf("%d puts are noted as unfinished, want 2", n)
 	}
 	// All are as old as if their processes had been killed long ago, and one more that still runs.
-	err := s.Put(t.Context(), "slow", &pausing{size: 8 << 20, at: 5 << 20, pause: func() {
+	err := s.Put(t.Context(), "slow", &drivertest.Gate{Source: drivertest.Zeros(8 << 20), At: 5 << 20, Then: func() {
 		if _, err := s.write.Exec(`update pending set touched = touched - ?`, 2*lease.Milliseconds()); err != nil {
 			t.Error(err)
 		}
@@ -280,7 +250,7 @@ func TestSpaceIsGivenBack(t *testing.T) {
 	var keys []string
 	for i := range 20 {
 		keys = append(keys, fmt.Sprint("blob/", i))
-		if err := s.Put(t.Context(), keys[i], &pausing{size: 2 << 20}); err != nil {
+		if err := s.Put(t.Context(), keys[i], drivertest.Zeros(2<<20)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,10 +3,8 @@ package backends
 import (
 	"crypto/sha1"
 	"encoding/base64"
-	"fmt"
 	"net/url"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -37,50 +35,13 @@ func (g *Git) Repository(t testing.TB, name string) string {
 // GitSSH starts an sshd that runs git's server programs for the user who runs the test, with lines of sshd_config(5).
 func GitSSH(t testing.TB, config ...string) *Git {
 	t.Helper()
-	d := t.TempDir()
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if os.Geteuid() == 0 {
-		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	host, key := filepath.Join(d, "host"), filepath.Join(d, "key")
-	for _, path := range []string{host, key} {
-		run(t, nil, Program(t, "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", path)
-	}
-	public, err := os.ReadFile(host + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := FreePort(t)
-	known, conf, root := filepath.Join(d, "known_hosts"), filepath.Join(d, "sshd_config"), filepath.Join(d, "repositories")
+	root := filepath.Join(t.TempDir(), "repositories")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	write(t, known, fmt.Sprintf("[127.0.0.1]:%d %s", port, public))
-	write(t, conf, fmt.Sprintf(`Port %d
-ListenAddress 127.0.0.1
-HostKey %s
-PidFile none
-AuthorizedKeysFile %s.pub
-StrictModes no
-UsePAM no
-KexAlgorithms curve25519-sha256
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-MaxStartups 100
-ForceCommand git shell -c "$SSH_ORIGINAL_COMMAND"
-%s
-`, port, host, key, strings.Join(config, "\n")))
-	g := &Git{KeyFile: key, KnownHosts: known, Root: root}
-	u := url.URL{Scheme: "ssh", User: url.User(me.Username), Host: "127.0.0.1:" + strconv.Itoa(port), Path: root + "/"}
-	g.URL = u.String()
-	g.Process = start(t, "sshd", listens(port), nil, Program(t, "sshd"), "-D", "-e", "-f", conf)
-	return g
+	s := sshd(t, "ForceCommand git shell -c \"$SSH_ORIGINAL_COMMAND\"\n"+strings.Join(config, "\n"))
+	u := url.URL{Scheme: "ssh", User: url.User(s.User), Host: s.Addr, Path: root + "/"}
+	return &Git{Process: s.Process, URL: u.String(), KeyFile: s.KeyFile, KnownHosts: s.KnownHosts, Root: root}
 }
 
 // GitHTTPS starts nginx with git-http-backend behind fcgiwrap, by password and TLS.

@@ -23,6 +23,20 @@ type SSH struct {
 // SSHD starts sshd. Root is a directory of the test unless one is given.
 func SSHD(t testing.TB, root ...string) *SSH {
 	t.Helper()
+	s := sshd(t, "MaxSessions 100\nSubsystem sftp internal-sftp\nForceCommand internal-sftp")
+	s.Root = filepath.Join(t.TempDir(), "root")
+	if len(root) > 0 {
+		s.Root = root[0]
+	}
+	if err := os.MkdirAll(s.Root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// sshd starts sshd for the user who runs the test, by key, with more lines of sshd_config(5).
+func sshd(t testing.TB, config string) *SSH {
+	t.Helper()
 	d := t.TempDir()
 	me, err := user.Current()
 	if err != nil {
@@ -57,18 +71,9 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
-MaxSessions 100
-Subsystem sftp internal-sftp
-ForceCommand internal-sftp
-`, port, host, key))
+%s
+`, port, host, key, config))
 	s := &SSH{Addr: fmt.Sprintf("127.0.0.1:%d", port), User: me.Username, KeyFile: key, KnownHosts: known}
-	s.Root = filepath.Join(d, "root")
-	if len(root) > 0 {
-		s.Root = root[0]
-	}
-	if err := os.MkdirAll(s.Root, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	s.Process = start(t, "sshd", listens(port), nil, Program(t, "sshd"), "-D", "-e", "-f", conf)
 	return s
 }
