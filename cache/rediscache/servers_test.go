@@ -26,6 +26,7 @@ func dial(t *testing.T, addr string) *redis.Client {
 
 func open(t *testing.T, opt Options) *Level {
 	t.Helper()
+	opt.Timeout = 5 * time.Second // a busy machine's server takes its time
 	l, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
