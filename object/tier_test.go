@@ -975,3 +975,77 @@ func TestCheckFindsBrokenTiers(t *testing.T) {
 		t.Errorf("%+v, %v", garbage, err)
 	}
 }
+
+// TestTierReadersAgainstMovers: while a version goes to tiers and back and is overwritten, and what was freed is removed at
+// once, every read is right.
+func TestTierReadersAgainstMovers(t *testing.T) {
+	f, tiers := tiered(t, Options{Now: time.Now})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const keys, rounds = 3, 60
+	content := func(k, n int) string { return fmt.Sprintf("%d:", k) + big(InlineMax-200+n%2*400) }
+	for k := range keys {
+		f.put("bucket", fmt.Sprint(k), content(k, 0))
+	}
+	var movers, others sync.WaitGroup
+	for k := range keys {
+		movers.Go(func() {
+			key := fmt.Sprint(k)
+			for n := range rounds {
+				var err error
+				switch n % 5 {
+				case 0, 3:
+					_, err = f.move(tiers, key, "", []string{"cold", "warm"}[n%2], MoveOptions{})
+				case 1:
+					_, err = f.Recall(ctx, f.ref(key, ""), RecallOptions{Until: time.Now().Add(time.Hour)})
+				case 2:
+					err = f.DropLocal(ctx, f.ref(key, ""))
+				case 4:
+					c := content(k, n/5)
+					_, err = f.Put(ctx, "bucket", key, strings.NewReader(c), PutOptions{Size: int64(len(c))})
+				}
+				if err != nil {
+					t.Errorf("round %d of %s: %v", n, key, err)
+					return
+				}
+			}
+		})
+	}
+	for range 3 {
+		others.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				k := n % keys
+				got, err := f.get("bucket", fmt.Sprint(k), "")
+				if ctx.Err() == nil && (err != nil || got != content(k, 0) && got != content(k, 1)) {
+					t.Errorf("read of %d: %d bytes, %v", k, len(got), err)
+					return
+				}
+			}
+		})
+	}
+	others.Go(func() {
+		for ctx.Err() == nil {
+			for _, tier := range []string{"cold", "warm"} {
+				list, err := f.TierGarbage(ctx, tier, time.Now().Add(time.Hour))
+				for _, b := range list {
+					if err := tiers.remove(b.Tier, b.Key); err != nil {
+						t.Error(err)
+					}
+				}
+				if err == nil {
+					err = f.Forget(ctx, list...)
+				}
+				if _, cerr := f.Collect(ctx); err == nil {
+					err = cerr
+				}
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	movers.Wait()
+	cancel()
+	others.Wait()
+	f.check()
+}
