@@ -224,7 +224,14 @@ func (o *Object) writeRange(ctx context.Context, w io.Writer, offset, length int
 			if err != nil {
 				return written, fail("read object", o.subject(), err)
 			}
-			n, err := r.writeRange(ctx, w, off, min(length, p.Size-off), stored)
+			want := min(length, p.Size-off)
+			n, err := r.writeRange(ctx, w, off, want, stored)
+			if firn.KindOf(err) == firn.Corrupt && r.remote == nil && o.Version.Location != nil {
+				o.report(err) // the local copy is bad; the tier has another
+				var k int64
+				k, err = o.readAgain(ctx, i, w, off+n, want-n, stored)
+				n += k
+			}
 			o.release(r)
 			written += n
 			if err != nil {
@@ -262,11 +269,7 @@ func (o *Object) report(err error) {
 func (o *Object) openPart(ctx context.Context, i int) (*partReader, error) {
 	p := &o.Version.Parts[i]
 	if p.Blob == (record.BlobID{}) && o.Version.Location != nil {
-		r, err := o.openRemote(ctx, i)
-		if err == nil && r != nil && !r.Inline() {
-			err = o.unseal(r.Reader(), p)
-		}
-		return &partReader{remote: r, o: o, at: i}, err
+		return o.openAway(ctx, i)
 	}
 	f, err := o.s.blobs.OpenBlob(blobs.ID(p.Blob))
 	if err != nil {

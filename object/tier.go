@@ -689,35 +689,34 @@ func (s *Store) wantLocal(ctx context.Context, bucket, key, versionID string, un
 // DropLocal frees the local bytes of a version that is on a tier as well, before their time. The tier is asked first
 // whether it has the blob. ErrMoved, ErrNotOnTier, ErrTierAway, ErrCorrupt where the blob is gone or has another size.
 func (s *Store) DropLocal(ctx context.Context, ref Ref) error {
-	return fail("free local copy", ref.subject(), s.dropLocal(ctx, ref, time.Time{}))
+	_, err := s.dropLocal(ctx, ref, time.Time{})
+	return fail("free local copy", ref.subject(), err)
 }
 
-// dropLocal is DropLocal for a copy whose time is past; notAfter zero: whose time does not matter.
-func (s *Store) dropLocal(ctx context.Context, ref Ref, notAfter time.Time) error {
+// dropLocal is DropLocal for a copy whose time is past by now, else it does nothing; now zero: whose time does not matter.
+func (s *Store) dropLocal(ctx context.Context, ref Ref, now time.Time) (dropped bool, err error) {
 	if ref.Blob == (record.BlobID{}) {
-		return ErrNotOnTier
+		return false, ErrNotOnTier
 	}
 	b, err := s.bucket(ref.Bucket)
 	if err != nil {
-		return err
+		return false, err
 	}
 	from, err := s.openRef(ctx, ref)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer from.Close()
 	if err := s.checkTier(ctx, from.Version); err != nil {
-		return err
+		return false, err
 	}
 	ck := record.CurrentKey(b.rec.Load().ID, ref.Key)
 	_, err = s.change(ctx, b, func(t *txn) error {
 		v, vk, err := t.at(&ref, ck)
-		if err != nil || !v.Location.LocalUntil.After(time.Time{}) {
+		if err != nil || !v.Local() || !now.IsZero() && v.Location.LocalUntil.After(now) {
 			return err
 		}
-		if !notAfter.IsZero() && v.Location.LocalUntil.After(notAfter) {
-			return nil
-		}
+		dropped = true
 		if err := t.freeLocal(v); err != nil {
 			return err
 		}
@@ -725,7 +724,7 @@ func (s *Store) dropLocal(ctx context.Context, ref Ref, notAfter time.Time) erro
 		t.rewrite(v, vk, &record.Mutation{Op: record.OpMove})
 		return nil
 	}, ck)
-	return err
+	return dropped && err == nil, err
 }
 
 // checkTier asks the tier of a version whether it has the blob, in its size.
@@ -797,10 +796,10 @@ func (s *Store) expire(ctx context.Context, k []byte, names map[uint64]string, n
 	if err != nil || v == nil || away[v.Location.Tier] {
 		return false, err
 	}
-	err = s.dropLocal(ctx, RefOf(&v.Version), now)
+	dropped, err := s.dropLocal(ctx, RefOf(&v.Version), now)
 	switch {
 	case err == nil:
-		return true, nil
+		return dropped, nil
 	case errors.Is(err, ErrMoved), firn.KindOf(err) == firn.NotFound:
 		return false, nil // the note goes with what moved it, or with the next look
 	case errors.Is(err, ErrTierAway):

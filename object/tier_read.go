@@ -26,6 +26,24 @@ func (o *Object) openRemote(ctx context.Context, i int) (*remote.Part, error) {
 	return remote.NewPart(o.s.o.Remote, l, base, size, raw)
 }
 
+// openAway opens part i on its tier.
+func (o *Object) openAway(ctx context.Context, i int) (*partReader, error) {
+	r, err := o.openRemote(ctx, i)
+	if err == nil && r != nil && !r.Inline() {
+		err = o.unseal(r.Reader(), &o.Version.Parts[i])
+	}
+	return &partReader{remote: r, o: o, at: i}, err
+}
+
+// readAgain reads from the tier what the local copy of part i does not give.
+func (o *Object) readAgain(ctx context.Context, i int, w io.Writer, off, n int64, stored bool) (int64, error) {
+	r, err := o.openAway(ctx, i)
+	if err != nil {
+		return 0, err
+	}
+	return r.writeRange(ctx, w, off, n, stored)
+}
+
 // outboard reads what is kept of a part of a blob on a tier; nil where nothing is.
 func (s *Store) outboard(ctx context.Context, id record.BlobID, part int) (raw []byte, err error) {
 	err = s.db.View(ctx, func(r kv.Reader) (err error) {
