@@ -349,7 +349,7 @@ func (t *txn) reclass(v *stored, class string, m *record.Mutation) {
 // then on they are read from it. In the same transaction the local bytes are freed, or given until LocalUntil, and the
 // blob where the version was before is freed.
 //
-// Errors: ErrMoved, ErrNotReserved; after either the blob is still reserved.
+// Errors: ErrMoved, ErrNotReserved; after the first the blob is still reserved. After another it may be in use or not: Free tells.
 func (s *Store) Switch(ctx context.Context, ref Ref, blob record.TierBlob, o MoveOptions) (*record.Version, error) {
 	v, err := s.switchTo(ctx, ref, blob, &o)
 	return v, fail("move to tier", ref.subject(), err)
