@@ -513,6 +513,7 @@ func TestRollback(t *testing.T) {
 		if err := s.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		f.dirty = true // so that nothing but the rollback has it restored
 		s = beside(t, f, dir)
 		if err := s.Start(t.Context()); err != nil {
 			t.Fatal(err)
