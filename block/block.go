@@ -68,9 +68,9 @@ func (e *CorruptError) Error() string {
 	}
 	switch {
 	case e.What == sealBroken && e.Block >= 0:
-		return fmt.Sprintf("%s: block %d does not open under its key: changed, or not of this content", name, e.Block)
+		return fmt.Sprintf("%s: block %d does not open under its key: damaged, changed, or not of this content", name, e.Block)
 	case e.What == sealBroken:
-		return name + " does not open under its key: changed, or not of this content"
+		return name + " does not open under its key: damaged, changed, or not of this content"
 	case e.Block >= 0:
 		return fmt.Sprintf("%s: %s %d does not match its checksum", name, e.What, e.Block)
 	}
@@ -89,7 +89,7 @@ func checksum(p []byte) uint32 { return updateChecksum(0, p) }
 
 func updateChecksum(sum uint32, p []byte) uint32 { return crc32.Update(sum, castagnoli(), p) }
 
-// sealBroken is What a CorruptError names where a checksum held and the seal did not.
+// sealBroken is What a CorruptError names where content does not open under its key.
 const sealBroken = "seal"
 
 // contentLabel is the purpose under which the BLAKE3 of sealed content is keyed, so that it tells nothing of it.
