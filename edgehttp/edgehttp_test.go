@@ -848,7 +848,7 @@ func TestNotModifiedOfAnother(t *testing.T) {
 				}
 			}
 		})
-		want(t, s, 200, expired, "two", "/v")
+		want(t, s, 200, miss, "two", "/v")
 	})
 }
 
