@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -193,7 +194,9 @@ func (c *checker) packs(ctx context.Context) (map[ID]int64, error) {
 		if err := c.index(ctx); err != nil {
 			return nil, err
 		}
-		broken = c.broken(there)
+		still := c.broken(there)
+		// One that is named only now may have been stored after the listing.
+		maps.DeleteFunc(broken, func(n uint32, _ error) bool { _, ok := still[n]; return !ok })
 	}
 	indexed := r.indexRecords()
 	orphans := 0
@@ -208,25 +211,32 @@ func (c *checker) packs(ctx context.Context) (map[ID]int64, error) {
 			Err: fmt.Errorf("%d packs are in no index, left by runs that were cut off: prune removes them, 'firn repo repair' uses them", orphans),
 		})
 	}
-	chunks := r.idx.inPacks(broken)
+	for n := range broken {
+		r.idx.change(n, func(p *packInfo) { p.state |= packGone })
+	}
+	chunks := r.idx.onlyIn(broken)
 	for n, err := range broken {
+		if err == nil {
+			continue
+		}
 		k := r.idx.pack(n)
 		c.report(Problem{Blob: packKey(k.id), Pack: k.id, Chunks: chunks[n], Err: err})
 		for _, id := range chunks[n] {
 			c.lost[id] = true
 		}
-		r.idx.change(n, func(p *packInfo) { p.state |= packGone })
 	}
 	return there, nil
 }
 
-// broken finds the packs of the index that are not there as they should be.
+// broken finds the packs of the index that are not there as they should be; without an error those that a prune, which
+// was cut off after that, deleted.
 func (c *checker) broken(there map[ID]int64) map[uint32]error {
 	broken := map[uint32]error{}
 	for id, k := range c.r.indexRecords() {
 		size, ok := there[id]
 		switch {
-		case !ok && k.state&packDoomed != 0: // a prune was cut off after it deleted the pack
+		case !ok && k.state&packDoomed != 0:
+			broken[k.number] = nil
 		case !ok:
 			broken[k.number] = errors.New("the pack is missing: put it back from a copy, or run 'firn repo repair' and back up again")
 		case size != int64(k.size):
@@ -236,8 +246,8 @@ func (c *checker) broken(there map[ID]int64) map[uint32]error {
 	return broken
 }
 
-// inPacks collects the chunks that the index finds in the packs.
-func (x *index) inPacks(packs map[uint32]error) map[uint32][]ID {
+// onlyIn collects the chunks that the index finds in the packs, which are gone, and in no other: each once.
+func (x *index) onlyIn(packs map[uint32]error) map[uint32][]ID {
 	all := map[uint32][]ID{}
 	if len(packs) == 0 {
 		return all
@@ -246,7 +256,18 @@ func (x *index) inPacks(packs map[uint32]error) map[uint32][]ID {
 		s := &x.shards[i]
 		s.mu.RLock()
 		for n := range s.n {
-			if e := s.entry(uint32(n)); packs[e.pack] != nil {
+			e := s.entry(uint32(n))
+			if _, ok := packs[e.pack]; !ok {
+				continue
+			}
+			first, elsewhere := (*located)(nil), false
+			for o, slot := s.find(e.id); o != nil; o, slot = s.next(e.id, slot) {
+				if _, ok := packs[o.pack]; ok && first == nil {
+					first = o
+				}
+				elsewhere = elsewhere || x.state(o.pack)&packGone == 0
+			}
+			if first == e && !elsewhere {
 				all[e.pack] = append(all[e.pack], e.id)
 			}
 		}
@@ -289,7 +310,7 @@ func (c *checker) snapshot(ctx context.Context, id ID) error {
 				return true
 			}
 			c.trees[id] = true
-			if _, _, ok := r.idx.get(id); !ok {
+			if _, _, ok := r.idx.get(id, nil); !ok {
 				lose(id, missing)
 				return true
 			}
@@ -306,7 +327,7 @@ func (c *checker) snapshot(ctx context.Context, id ID) error {
 				return
 			}
 			for _, id := range t.Data {
-				if _, _, ok := r.idx.get(id); !ok {
+				if _, _, ok := r.idx.get(id, nil); !ok {
 					lose(id, missing)
 				}
 			}
@@ -470,7 +491,7 @@ func parsePack(r *Repo, p []byte) (packHead, []entry, error) {
 	return head, list, err
 }
 
-// listFromIndex makes a pack's list of what the index in memory knows: chunks that it finds elsewhere are not in it.
+// listFromIndex makes a pack's list of what the index in memory knows.
 func (r *Repo) listFromIndex(id ID) (packHead, []entry, bool) {
 	r.idx.mu.RLock()
 	n, ok := r.idx.byID[id]

@@ -404,7 +404,7 @@ func TestWaitsForTheLiving(t *testing.T) {
 			t.Fatal(err)
 		}
 		rep, err = r.Prune(ctx, PruneOptions{Scratch: t.TempDir()})
-		if err != nil || rep.Rescued == 0 || rep.FreedPacks > 0 {
+		if err != nil || rep.Rescued == 0 || rep.Written == 0 || rep.FreedPacks != rep.Rescued {
 			t.Errorf("prune after it: %+v, %v", rep, err)
 		}
 		if err := restore(ctx, again(t, r, store, Options{}), snap.ID, upTo(20)); err != nil {

@@ -2,18 +2,23 @@ package repo
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 
 	"firn/seal"
 )
 
-// index knows in which pack each chunk is, in memory: 48 bytes a chunk and 5 to 11 for finding it, without pointers,
-// so that the garbage collector does not look into it.
+// index knows in which packs each chunk is, in memory: 48 bytes a chunk and pack and 5 to 11 for finding it, without
+// pointers, so that the garbage collector does not look into it.
+//
+// All packs of a chunk are known, and all files that name a pack: index files come and go one by one, and a file that
+// stays is not read again when another one goes that had the same chunk or pack.
 type index struct {
 	mu     sync.RWMutex
 	packs  []packInfo
 	byID   map[ID]uint32
-	doomed map[ID]packState // packDoomed, or packGone for what was deleted and may yet be named
+	also   map[uint32][]uint32 // index files that name a pack besides packInfo.file, where there are any
+	doomed map[ID]packState    // packDoomed, or packGone for what was deleted and may yet be named
 
 	shards [shards]shard
 }
@@ -30,7 +35,7 @@ type shard struct {
 	n      int
 }
 
-// located is a chunk and where it is.
+// located is a chunk and one place where it is.
 type located struct {
 	id   ID
 	pack uint32
@@ -43,7 +48,7 @@ type located struct {
 type packInfo struct {
 	id    ID
 	salt  [seal.SaltSize]byte
-	file  uint32 // number of the index file that names it, or noFile
+	file  uint32 // number of an index file that names it, or noFile
 	size  uint32
 	kind  Kind
 	state packState
@@ -65,18 +70,26 @@ const (
 
 const noFile = ^uint32(0)
 
-func newIndex() *index { return &index{byID: map[ID]uint32{}, doomed: map[ID]packState{}} }
+func newIndex() *index {
+	return &index{byID: map[ID]uint32{}, also: map[uint32][]uint32{}, doomed: map[ID]packState{}}
+}
 
 func (x *index) shard(id ID) *shard { return &x.shards[id[0]%shards] }
 
-// find returns the entry of id or nil, and the slot where it is or would be. The shard is locked.
+// find returns the first entry of id or nil, and the slot where it is or would be. The shard is locked.
 func (s *shard) find(id ID) (*located, int) {
 	if len(s.slots) == 0 {
 		return nil, -1
 	}
-	m := len(s.slots) - 1
 	// Ids are keyed hashes: nobody without the key can make them collide.
-	for i := int(binary.LittleEndian.Uint64(id[8:])) & m; ; i = (i + 1) & m {
+	return s.probe(id, int(binary.LittleEndian.Uint64(id[8:]))&(len(s.slots)-1))
+}
+
+// next is find after an entry of id that is in slot i.
+func (s *shard) next(id ID, i int) (*located, int) { return s.probe(id, (i+1)&(len(s.slots)-1)) }
+
+func (s *shard) probe(id ID, i int) (*located, int) {
+	for {
 		n := s.slots[i]
 		if n == 0 {
 			return nil, i
@@ -84,16 +97,19 @@ func (s *shard) find(id ID) (*located, int) {
 		if e := s.entry(n - 1); e.id == id {
 			return e, i
 		}
+		i = (i + 1) & (len(s.slots) - 1)
 	}
 }
 
 func (s *shard) entry(n uint32) *located { return &s.blocks[n/blockSize][n%blockSize] }
 
-// insert adds an entry for an id that has none.
+// insert adds an entry for id, after those it has; slot is the free one that was found.
 func (s *shard) insert(id ID, slot int) *located {
 	if s.n >= len(s.slots)/4*3 {
 		s.grow()
-		_, slot = s.find(id)
+		var e *located
+		for e, slot = s.find(id); e != nil; e, slot = s.next(id, slot) {
+		}
 	}
 	if s.n%blockSize == 0 {
 		s.blocks = append(s.blocks, new([blockSize]located))
@@ -131,8 +147,12 @@ func (x *index) has(id ID) bool {
 	s := x.shard(id)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	e, _ := s.find(id)
-	return e != nil && x.state(e.pack).usable()
+	for e, i := s.find(id); e != nil; e, i = s.next(id, i) {
+		if x.state(e.pack).usable() {
+			return true
+		}
+	}
+	return false
 }
 
 // claim makes id the caller's to save, in the pack numbered by, unless it is known.
@@ -140,58 +160,88 @@ func (x *index) claim(id ID, by uint32) bool {
 	s := x.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, slot := s.find(id)
-	if e == nil {
-		e = s.insert(id, slot)
-	} else if x.state(e.pack).usable() {
-		return false
+	var free *located
+	e, i := s.find(id)
+	for ; e != nil; e, i = s.next(id, i) {
+		state := x.state(e.pack)
+		if state.usable() {
+			return false
+		}
+		if state&packGone != 0 {
+			free = e
+		}
 	}
-	e.pack, e.off, e.stored, e.plain = by, 0, 0, 0
+	if free == nil {
+		free = s.insert(id, i)
+	}
+	*free = located{id: id, pack: by}
 	return true
 }
 
-// put says where a chunk is. Where it is known in several packs, one that stays wins, then the first.
+// put adds a place where a chunk is.
 func (x *index) put(l located) {
 	s := x.shard(l.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, slot := s.find(l.id)
-	if e == nil {
-		e = s.insert(l.id, slot)
-	} else if e.pack != l.pack {
-		old, now := x.state(e.pack), x.state(l.pack)
-		if old.usable() && old&packStored != 0 || old&packGone == 0 && !now.usable() {
+	var free *located
+	e, i := s.find(l.id)
+	for ; e != nil; e, i = s.next(l.id, i) {
+		if e.pack == l.pack {
+			*e = l
 			return
 		}
+		if x.state(e.pack)&packGone != 0 {
+			free = e
+		}
 	}
-	*e = l
+	if free == nil {
+		free = s.insert(l.id, i)
+	}
+	*free = l
 }
 
-// place sets where a claimed chunk is.
-func (x *index) place(l located) {
+// place sets where a chunk is that was claimed for the pack numbered by.
+func (x *index) place(l located, by uint32) {
 	s := x.shard(l.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, _ := s.find(l.id); e != nil {
-		*e = l
+	for e, i := s.find(l.id); e != nil; e, i = s.next(l.id, i) {
+		if e.pack == by {
+			*e = l
+			return
+		}
 	}
 }
 
-// get returns where a chunk is that can be read.
-func (x *index) get(id ID) (located, packInfo, bool) {
+// get returns where a chunk is that can be read, packs in not left out: in one that stays if there is one.
+func (x *index) get(id ID, not map[uint32]bool) (best located, pack packInfo, ok bool) {
 	s := x.shard(id)
 	s.mu.RLock()
-	e, _ := s.find(id)
-	if e == nil {
-		s.mu.RUnlock()
-		return located{}, packInfo{}, false
+	defer s.mu.RUnlock()
+	for e, i := s.find(id); e != nil; e, i = s.next(id, i) {
+		p := x.pack(e.pack)
+		if p.state&packGone != 0 || p.state&packStored == 0 || not[e.pack] {
+			continue
+		}
+		if !ok || !pack.state.usable() && p.state.usable() {
+			best, pack, ok = *e, p, true
+		}
 	}
-	l := *e
-	s.mu.RUnlock()
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	p := x.packs[l.pack]
-	return l, p, p.state&packGone == 0 && p.state&packStored != 0
+	return best, pack, ok
+}
+
+// dying returns the packs that have a chunk and will be deleted.
+func (x *index) dying(id ID) []ID {
+	s := x.shard(id)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var packs []ID
+	for e, i := s.find(id); e != nil; e, i = s.next(id, i) {
+		if p := x.pack(e.pack); p.state&(packGone|packDoomed) == packDoomed {
+			packs = append(packs, p.id)
+		}
+	}
+	return packs
 }
 
 // addPack makes a pack known, or known again, and returns its number.
@@ -200,9 +250,12 @@ func (x *index) addPack(p packInfo) uint32 {
 	defer x.mu.Unlock()
 	p.state |= x.doomed[p.id]
 	if n, ok := x.byID[p.id]; ok && !p.id.IsZero() {
-		old := &x.packs[n]
-		if old.state&packOurs == 0 {
+		switch old := &x.packs[n]; {
+		case old.state&packGone != 0 || old.state&packOurs == 0 && old.file == noFile:
 			*old = p
+			delete(x.also, n)
+		case old.file != p.file:
+			x.also[n] = append(x.also[n], p.file)
 		}
 		return n
 	}
@@ -241,6 +294,16 @@ func (x *index) setDoomed(ids map[ID]packState) {
 func (x *index) forgetFiles(gone map[uint32]bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	for n, files := range x.also {
+		files = slices.DeleteFunc(files, func(f uint32) bool { return gone[f] })
+		if p := &x.packs[n]; p.file != noFile && gone[p.file] && len(files) > 0 {
+			p.file, files = files[0], files[1:]
+		}
+		x.also[n] = files
+		if len(files) == 0 {
+			delete(x.also, n)
+		}
+	}
 	for i := range x.packs {
 		if p := &x.packs[i]; p.file != noFile && gone[p.file] {
 			p.state |= packGone

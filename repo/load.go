@@ -112,34 +112,41 @@ func (r *Repo) LoadMany(ctx context.Context, ids []ID, fn func(i int, data []byt
 	if err := r.ensure(ctx); err != nil {
 		return err
 	}
-	todo := make([]int, len(ids))
-	for i := range todo {
-		todo[i] = i
-	}
-	for first := true; ; first = false {
-		missing, err := r.loadMany(ctx, r.idx, ids, todo, fn)
-		if err != nil || len(missing.todo) == 0 {
-			return err
-		}
-		if !first {
-			return missing.err
-		}
-		// A prune may have moved them since the index was loaded.
-		if err := r.refresh(ctx); err != nil {
-			return err
-		}
-		todo = missing.todo
-	}
+	return r.loadAll(ctx, r.idx, ids, r.refresh, fn)
 }
 
 // loadFrom is LoadMany with another index than the one in memory, which is not loaded for it.
 func (r *Repo) loadFrom(ctx context.Context, x *index, ids []ID, fn func(i int, data []byte) error) error {
+	return r.loadAll(ctx, x, ids, func(context.Context) error { return nil }, fn)
+}
+
+// loadAll makes passes over packs: where one is not there, a prune may have moved its chunks since the index was loaded,
+// which refresh does again, or they are in another one.
+func (r *Repo) loadAll(ctx context.Context, x *index, ids []ID, refresh func(context.Context) error, fn func(i int, data []byte) error) error {
 	todo := make([]int, len(ids))
 	for i := range todo {
 		todo[i] = i
 	}
-	m, err := r.loadMany(ctx, x, ids, todo, fn)
-	return firstError(err, m.err)
+	lost := map[uint32]bool{}
+	var cause error // for which a pack is not there
+	for pass := 0; ; pass++ {
+		before := len(lost)
+		missing, err := r.loadMany(ctx, x, ids, todo, lost, fn)
+		if err != nil || len(missing.todo) == 0 {
+			return err
+		}
+		if len(lost) > before {
+			cause = missing.err
+		} else if pass > 0 {
+			return cmp.Or(cause, missing.err)
+		}
+		if pass == 0 {
+			if err := refresh(ctx); err != nil {
+				return err
+			}
+		}
+		todo = missing.todo
+	}
 }
 
 // missing is what a pass over packs did not find.
@@ -150,11 +157,12 @@ type missing struct {
 
 func chunkError(id ID, err error) error { return firn.E("load chunk", id.String(), err) }
 
-func (r *Repo) loadMany(ctx context.Context, x *index, ids []ID, todo []int, fn func(i int, data []byte) error) (missing, error) {
+// loadMany is one pass. It leaves out packs in gone, and adds to them.
+func (r *Repo) loadMany(ctx context.Context, x *index, ids []ID, todo []int, gone map[uint32]bool, fn func(i int, data []byte) error) (missing, error) {
 	var m missing
 	reqs := make([]request, 0, len(todo))
 	for _, i := range todo {
-		l, _, ok := x.get(ids[i])
+		l, _, ok := x.get(ids[i], gone)
 		if !ok {
 			m.todo = append(m.todo, i)
 			m.err = chunkError(ids[i], firn.NewError(firn.NotFound, "no pack has it: run 'firn repo check'"))
@@ -177,9 +185,9 @@ func (r *Repo) loadMany(ctx context.Context, x *index, ids []ID, todo []int, fn 
 	lost := make([]error, len(runs)) // packs that are gone
 	if err := each(ctx, readers, len(runs), func(ctx context.Context, i int) error {
 		err := r.loadRun(ctx, x.pack(runs[i][0].at.pack), runs[i], fn)
-		var gone *goneError
-		if errors.As(err, &gone) {
-			lost[i] = gone.error
+		var e *goneError
+		if errors.As(err, &e) {
+			lost[i] = e.error
 			return nil
 		}
 		return err
@@ -190,6 +198,7 @@ func (r *Repo) loadMany(ctx context.Context, x *index, ids []ID, todo []int, fn 
 		if err == nil {
 			continue
 		}
+		gone[runs[i][0].at.pack] = true
 		m.err = chunkError(runs[i][0].at.id, err)
 		for _, q := range runs[i] {
 			m.todo = append(m.todo, q.i)

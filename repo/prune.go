@@ -55,7 +55,7 @@ type PruneReport struct {
 	RemoveSize, RepackSize, Written int64
 	FreedPacks                      int // that were deleted, those of earlier prunes among them
 	Freed                           int64
-	Rescued                         int // packs that were to be deleted and are needed again
+	Rescued                         int // packs that were to be deleted and are needed again: that was copied
 	// Pending packs wait for Waiting, sessions that live and began before they were doomed. A later prune deletes them.
 	Pending     int
 	PendingSize int64
@@ -138,6 +138,12 @@ func (p *pruner) run(ctx, closing context.Context) (err error) {
 	p.survey.self = p.session.id
 	defer func() {
 		p.rep.Dead = p.watch.dead
+		if damage(err) {
+			// Where another prune goes on with this one, what it did looks like that.
+			if e := p.ours(closing); e != nil {
+				err = e
+			}
+		}
 		err = errors.Join(err, p.session.end(closing, err))
 	}()
 	if err := p.alone(ctx); err != nil {
@@ -211,9 +217,10 @@ func (p *pruner) alone(ctx context.Context) error {
 	return nil
 }
 
-// settle decides what becomes of snapshots whose session is gone before they were more than pending. One that is whole,
-// doomed packs counted since they can be rescued, becomes a snapshot: its writer may have found its session there and
-// be about to say so. Another is removed: its writer is dead, or will find out.
+// settle decides what becomes of snapshots whose session is gone before they were more than pending. One that is whole
+// becomes a snapshot. One that needs doomed packs is left: its writer may have found its session there, so that they are
+// rescued; or it did not, and another prune may be deleting them now. Another is removed: its writer is dead, or will
+// find its session gone, since it would be whole else.
 func (p *pruner) settle(ctx context.Context) error {
 	r := p.r
 	pending, err := r.snapshotIDs(ctx, pendingPrefix)
@@ -221,29 +228,32 @@ func (p *pruner) settle(ctx context.Context) error {
 		return err
 	}
 	var mu sync.Mutex
-	there := map[uint32]bool{} // doomed packs that were looked for
+	var needs bool         // a doomed pack was needed
+	there := map[ID]bool{} // doomed packs that were looked for
 	has := func(id ID) bool {
-		l, k, ok := r.idx.get(id)
-		if !ok || k.state&packDoomed == 0 {
-			return ok
+		if r.idx.has(id) {
+			return true
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		ok, known := there[l.pack]
-		if !known {
-			var err error
-			ok, err = r.store.Exists(ctx, packKey(k.id))
-			ok = ok || err != nil && !damage(err) // the next prune decides
-			there[l.pack] = ok
-		}
-		return ok
+		needs = true
+		return slices.ContainsFunc(r.idx.dying(id), func(pack ID) bool {
+			ok, known := there[pack]
+			if !known {
+				var err error
+				ok, err = r.store.Exists(ctx, packKey(pack))
+				ok = ok || err != nil && !damage(err) // the next prune decides
+				there[pack] = ok
+			}
+			return ok
+		})
 	}
 	for _, id := range pending {
 		f, err := r.readSnapshotFile(ctx, pendingPrefix, id)
 		if firn.KindOf(err) == firn.NotFound {
 			continue
 		}
-		if err != nil && !damage(err) {
+		if err != nil && !damage(err) || firn.KindOf(err) == firn.Unsupported {
 			return err
 		}
 		if err == nil {
@@ -252,13 +262,24 @@ func (p *pruner) settle(ctx context.Context) error {
 			} else if alive {
 				continue
 			}
-			if err = r.refresh(ctx); err == nil {
-				err = r.complete(ctx, f.Root, has)
+			if err := r.refresh(ctx); err != nil {
+				return err
 			}
-			if err == nil {
-				err = r.putSnapshot(ctx, snapshotPrefix, f.Snapshot, ID{})
+			needs = false
+			clear(there)
+			if err = r.complete(ctx, f.Root, has); err != nil && !damage(err) {
+				return err
 			}
-			if err != nil && !damage(err) {
+			if err == nil && needs {
+				continue
+			}
+		}
+		// Else another prune may have settled it, and moved what was looked for, meanwhile.
+		if err := p.ours(ctx); err != nil {
+			return err
+		}
+		if err == nil {
+			if err := r.putSnapshot(ctx, snapshotPrefix, f.Snapshot, ID{}); err != nil {
 				return err
 			}
 		}
@@ -323,7 +344,12 @@ func (p *pruner) repack(ctx context.Context, packs []uint32) ([]uint32, error) {
 	}
 	var done []uint32
 	if err := p.survey.kept(func(n uint32) bool { return want[n] }, func(n uint32, ids map[ID]bool) error {
-		if err := p.moveChunks(ctx, &p.survey.packs[n], ids); err != nil {
+		if err := p.moveChunks(ctx, &p.survey.packs[n], ids); firn.KindOf(err) == firn.NotFound {
+			return &firn.Error{
+				Kind: firn.Unavailable, Op: "prune", Subject: p.r.store.Name(),
+				Err: fmt.Errorf("a pack went that was there, so another prune may be under way: run it again: %w", err),
+			}
+		} else if err != nil {
 			return err
 		}
 		done = append(done, n)
@@ -433,12 +459,11 @@ func (p *pruner) finish(ctx context.Context, all []doomed) error {
 	if err := p.survey.run(ctx); err != nil {
 		return firn.E("prune", p.r.store.Name(), err)
 	}
-	for i := range ready {
-		if err := p.rescue(ctx, &ready[i]); err != nil {
-			return err
-		}
+	kept, err := p.rescue(ctx, ready)
+	if err != nil {
+		return err
 	}
-	return p.remove(ctx, ready)
+	return p.remove(ctx, ready, kept)
 }
 
 func (p *pruner) pending(ctx context.Context, waiting []doomed, blocking map[ID]bool) error {
@@ -459,23 +484,35 @@ func (p *pruner) pending(ctx context.Context, waiting []doomed, blocking map[ID]
 	return err
 }
 
-// rescue takes the packs out that snapshots refer to after all.
-func (p *pruner) rescue(ctx context.Context, d *doomed) error {
-	n := len(d.Packs)
-	d.Packs = slices.DeleteFunc(d.Packs, func(id ID) bool {
-		n, ok := p.survey.numbers[id]
-		return ok && p.survey.packs[n].live > 0
-	})
-	if len(d.Packs) == n {
-		return nil
+// rescue copies what snapshots refer to after all, and returns the packs that it cannot copy for want of space.
+//
+// A pack that was doomed stays so, and nobody relies on it ever again: another prune that was taken for dead wrongly may
+// be deleting it, and the next call of its own that it makes certain of may come too late.
+func (p *pruner) rescue(ctx context.Context, ready []doomed) (map[ID]bool, error) {
+	kept := map[ID]bool{}
+	var needed []uint32
+	for _, d := range ready {
+		for _, id := range d.Packs {
+			if n, ok := p.survey.numbers[id]; ok && p.survey.packs[n].live > 0 && !kept[id] {
+				kept[id] = true
+				needed = append(needed, n)
+			}
+		}
 	}
-	p.rep.Rescued += n - len(d.Packs)
-	return p.r.putDoomed(ctx, *d)
+	p.rep.Rescued += len(needed)
+	moved, err := p.repack(ctx, needed)
+	if firn.KindOf(err) == firn.NoSpace {
+		p.rep.NoSpace, err = true, nil
+	}
+	for _, n := range moved {
+		delete(kept, p.survey.packs[n].id)
+	}
+	return kept, err
 }
 
-// remove deletes packs, then what the index says of them, then the note that they are doomed. While that is there,
-// nobody relies on them.
-func (p *pruner) remove(ctx context.Context, ready []doomed) error {
+// remove deletes packs that are not kept, then what the index says of them, then the note that they are doomed. While
+// that is there, nobody relies on them.
+func (p *pruner) remove(ctx context.Context, ready []doomed, kept map[ID]bool) error {
 	gone := map[ID]bool{}
 	buried := doomed{id: newID(), Version: doomedVersion, Listed: true}
 	bury := func(id ID) {
@@ -492,7 +529,7 @@ func (p *pruner) remove(ctx context.Context, ready []doomed) error {
 			}
 		}
 		for _, id := range d.Packs {
-			if gone[id] {
+			if gone[id] || kept[id] {
 				continue
 			}
 			gone[id] = true
@@ -515,6 +552,10 @@ func (p *pruner) remove(ctx context.Context, ready []doomed) error {
 	if err := p.rewriteIndex(ctx, gone); err != nil {
 		return err
 	}
+	// Another prune that goes on with this one may not have come as far.
+	if err := p.ours(ctx); err != nil {
+		return err
+	}
 	if len(buried.Buried) > 0 {
 		if err := p.r.putDoomed(ctx, buried); err != nil {
 			return err
@@ -522,7 +563,13 @@ func (p *pruner) remove(ctx context.Context, ready []doomed) error {
 	}
 	var notes []string
 	for _, d := range ready {
-		notes = append(notes, doomedPrefix+d.id.String())
+		d.Buried = nil
+		d.Packs = slices.DeleteFunc(d.Packs, func(id ID) bool { return !kept[id] })
+		if len(d.Packs) == 0 {
+			notes = append(notes, doomedPrefix+d.id.String())
+		} else if err := p.r.putDoomed(ctx, d); err != nil {
+			return err
+		}
 	}
 	return p.r.store.Delete(ctx, notes...)
 }

@@ -99,10 +99,18 @@ func (m *mender) run(ctx context.Context) error {
 			return err
 		}
 	}
+	missing := map[uint32]error{}
 	for id, k := range indexed {
-		if _, ok := there[id]; !ok && k.state&packDoomed == 0 {
+		if _, ok := there[id]; !ok {
+			missing[k.number] = nil
+			r.idx.change(k.number, func(p *packInfo) { p.state |= packGone })
+		}
+	}
+	chunks := r.idx.onlyIn(missing)
+	for id, k := range indexed {
+		if _, ok := missing[k.number]; ok && k.state&packDoomed == 0 {
 			m.rep.Lost++
-			m.lose(id, r.idx.inPacks(map[uint32]error{k.number: errReload})[k.number], "the pack is missing")
+			m.lose(id, chunks[k.number], "the pack is missing")
 		}
 	}
 	// New packs first, then the index that names them, then the old index goes.

@@ -27,7 +27,9 @@ import (
 // doomed packs and does not rely on them. A session whose sign of life stands still may be dead: the prune deletes its
 // file, lists the snapshots after that, pending ones too, and keeps what they need. A writer puts its snapshot as
 // pending and looks for its session file after that. If it is there, the prune's listing comes later and sees the
-// snapshot. If it is gone, the writer checks each chunk itself. Only then it puts the snapshot.
+// snapshot. If it is gone, the writer begins a new session, and goes on where it finds each chunk in a pack that is not
+// doomed. Only a writer that found its file puts the snapshot. A pack that was doomed stays so for ever: what is needed of
+// it after all is copied, since a prune that was taken for dead may be deleting it.
 //
 // So a clock that is wrong, a machine that slept, or a wrong guess about who is dead costs a backup that must run again,
 // and never a chunk.
@@ -61,13 +63,14 @@ type sessionFile struct {
 // at most one session at a time.
 type Session struct {
 	r       *Repo
-	id      ID
+	id      ID   // changes where it goes on as a new one
 	loaded  bool // the index was loaded for it
+	host    string
 	purpose string
 	ctx     context.Context // of what runs beside the callers; ends with the first failure
 	cancel  context.CancelCauseFunc
 	group   errgroup.Group // of uploads
-	renews  sync.WaitGroup
+	quiet   func()         // ends the signs of life
 
 	claims  uint32          // number of a pack that stands for chunks that have no place yet
 	buffers chan packBuffer // those there are for packs; an empty one is made when it is needed
@@ -106,7 +109,7 @@ func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) 
 	if opt.Host == "" {
 		opt.Host, _ = os.Hostname() // only shown
 	}
-	s := &Session{r: r, id: newID(), loaded: load, purpose: opt.Purpose}
+	s := &Session{r: r, loaded: load, host: opt.Host, purpose: opt.Purpose}
 	r.mu.Lock()
 	busy := r.mu.session != nil
 	if !busy {
@@ -123,21 +126,16 @@ func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) 
 			r.mu.Unlock()
 		}
 	}()
-	p, err := json.Marshal(sessionFile{sessionVersion, opt.Host, opt.Purpose, os.Getpid(), time.Now().UTC().Truncate(time.Second)})
-	if err != nil {
-		return nil, err
-	}
 	closing, release := Closing(ctx)
 	defer release()
-	key := sessionPrefix + s.id.String()
-	if err := r.store.PutBytes(ctx, key, r.boxes.Box(nil, key, p)); err != nil {
+	if err := s.announce(ctx); err != nil {
 		return nil, err
 	}
 	if load {
 		err = r.refresh(ctx)
 	}
 	if err != nil {
-		_ = r.store.Delete(closing, key) // what is left of it only makes a prune wait
+		_ = s.leave(closing) // what is left of it only makes a prune wait
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
@@ -152,26 +150,52 @@ func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) 
 	for i := range s.lanes {
 		s.lanes[i].sem = make(chan struct{}, 1)
 	}
-	s.renews.Go(s.renew)
 	return s, nil
 }
 
-// ID returns the session's id.
+// ID returns the session's id: that of another one after a Commit that found it over and went on.
 func (s *Session) ID() ID { return s.id }
 
-// renew shows that the session is alive until it ends.
-func (s *Session) renew() {
+// announce puts the file of a new session, and shows from then on that it is alive.
+func (s *Session) announce(ctx context.Context) error {
+	s.id = newID()
+	p, err := json.Marshal(sessionFile{sessionVersion, s.host, s.purpose, os.Getpid(), time.Now().UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	key := sessionPrefix + s.id.String()
+	if err := s.r.store.PutBytes(ctx, key, s.r.boxes.Box(nil, key, p)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.r.renew(ctx, key+aliveSuffix)
+	}()
+	s.quiet = func() { cancel(); <-done }
+	return nil
+}
+
+// leave takes away what announce put.
+func (s *Session) leave(ctx context.Context) error {
+	s.quiet()
+	key := sessionPrefix + s.id.String()
+	return s.r.store.Delete(ctx, key, key+aliveSuffix)
+}
+
+// renew shows that a session is alive, also while it is being ended.
+func (r *Repo) renew(ctx context.Context, key string) {
 	t := time.NewTicker(RenewEvery)
 	defer t.Stop()
-	key := sessionPrefix + s.id.String() + aliveSuffix
 	for n := 1; ; n++ {
 		select {
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
 		// One that fails is made up for by the next; if none gets through, Commit finds out.
-		_ = s.r.store.PutBytes(s.ctx, key, fmt.Appendf(nil, "%d %s\n", n, hex.EncodeToString(random(8))))
+		_ = r.store.PutBytes(ctx, key, fmt.Appendf(nil, "%d %s\n", n, hex.EncodeToString(random(8))))
 	}
 }
 
@@ -299,7 +323,7 @@ func (s *Session) reserve(ctx context.Context, kind Kind, e entry) (*packer, int
 	s.mu.Lock()
 	p.sealing++
 	s.mu.Unlock()
-	s.r.idx.place(located{e.id, p.number, uint32(off), e.stored, e.plain})
+	s.r.idx.place(located{e.id, p.number, uint32(off), e.stored, e.plain}, s.claims)
 	return p, off, nil
 }
 
@@ -438,17 +462,16 @@ func (s *Session) Commit(ctx context.Context, snap Snapshot) (Snapshot, error) {
 	if snap.Root.IsZero() {
 		return Snapshot{}, firn.E("commit snapshot", "", firn.NewError(firn.Invalid, "it has no root"))
 	}
-	snap.ID = newID()
 	if snap.Time.IsZero() {
 		snap.Time = time.Now()
 	}
 	closing, release := Closing(ctx)
 	defer release()
-	err := s.commit(ctx, closing, snap)
+	err := s.commit(ctx, closing, &snap)
 	return snap, errors.Join(err, s.end(closing, err))
 }
 
-func (s *Session) commit(ctx, closing context.Context, snap Snapshot) error {
+func (s *Session) commit(ctx, closing context.Context, snap *Snapshot) error {
 	if err := context.Cause(s.ctx); err != nil {
 		return err
 	}
@@ -458,35 +481,75 @@ func (s *Session) commit(ctx, closing context.Context, snap Snapshot) error {
 	if err := s.flush(ctx); err != nil {
 		return err
 	}
-	return s.publish(ctx, closing, snap)
+	for range 3 {
+		snap.ID = newID()
+		over, err := s.publish(ctx, *snap)
+		if err == nil && !over {
+			return nil
+		}
+		// A prune that found it whole may have made a snapshot of it.
+		id := snap.ID.String()
+		err = errors.Join(err, s.r.store.Delete(closing, snapshotPrefix+id, pendingPrefix+id))
+		if err == nil {
+			err = s.restart(ctx, snap.Root)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return &firn.Error{
+		Kind: firn.Conflict, Op: "commit snapshot", Subject: s.r.store.Name(),
+		Err: errors.New("prunes took its session for dead again and again, so the way there is too slow or a clock jumps: run it again"),
+	}
 }
 
-// publish puts a snapshot whose chunks are stored, and makes sure that no prune takes them away. It is pending until
-// that is certain: what a killed process leaves there is never taken for a whole snapshot.
-func (s *Session) publish(ctx, closing context.Context, snap Snapshot) error {
-	if err := s.r.putSnapshot(ctx, pendingPrefix, snap, s.id); err != nil {
-		return err
+// publish puts a snapshot whose chunks are stored, once it is certain that no prune takes them away. It is pending until
+// then: what a killed process leaves there is never taken for a whole snapshot. Where the session is over it reports that,
+// and the snapshot is left pending.
+func (s *Session) publish(ctx context.Context, snap Snapshot) (over bool, err error) {
+	r := s.r
+	if err := r.putSnapshot(ctx, pendingPrefix, snap, s.id); err != nil {
+		return false, err
+	}
+	// No prune deletes what it needs before it saw that this is gone, and looked for what is pending after that.
+	alive, err := r.store.Exists(ctx, sessionPrefix+s.id.String())
+	if err != nil || !alive {
+		return !alive && err == nil, err
+	}
+	if err := r.putSnapshot(ctx, snapshotPrefix, snap, ID{}); err != nil {
+		return false, err
 	}
 	pending := pendingPrefix + snap.ID.String()
-	if err := s.stands(ctx, snap.Root); err != nil {
-		return errors.Join(err, s.r.store.Delete(closing, pending))
+	there, err := r.store.Exists(ctx, pending)
+	if err != nil {
+		return false, err
 	}
-	if err := s.r.putSnapshot(ctx, snapshotPrefix, snap, ID{}); err != nil {
-		return err
+	if there {
+		_ = r.store.Delete(ctx, pending) // what is left of it, the next prune clears
+		return false, nil
 	}
-	return s.r.store.Delete(ctx, pending)
+	// A prune took the session for dead after that and made it a snapshot, long ago perhaps: it may have been forgotten
+	// since, and put by us again.
+	return false, s.whole(ctx, snap.Root)
 }
 
-// stands makes sure that what was stored and relied on stays: no prune deletes it while the session's file is there.
-// Without it, each chunk is looked for.
-func (s *Session) stands(ctx context.Context, root ID) error {
-	alive, err := s.r.store.Exists(ctx, sessionPrefix+s.id.String())
-	if err != nil || alive {
+// restart goes on as a new session where a prune took this one for dead: as if it had just found all its chunks stored.
+func (s *Session) restart(ctx context.Context, root ID) error {
+	if err := s.leave(ctx); err != nil {
 		return err
 	}
-	if err = s.r.refresh(ctx); err == nil {
-		err = s.r.complete(ctx, root, s.r.idx.has)
+	if err := s.announce(ctx); err != nil {
+		return err
 	}
+	return s.whole(ctx, root)
+}
+
+// whole looks for each chunk in a pack that stays.
+func (s *Session) whole(ctx context.Context, root ID) error {
+	if err := s.r.refresh(ctx); err != nil {
+		return err
+	}
+	err := s.r.complete(ctx, root, s.r.idx.has)
 	if k := firn.KindOf(err); err == nil || k != firn.NotFound && k != firn.Corrupt {
 		return err
 	}
@@ -515,7 +578,6 @@ func (s *Session) end(ctx context.Context, failure error) error {
 	}
 	s.fail(errors.New("the session has ended"))
 	_ = s.group.Wait() // told by whoever ended it
-	s.renews.Wait()
 	if failure != nil {
 		_ = s.writeIndex(ctx) // a gift for the next run
 		for _, n := range s.mu.numbers {
@@ -529,8 +591,7 @@ func (s *Session) end(ctx context.Context, failure error) error {
 	s.r.mu.Lock()
 	s.r.mu.session = nil
 	s.r.mu.Unlock()
-	key := sessionPrefix + s.id.String()
-	err := s.r.store.Delete(ctx, key, key+aliveSuffix)
+	err := s.leave(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = &firn.Error{
 			Kind: firn.Unavailable, Op: "end session", Subject: s.r.store.Name(),

@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,6 +30,8 @@ import (
 type machine struct {
 	driver.Driver
 	delay  func() time.Duration
+	before func(call, key string) bool  // may hold a call up, or drop it where it returns false: it looks carried out
+	trace  func(call string, err error) // told of each call that was carried out, or not
 	killed atomic.Bool
 	after  atomic.Int64  // calls until it is killed; negative: never
 	half   atomic.Bool   // the call it is killed in is carried out
@@ -36,13 +41,17 @@ type machine struct {
 var errKilled = errors.New("killed")
 
 func newMachine(d driver.Driver) *machine {
-	m := &machine{Driver: d, delay: func() time.Duration { return 0 }}
+	m := &machine{
+		Driver: d,
+		delay:  func() time.Duration { return 0 }, before: func(_, _ string) bool { return true }, trace: func(string, error) {},
+	}
 	m.after.Store(-1)
 	return m
 }
 
 // call counts a call and says whether it is carried out.
-func (m *machine) call(fn func() error) error {
+func (m *machine) call(name, key string, fn func() error) (err error) {
+	defer func() { m.trace(name+" "+key, err) }()
 	if d := m.delay(); d > 0 {
 		time.Sleep(d)
 	}
@@ -52,35 +61,39 @@ func (m *machine) call(fn func() error) error {
 	if m.after.Load() >= 0 && m.after.Add(-1) < 0 {
 		m.killed.Store(true)
 		if m.half.Load() {
+			name = "half " + name
 			_ = fn()
 		}
 		return errKilled
+	}
+	if !m.before(name, key) {
+		return nil
 	}
 	return fn()
 }
 
 func (m *machine) Put(ctx context.Context, key string, src driver.Source) error {
-	return m.call(func() error { return m.Driver.Put(ctx, key, src) })
+	return m.call("put", key, func() error { return m.Driver.Put(ctx, key, src) })
 }
 
 func (m *machine) Delete(ctx context.Context, key string) error {
-	return m.call(func() error { return m.Driver.Delete(ctx, key) })
+	return m.call("delete", key, func() error { return m.Driver.Delete(ctx, key) })
 }
 
 func (m *machine) Get(ctx context.Context, key string, offset, length int64) (r io.ReadCloser, err error) {
-	err = m.call(func() error { r, err = m.Driver.Get(ctx, key, offset, length); return err })
+	err = m.call("get", key, func() error { r, err = m.Driver.Get(ctx, key, offset, length); return err })
 	return r, err
 }
 
 func (m *machine) Stat(ctx context.Context, key string) (i driver.Info, err error) {
-	err = m.call(func() error { i, err = m.Driver.Stat(ctx, key); return err })
+	err = m.call("stat", key, func() error { i, err = m.Driver.Stat(ctx, key); return err })
 	return i, err
 }
 
 // List shows a state that may be old by the time the caller acts on it.
 func (m *machine) List(ctx context.Context, prefix string, fn func(driver.Info) error) error {
 	var all []driver.Info
-	if err := m.call(func() error {
+	if err := m.call("list", prefix, func() error {
 		return m.Driver.List(ctx, prefix, func(i driver.Info) error { all = append(all, i); return nil })
 	}); err != nil {
 		return err
@@ -190,12 +203,18 @@ func restore(ctx context.Context, r *Repo, id ID, chunks []int) error {
 type ledger struct {
 	sync.Mutex
 	snapshots map[ID][]int
+	order     []ID // those of snapshots, as they were committed
 }
 
-var seeds = flag.String("seeds", "1-3", "seeds of TestWritersAndPrune")
+var (
+	seeds     = flag.String("seeds", "1-3", "seeds of TestWritersAndPrune")
+	traceSims = flag.String("trace", "", "directory that TestWritersAndPrune writes the calls of each seed that fails to")
+)
 
 // TestWritersAndPrune lets writers, a forgetter and two pruners loose on one place, slow and killed at random, some of
-// them taken for dead while they live, with clocks that are wrong by an hour and more, also those of the place. Every snapshot whose commit returned must be whole, always.
+// them taken for dead while they live, with clocks that are wrong by an hour and more, also those of the place. Every
+// snapshot whose commit returned must be whole, always, and any other one once all is quiet. All that is random is drawn
+// from the seed; the ids of what is stored, and what is done first of what happens at one instant, are not.
 func TestWritersAndPrune(t *testing.T) {
 	var first, last uint64
 	if _, err := fmt.Sscanf(*seeds, "%d-%d", &first, &last); err != nil {
@@ -208,22 +227,49 @@ func TestWritersAndPrune(t *testing.T) {
 	}
 }
 
+// tracer keeps what machines did, for when it went wrong.
+type tracer struct {
+	begin time.Time
+	mu    sync.Mutex
+	lines []string
+}
+
+func (tr *tracer) add(format string, args ...any) {
+	at := time.Since(tr.begin)
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.lines = append(tr.lines, fmt.Sprintf("%10.3f ", at.Seconds())+fmt.Sprintf(format, args...))
+}
+
 func simulate(t *testing.T, seed uint64) {
 	ctx := t.Context()
 	place := memblob.New(memblob.Options{})
 	base := initRepo(t, blob.New(place, "mem:sim"), small())
 	all := &ledger{snapshots: map[ID][]int{}}
 	end := time.Now().Add(3 * time.Hour)
+	tr := &tracer{begin: time.Now()}
 	var wg sync.WaitGroup
-	var commits, lostCommits, kills, freed, rescued, pruneErrors atomic.Int64
-	client := func(slow int) (*Repo, *machine) {
+	var commits, lostCommits, kills, freed, rescued, dead, pruneErrors atomic.Int64
+	actor := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
+	// client makes a machine whose calls take up to slow milliseconds.
+	client := func(name string, rng *rand.Rand, slow int) (*Repo, *machine) {
 		m := newMachine(place)
-		m.clock = time.Duration(rand.IntN(3)-1) * time.Hour
+		own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
+		var mu sync.Mutex
+		m.clock = time.Duration(rng.IntN(3)-1) * time.Hour
 		m.delay = func() time.Duration {
 			if slow == 0 {
 				return 0
 			}
-			return time.Duration(rand.Int64N(int64(slow))) * time.Millisecond
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Duration(own.Int64N(int64(slow))) * time.Millisecond
+		}
+		m.trace = func(call string, err error) {
+			if err != nil {
+				call += ": " + err.Error()
+			}
+			tr.add("%s %s", name, call)
 		}
 		r, err := newRepo(blob.New(m, "mem:sim"), base.cfg, base.master, Options{})
 		if err != nil {
@@ -233,10 +279,11 @@ func simulate(t *testing.T, seed uint64) {
 	}
 	for w := range 4 {
 		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(seed, uint64(w)))
-			for time.Now().Before(end) {
+			rng := actor(w)
+			for n := 0; time.Now().Before(end); n++ {
 				// Every other run is so slow that a prune takes its session for dead.
-				r, m := client([]int{200, 90_000}[rng.IntN(2)])
+				name := fmt.Sprintf("writer %d.%d", w, n)
+				r, m := client(name, rng, []int{200, 90_000}[rng.IntN(2)])
 				if rng.IntN(4) == 0 {
 					m.half.Store(rng.IntN(2) == 0)
 					m.after.Store(rng.Int64N(40))
@@ -250,11 +297,13 @@ func simulate(t *testing.T, seed uint64) {
 					at = at.AddDate(50, 0, 0)
 				}
 				snap, err := backupAt(ctx, r, chunks, at)
+				tr.add("%s ends: snapshot %s, %v", name, snap.ID.Short(), err)
 				switch {
 				case err == nil:
 					commits.Add(1)
 					all.Lock()
 					all.snapshots[snap.ID] = chunks
+					all.order = append(all.order, snap.ID)
 					all.Unlock()
 				case m.killed.Load():
 					kills.Add(1)
@@ -270,14 +319,17 @@ func simulate(t *testing.T, seed uint64) {
 	}
 	for p := range 2 {
 		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(seed, uint64(100+p)))
-			for time.Now().Before(end) {
-				r, m := client([]int{200, 3000}[rng.IntN(2)])
+			rng := actor(100 + p)
+			for n := 0; time.Now().Before(end); n++ {
+				// Every third one is so slow that the other takes it for dead.
+				name := fmt.Sprintf("pruner %d.%d", p, n)
+				r, m := client(name, rng, []int{200, 3000, 50_000}[rng.IntN(3)])
 				if rng.IntN(3) == 0 {
 					m.half.Store(rng.IntN(2) == 0)
 					m.after.Store(rng.Int64N(120))
 				}
 				rep, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1, Memory: 4096, SessionTimeout: 2 * RenewEvery})
+				tr.add("%s ends: %v, %v", name, rep, err)
 				if err != nil && !m.killed.Load() {
 					pruneErrors.Add(1)
 					// Corrupt is the answer while a snapshot is there that its writer is about to take back.
@@ -287,29 +339,29 @@ func simulate(t *testing.T, seed uint64) {
 				}
 				freed.Add(int64(rep.FreedPacks))
 				rescued.Add(int64(rep.Rescued))
+				dead.Add(int64(rep.Dead))
 				_ = r.Close()
 				time.Sleep(time.Duration(rng.IntN(900)) * time.Second)
 			}
 		})
 	}
 	wg.Go(func() {
-		rng := rand.New(rand.NewPCG(seed, 200))
+		rng := actor(200)
 		for time.Now().Before(end) {
 			time.Sleep(time.Duration(rng.IntN(400)) * time.Second)
 			all.Lock()
 			var id ID
-			for id = range all.snapshots {
-				break
+			if len(all.order) >= 6 {
+				i := rng.IntN(len(all.order))
+				id = all.order[i]
+				all.order = slices.Delete(all.order, i, i+1)
+				delete(all.snapshots, id)
 			}
-			if len(all.snapshots) < 6 {
-				id = ID{}
-			}
-			delete(all.snapshots, id)
 			all.Unlock()
 			if id.IsZero() {
 				continue
 			}
-			r, _ := client(200)
+			r, _ := client("forgetter", rng, 200)
 			if err := r.Forget(ctx, id); err != nil {
 				t.Error(err)
 			}
@@ -317,12 +369,14 @@ func simulate(t *testing.T, seed uint64) {
 		}
 	})
 	wg.Go(func() {
+		rng := actor(300)
 		for time.Now().Before(end) {
 			time.Sleep(20 * time.Minute)
 			all.Lock() // nothing is committed as far as we know, or forgotten, meanwhile
-			r, _ := client(0)
-			for id, chunks := range all.snapshots {
-				if err := restore(ctx, r, id, chunks); err != nil {
+			r, _ := client("reader", rng, 0)
+			for _, id := range all.order {
+				if err := restore(ctx, r, id, all.snapshots[id]); err != nil {
+					tr.add("reader: snapshot %s: %v", id.Short(), err)
 					t.Errorf("snapshot %s: %v", id.Short(), err)
 				}
 			}
@@ -331,14 +385,27 @@ func simulate(t *testing.T, seed uint64) {
 		}
 	})
 	wg.Wait()
+	tr.add("all is quiet")
+	defer func() {
+		if *traceSims != "" && t.Failed() {
+			if err := os.WriteFile(filepath.Join(*traceSims, fmt.Sprintf("seed-%d", seed)), []byte(strings.Join(tr.lines, "\n")+"\n"), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
 	// Once all is quiet, a prune leaves what is needed and nothing else.
-	r := again(t, base, base.store, Options{})
+	r, _ := client("last pruner", actor(400), 0)
 	for range 3 {
 		if _, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1}); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 	}
 	rep, err := r.Check(ctx, CheckOptions{ReadData: 1}, func(p Problem) { t.Errorf("check: %v", p) })
+	if err != nil || rep.Snapshots < len(all.snapshots) {
+		t.Errorf("check: %+v, %v", rep, err)
+	}
+	r = again(t, base, base.store, Options{})
+	rep, err = r.Check(ctx, CheckOptions{ReadData: 1}, func(p Problem) { t.Errorf("check by another: %v", p) })
 	if err != nil || rep.Snapshots < len(all.snapshots) {
 		t.Errorf("check: %+v, %v", rep, err)
 	}
@@ -348,8 +415,9 @@ func simulate(t *testing.T, seed uint64) {
 			t.Errorf("at the end, snapshot %s: %v", id.Short(), err)
 		}
 	}
-	t.Logf("seed %d: %d commits, %d taken back, %d killed; %d packs freed, %d rescued, %d prunes stopped; %d snapshots at the end",
-		seed, commits.Load(), lostCommits.Load(), kills.Load(), freed.Load(), rescued.Load(), pruneErrors.Load(), len(all.snapshots))
+	t.Logf("seed %d: %d commits, %d taken back, %d killed; %d packs freed, %d rescued, %d prunes stopped, %d sessions taken for dead; "+
+		"%d snapshots at the end", seed, commits.Load(), lostCommits.Load(), kills.Load(), freed.Load(), rescued.Load(), pruneErrors.Load(),
+		dead.Load(), len(all.snapshots))
 	if commits.Load() == 0 || freed.Load() == 0 {
 		t.Error("the simulation did nothing")
 	}

@@ -157,14 +157,18 @@ func (r *Repo) Tag(ctx context.Context, id ID, fn func(*Snapshot)) (Snapshot, er
 	if snap.ID != id || snap.Root != root {
 		return Snapshot{}, firn.E("tag snapshot", id.Short(), firn.NewError(firn.Invalid, "its id and root cannot be changed"))
 	}
-	// It is referred to already: it need not be pending, and must not, or it would be gone if this is cut off.
-	if err := s.r.putSnapshot(ctx, snapshotPrefix, snap, ID{}); err != nil {
-		return Snapshot{}, err
+	// What fails leaves the snapshot as it was: whether it was forgotten meanwhile cannot be told.
+	over, err := s.publish(ctx, snap)
+	if err != nil || over {
+		err = errors.Join(err, r.store.Delete(closing, pendingPrefix+id.String()))
 	}
-	if err := s.stands(ctx, snap.Root); err != nil {
-		if firn.KindOf(err) == firn.Conflict { // it was forgotten and pruned meanwhile
-			err = errors.Join(err, r.store.Delete(closing, snapshotPrefix+id.String()))
-		}
+	if over {
+		err = errors.Join(&firn.Error{
+			Kind: firn.Conflict, Op: "tag snapshot", Subject: id.Short(),
+			Err: errors.New("a prune took this process for dead: run it again"),
+		}, err)
+	}
+	if err != nil {
 		return Snapshot{}, err
 	}
 	return snap, nil

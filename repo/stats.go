@@ -54,19 +54,23 @@ func (r *Repo) Stats(ctx context.Context) (Stats, error) {
 			s.DoomedPacks++
 		}
 	}
+	stored := func(e *located) bool {
+		return int(e.pack) < len(packs) && packs[e.pack].state&(packGone|packStored) == packStored
+	}
 	for i := range x.shards {
 		h := &x.shards[i]
 		h.mu.RLock()
 		s.Memory += int64(len(h.slots))*4 + int64(len(h.blocks))*blockSize*48
 		for n := range h.n {
 			e := h.entry(uint32(n))
-			if int(e.pack) >= len(packs) {
-				continue
+			first, slot := h.find(e.id)
+			for first != e && !stored(first) {
+				first, slot = h.next(e.id, slot)
+			}
+			if first != e || !stored(e) {
+				continue // or counted elsewhere
 			}
 			p := &packs[e.pack]
-			if p.state&packGone != 0 || p.state&packStored == 0 {
-				continue
-			}
 			s.Chunks[p.kind]++
 			s.Plain[p.kind] += int64(e.plain & 0xffffff)
 			s.Stored[p.kind] += int64(e.stored)

@@ -1,0 +1,186 @@
+package repo
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"firn"
+	"firn/blob"
+	"firn/blob/driver"
+	"firn/blob/memblob"
+)
+
+// frozen is a machine that shows no sign of life, and stops where it is told to.
+type frozen struct {
+	*machine
+	mu    sync.Mutex
+	stops []*stop
+}
+
+// stop is before a call of a name to a key with a prefix: the machine waits there until it is thawed.
+type stop struct {
+	name, prefix    string
+	once            sync.Once
+	reached, thawed chan struct{}
+}
+
+func newFrozen(d driver.Driver) *frozen {
+	f := &frozen{machine: newMachine(d)}
+	f.before = func(call, key string) bool {
+		f.mu.Lock()
+		stops := slices.Clone(f.stops)
+		f.mu.Unlock()
+		for _, s := range stops {
+			if s.name == call && strings.HasPrefix(key, s.prefix) {
+				s.once.Do(func() { close(s.reached) })
+				<-s.thawed
+			}
+		}
+		return call != "put" || !strings.HasSuffix(key, aliveSuffix)
+	}
+	return f
+}
+
+func (f *frozen) stop(name, prefix string) *stop {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := &stop{name: name, prefix: prefix, reached: make(chan struct{}), thawed: make(chan struct{})}
+	f.stops = append(f.stops, s)
+	return s
+}
+
+// lonely begins a session on its own machine that finds all chunks of the universe up to n stored, and returns what
+// commits it.
+func lonely(t *testing.T, base *Repo, d driver.Driver, n int) func() (Snapshot, error) {
+	t.Helper()
+	r := again(t, base, blob.New(d, "mem:frozen"), Options{})
+	s, err := r.NewSession(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := saveTree(t.Context(), s, upTo(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() (Snapshot, error) { return s.Commit(t.Context(), Snapshot{Root: root}) }
+}
+
+// inBackground runs fn and returns what waits for its error.
+func inBackground(fn func() error) func() error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	return func() error { return <-done }
+}
+
+// TestFrozenPruneDeletesNothingThatIsNeeded: a prune stops just before it deletes packs, is taken for dead, and goes on
+// when another prune found that a writer, which was taken for dead too, needs them.
+func TestFrozenPruneDeletesNothingThatIsNeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		place := memblob.New(memblob.Options{})
+		store := blob.New(place, "mem:frozen")
+		base := initRepo(t, store, small())
+		old, err := backup(ctx, base, upTo(20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		writer := newFrozen(place)
+		looks := writer.stop("stat", sessionPrefix)
+		commit := lonely(t, base, writer, 20)
+		if err := base.Forget(ctx, old.ID); err != nil {
+			t.Fatal(err)
+		}
+		first := newFrozen(place)
+		deletes := first.stop("delete", packsPrefix)
+		prune := func(d driver.Driver) error {
+			r := again(t, base, blob.New(d, "mem:frozen"), Options{})
+			_, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1})
+			return err
+		}
+		pruned := inBackground(func() error { return prune(first) })
+		<-deletes.reached
+		// The writer's snapshot is pending, and it has not looked for its session yet.
+		var snap Snapshot
+		committed := inBackground(func() (err error) { snap, err = commit(); return err })
+		<-looks.reached
+		if err := prune(place); err != nil {
+			t.Fatal(err)
+		}
+		close(looks.thawed)
+		if err := committed(); err != nil {
+			t.Fatal(err)
+		}
+		close(deletes.thawed)
+		if err := pruned(); firn.KindOf(err) != firn.Conflict {
+			t.Errorf("the prune that was taken for dead: %v", err)
+		}
+		if err := restore(ctx, again(t, base, store, Options{}), snap.ID, upTo(20)); err != nil {
+			t.Errorf("the snapshot that was committed: %v", err)
+		}
+		if all, err := base.Snapshots(ctx); len(all) != 1 || err != nil {
+			t.Errorf("%d snapshots, %v", len(all), err)
+		}
+	})
+}
+
+// TestFrozenWriterKeepsWhatItFound: a writer that was taken for dead finds its chunks stored anew by another one, whose
+// snapshot is then forgotten and pruned before the first puts its own.
+func TestFrozenWriterKeepsWhatItFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		place := memblob.New(memblob.Options{})
+		store := blob.New(place, "mem:frozen")
+		base := initRepo(t, store, small())
+		prune := func() {
+			t.Helper()
+			r := again(t, base, store, Options{})
+			if _, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		saved, err := backup(ctx, base, upTo(20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		writer := newFrozen(place)
+		looks := writer.stop("stat", sessionPrefix)
+		commit := lonely(t, base, writer, 20)
+		if err := base.Forget(ctx, saved.ID); err != nil {
+			t.Fatal(err)
+		}
+		prune() // the writer is taken for dead, its chunks go
+		if len(keysOf(t, store, packsPrefix)) > 0 {
+			t.Fatal("the chunks were not removed")
+		}
+		var snap Snapshot
+		committed := inBackground(func() (err error) { snap, err = commit(); return err })
+		<-looks.reached
+		prune() // its snapshot, which is pending, is removed
+		if saved, err = backup(ctx, again(t, base, store, Options{}), upTo(20)); err != nil {
+			t.Fatal(err)
+		}
+		// It goes on, and stops again before it puts the snapshot.
+		puts := writer.stop("put", snapshotPrefix)
+		close(looks.thawed)
+		<-puts.reached
+		if err := base.Forget(ctx, saved.ID); err != nil {
+			t.Fatal(err)
+		}
+		prune()
+		close(puts.thawed)
+		if err := committed(); err != nil {
+			t.Fatal(err)
+		}
+		prune()
+		if err := restore(ctx, again(t, base, store, Options{}), snap.ID, upTo(20)); err != nil {
+			t.Errorf("the snapshot that was committed: %v", err)
+		}
+	})
+}
