@@ -184,3 +184,103 @@ func TestFrozenWriterKeepsWhatItFound(t *testing.T) {
 		}
 	})
 }
+
+// TestFrozenPruneAndKilledWriter: a writer is killed after it put a pending snapshot that needs packs which a prune,
+// taken for dead, deletes while another prune looks at them. The snapshot must not become one.
+func TestFrozenPruneAndKilledWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		place := memblob.New(memblob.Options{})
+		store := blob.New(place, "mem:frozen")
+		base := initRepo(t, store, small())
+		old, err := backup(ctx, base, upTo(20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		writer := newFrozen(place)
+		looks := writer.stop("stat", sessionPrefix)
+		commit := lonely(t, base, writer, 20)
+		if err := base.Forget(ctx, old.ID); err != nil {
+			t.Fatal(err)
+		}
+		prune := func(d driver.Driver) error {
+			r := again(t, base, blob.New(d, "mem:frozen"), Options{})
+			_, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1})
+			return err
+		}
+		first, second := newFrozen(place), newMachine(place)
+		deletes := first.stop("delete", packsPrefix)
+		pruned := inBackground(func() error { return prune(first) })
+		<-deletes.reached
+		committed := inBackground(func() error { _, err := commit(); return err })
+		<-looks.reached
+		writer.killed.Store(true)
+		close(looks.thawed)
+		if err := committed(); err == nil {
+			t.Fatal("it was not killed")
+		}
+		var once sync.Once
+		second.before = func(call, key string) bool {
+			if call == "list" && key == packsPrefix { // it has settled what is pending
+				once.Do(func() {
+					close(deletes.thawed)
+					if err := pruned(); firn.KindOf(err) != firn.Conflict {
+						t.Errorf("the prune that was taken for dead: %v", err)
+					}
+				})
+			}
+			return true
+		}
+		if err := prune(second); firn.KindOf(err) != firn.Corrupt {
+			t.Errorf("the prune whose packs went: %v", err)
+		}
+		if err := prune(place); err != nil {
+			t.Errorf("the next one: %v", err)
+		}
+		if all := problems(t, base, 1); len(all) > 0 {
+			t.Error(all)
+		}
+	})
+}
+
+// TestFrozenWriterDoesNotBringBack: a writer stops before it puts its snapshot. A prune makes the pending one a snapshot,
+// which is forgotten and pruned: the writer must not put one whose chunks are gone.
+func TestFrozenWriterDoesNotBringBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		place := memblob.New(memblob.Options{})
+		store := blob.New(place, "mem:frozen")
+		base := initRepo(t, store, small())
+		writer := newFrozen(place)
+		puts := writer.stop("put", snapshotPrefix)
+		commit := lonely(t, base, writer, 20)
+		committed := inBackground(func() error { _, err := commit(); return err })
+		<-puts.reached
+		for range 2 {
+			if _, err := again(t, base, store, Options{}).Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1}); err != nil {
+				t.Fatal(err)
+			}
+			all, err := base.Snapshots(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range all {
+				if err := restore(ctx, again(t, base, store, Options{}), s.ID, upTo(20)); err != nil {
+					t.Error(err)
+				}
+				if err := base.Forget(ctx, s.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		close(puts.thawed)
+		if err := committed(); firn.KindOf(err) != firn.Conflict {
+			t.Errorf("commit: %v", err)
+		}
+		if all, err := base.Snapshots(ctx); len(all) > 0 || err != nil {
+			t.Errorf("%d snapshots, %v", len(all), err)
+		}
+	})
+}

@@ -161,3 +161,27 @@ func rename(t *testing.T, r *Repo, store *blob.Store, file ID) {
 		t.Fatal(err)
 	}
 }
+
+// TestCheckSeesWhatAPruneDeleted: a pack that is doomed and gone, which nothing should need, and a snapshot that does.
+func TestCheckSeesWhatAPruneDeleted(t *testing.T) {
+	ctx := t.Context()
+	store := newStore(t)
+	r := initRepo(t, store, small())
+	if _, err := backup(ctx, r, upTo(20)); err != nil {
+		t.Fatal(err)
+	}
+	for id, k := range r.indexRecords() {
+		if k.kind == Data {
+			if err := r.putDoomed(ctx, doomed{id: newID(), Version: doomedVersion, Packs: []ID{id}, Listed: true}); err != nil {
+				t.Fatal(err)
+			}
+			if err := store.Delete(ctx, packKey(id)); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if all := problems(t, r, 0); len(all) == 0 {
+		t.Error("check finds nothing wrong")
+	}
+}
