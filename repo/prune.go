@@ -140,7 +140,7 @@ func (p *pruner) run(ctx, closing context.Context) (err error) {
 		p.rep.Dead = p.watch.dead
 		if damage(err) {
 			// Where another prune goes on with this one, what it did looks like that.
-			if e := p.ours(closing); e != nil {
+			if e := p.ours(closing); firn.KindOf(e) == firn.Conflict {
 				err = e
 			}
 		}
