@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 
 	"firn"
 	"firn/blob/driver"
@@ -36,13 +37,27 @@ func parseDoomed(p []byte) (doomed, error) {
 	return d, err
 }
 
-// readDoomed returns what is to be deleted. A file that was removed meanwhile is left out: its packs are gone from the
-// index that is listed after.
+// readDoomed returns what is to be deleted, and what was and may yet be named. Where a file was removed while it read,
+// it reads all again: a note of what is buried, put in its place before that, may not have been listed.
 func (r *Repo) readDoomed(ctx context.Context) ([]doomed, error) {
-	var all []doomed
-	err := r.listIDs(ctx, doomedPrefix, func(id ID, info driver.Info) error {
+	for range 10 {
+		all, gone, err := r.listDoomed(ctx)
+		if err != nil || !gone {
+			return all, err
+		}
+	}
+	return nil, &firn.Error{
+		Kind: firn.Unavailable, Op: "list", Subject: doomedPrefix,
+		Err: errors.New("it changes faster than it can be read: run it again"),
+	}
+}
+
+// listDoomed is one try. It reports whether a file was gone that was listed.
+func (r *Repo) listDoomed(ctx context.Context) (all []doomed, gone bool, err error) {
+	err = r.listIDs(ctx, doomedPrefix, func(id ID, info driver.Info) error {
 		p, err := r.store.ReadAll(ctx, info.Key, doomedLimit)
 		if firn.KindOf(err) == firn.NotFound {
+			gone = true
 			return nil
 		}
 		if err != nil {
@@ -56,5 +71,5 @@ func (r *Repo) readDoomed(ctx context.Context) ([]doomed, error) {
 		all = append(all, d)
 		return firn.E("read", info.Key, err)
 	})
-	return all, err
+	return all, gone, err
 }

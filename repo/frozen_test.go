@@ -284,3 +284,35 @@ func TestFrozenWriterDoesNotBringBack(t *testing.T) {
 		}
 	})
 }
+
+// TestBuriedIsSeen: a prune ends, and buries packs, while a writer that begins reads what is doomed.
+func TestBuriedIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		place := memblob.New(memblob.Options{})
+		base := initRepo(t, blob.New(place, "mem:frozen"), small())
+		pack, old := newID(), doomed{id: newID(), Version: doomedVersion, Listed: true}
+		old.Packs = []ID{pack}
+		if err := base.putDoomed(ctx, old); err != nil {
+			t.Fatal(err)
+		}
+		reader := newFrozen(place)
+		reads := reader.stop("get", doomedPrefix)
+		r := again(t, base, blob.New(reader, "mem:frozen"), Options{})
+		refreshed := inBackground(func() error { return r.refresh(ctx) })
+		<-reads.reached
+		if err := base.putDoomed(ctx, doomed{id: newID(), Version: doomedVersion, Listed: true, Buried: old.Packs}); err != nil {
+			t.Fatal(err)
+		}
+		if err := base.store.Delete(ctx, doomedPrefix+old.id.String()); err != nil {
+			t.Fatal(err)
+		}
+		close(reads.thawed)
+		if err := refreshed(); err != nil {
+			t.Fatal(err)
+		}
+		if r.idx.doomed[pack]&packGone == 0 {
+			t.Error("the buried pack is not known as that")
+		}
+	})
+}
