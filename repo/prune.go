@@ -235,15 +235,19 @@ func (p *pruner) settle(ctx context.Context) error {
 			return true
 		}
 		mu.Lock()
-		defer mu.Unlock()
 		needs = true
+		mu.Unlock()
 		return slices.ContainsFunc(r.idx.dying(id), func(pack ID) bool {
+			mu.Lock()
 			ok, known := there[pack]
+			mu.Unlock()
 			if !known {
 				var err error
 				ok, err = r.store.Exists(ctx, packKey(pack))
 				ok = ok || err != nil && !damage(err) // the next prune decides
+				mu.Lock()
 				there[pack] = ok
+				mu.Unlock()
 			}
 			return ok
 		})
