@@ -86,8 +86,8 @@ func TestTornLogEncrypted(t *testing.T) {
 	}
 }
 
-// TestDamageEncrypted cuts and flips each encrypted file of a store that was closed, but the manifest, whose end Pebble
-// takes damage for. What opens then has all values, and right ones; else opening or reading ends with an error.
+// TestDamageEncrypted cuts and flips each encrypted file of a store that was closed, but the manifest, whose last
+// record nobody can tell from one that was cut off: see TestDamagedManifest. What opens then has all values, and right ones; else opening or reading ends with an error.
 func TestDamageEncrypted(t *testing.T) {
 	key := seal.NewKey()
 	mem := vfs.NewCrashableMem()

@@ -209,6 +209,10 @@ func (d *DB) start(fn func() error) error {
 func (d *DB) openPebble(fsys vfs.FS, dir string) error {
 	guard := &guardFS{FS: fsys, d: d}
 	d.fs = guard
+	if err := checkManifest(fsys, dir); err != nil {
+		d.cache.Unref()
+		return err
+	}
 	p, err := pebble.Open(dir, d.pebbleOptions(guard))
 	if err != nil {
 		d.cache.Unref()
