@@ -146,8 +146,15 @@ func TestAServerThatIsFullOrAway(t *testing.T) {
 	if _, ok := l.Get(t.Context(), key("b/k", 99)); !ok {
 		t.Error("the newest block is gone")
 	}
-	if _, ok := l.Get(t.Context(), key("b/k", 0)); ok {
-		t.Error("20 MB are in 8 MB")
+	// Which of the others go is up to the server, which looks at a few at a time.
+	left := 0
+	for i := range 100 {
+		if _, ok := l.Get(t.Context(), key("b/k", int64(i))); ok {
+			left++
+		}
+	}
+	if left > 8<<20/(200<<10) {
+		t.Errorf("%d blocks of 200 KiB are in 8 MiB", left)
 	}
 	relay.Stall()
 	if _, ok := l.Get(t.Context(), key("b/k", 99)); ok {
