@@ -96,7 +96,7 @@ func Open(ctx context.Context, db kv.DB, deliver Deliver, o Options) (*Log, erro
 	l := &Log{db: db, deliver: deliver, o: o, spooled: make(map[uint64]int64), held: make(map[uint64]bool)}
 	l.mu.waiting = make(map[slot][]byte)
 	err := db.View(ctx, func(r kv.Reader) error {
-		return each(r, []byte{tag}, []byte{tag + 1}, func(key, value []byte) error {
+		return kv.Scan(r, []byte{tag}, []byte{tag + 1}, func(key, value []byte) error {
 			s, seq, ok := parseKey(key)
 			if !ok {
 				return firn.NewError(firn.Unsupported, "the spool of access logs has entries that are not known to this build")
@@ -253,7 +253,7 @@ func (l *Log) deliverOne(ctx context.Context, bucket uint64) (more bool, err err
 	var last []byte
 	from, to := key(slot{bucket, 0}, 0), key(slot{bucket, 1<<32 - 1}, 1<<64-1)
 	err = l.db.View(ctx, func(r kv.Reader) error {
-		err := each(r, from, to, func(k, value []byte) error {
+		err := kv.Scan(r, from, to, func(k, value []byte) error {
 			s, _, _ := parseKey(k)
 			if last != nil && (s.day != day || len(lines)+len(value) > maxObject) {
 				more = true
@@ -312,22 +312,4 @@ func parseKey(k []byte) (s slot, seq uint64, ok bool) {
 		return s, 0, false
 	}
 	return slot{binary.BigEndian.Uint64(k[2:]), binary.BigEndian.Uint32(k[10:])}, binary.BigEndian.Uint64(k[14:]), true
-}
-
-func each(r kv.Reader, from, to []byte, fn func(key, value []byte) error) error {
-	it, err := r.Iter(from, to)
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		value, err := it.Value()
-		if err != nil {
-			return err
-		}
-		if err := fn(it.Key(), value); err != nil {
-			return err
-		}
-	}
-	return it.Err()
 }

@@ -84,27 +84,10 @@ func (h *Handler) ServeLifecycle(l Lifecycle) {
 		return l.Explain(r.Context(), q.Get("bucket"), q.Get("key"), q.Get("version"), at)
 	}))
 	h.mux.HandleFunc("POST /admin/v1/lifecycle/run", h.private(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 		var o LifecycleRun
-		if err := decode(r, &o); err != nil {
-			writeError(w, err, 0)
-			return
-		}
-		out := newStream(w)
-		out.begin()
-		out.rest()
-		_ = out.rc.Flush()
-		rep, err := l.Run(r.Context(), o, func(it LifecycleItem) error {
-			if err := out.send(LifecycleLine{Item: &it}); err != nil {
-				return err
-			}
-			out.rest()
-			return nil
+		runLines(w, r, &o, func(line func(any) error) (any, error) {
+			rep, err := l.Run(r.Context(), o, func(it LifecycleItem) error { return line(LifecycleLine{Item: &it}) })
+			return LifecycleLine{Report: &rep}, err
 		})
-		if err != nil {
-			_ = out.send(LifecycleLine{Error: &ErrorBody{Kind: firn.KindOf(err).String(), Message: err.Error()}})
-			return
-		}
-		_ = out.send(LifecycleLine{Report: &rep})
 	}))
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"time"
-
-	"firn"
 )
 
 // Status describes a running site. Sizes are bytes.
@@ -163,9 +161,18 @@ func (h *Handler) journal(w http.ResponseWriter, r *http.Request) {
 
 // check streams CheckLines.
 func (h *Handler) check(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 	var o CheckOptions
-	if err := decode(r, &o); err != nil {
+	runLines(w, r, &o, func(line func(any) error) (any, error) {
+		sum, err := h.site.Check(r.Context(), o, func(p Problem) error { return line(CheckLine{Problem: &p}) })
+		return CheckLine{Summary: &sum}, err
+	})
+}
+
+// runLines answers with the lines that run gives while it works, then the one it returns, or one {"error": ...}. The
+// request's document is read into o first.
+func runLines(w http.ResponseWriter, r *http.Request, o any, run func(line func(any) error) (last any, err error)) {
+	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+	if err := decode(r, o); err != nil {
 		writeError(w, err, 0)
 		return
 	}
@@ -173,8 +180,8 @@ func (h *Handler) check(w http.ResponseWriter, r *http.Request) {
 	out.begin()
 	out.rest()
 	_ = out.rc.Flush()
-	sum, err := h.site.Check(r.Context(), o, func(p Problem) error {
-		if err := out.send(CheckLine{Problem: &p}); err != nil {
+	last, err := run(func(v any) error {
+		if err := out.send(v); err != nil {
 			return err
 		}
 		_ = out.rc.Flush()
@@ -182,8 +189,8 @@ func (h *Handler) check(w http.ResponseWriter, r *http.Request) {
 		return nil
 	})
 	if err != nil {
-		_ = out.send(CheckLine{Error: &ErrorBody{Kind: firn.KindOf(err).String(), Message: err.Error()}})
+		out.fail(err)
 		return
 	}
-	_ = out.send(CheckLine{Summary: &sum})
+	_ = out.send(last)
 }

@@ -218,7 +218,7 @@ func (u *Users) read(r kv.Reader, v *View) (_ *View, stale []record, err error) 
 		v = v.with(ref, "", e)
 		return nil
 	}
-	err = each(r, userPrefix, userEnd, func(key, value []byte) error {
+	err = kv.Scan(r, []byte(userPrefix), []byte(userEnd), func(key, value []byte) error {
 		name := string(key[len(userPrefix):])
 		return firn.E("read user", name, parse(Ref{v.root.Canonical, KindUser, name}, key, value))
 	})
@@ -229,7 +229,7 @@ func (u *Users) read(r kv.Reader, v *View) (_ *View, stale []record, err error) 
 	for k, b := range kindBytes {
 		kinds[b] = k
 	}
-	err = each(r, entityPrefix, entityEnd, func(key, value []byte) error {
+	err = kv.Scan(r, []byte(entityPrefix), []byte(entityEnd), func(key, value []byte) error {
 		rest := key[len(entityPrefix):]
 		if len(rest) < 66 {
 			return firn.E("read entity", string(rest), firn.NewError(firn.Corrupt, "stored record is not readable"))
@@ -243,7 +243,7 @@ func (u *Users) read(r kv.Reader, v *View) (_ *View, stale []record, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	err = each(r, usedPrefix, usedEnd, func(key, value []byte) error {
+	err = kv.Scan(r, []byte(usedPrefix), []byte(usedEnd), func(key, value []byte) error {
 		var l usedRecord
 		if json.Unmarshal(value, &l) == nil { // what cannot be read is only a time
 			a := new(atomic.Int64)
@@ -254,24 +254,6 @@ func (u *Users) read(r kv.Reader, v *View) (_ *View, stale []record, err error) 
 		return nil
 	})
 	return v, stale, err
-}
-
-func each(r kv.Reader, from, to string, fn func(key, value []byte) error) error {
-	it, err := r.Iter([]byte(from), []byte(to))
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		value, err := it.Value()
-		if err != nil {
-			return err
-		}
-		if err := fn(it.Key(), value); err != nil {
-			return err
-		}
-	}
-	return it.Err()
 }
 
 // store writes records as they are.

@@ -51,7 +51,7 @@ time. An object that is replaced while the rules are carried out is left alone.`
 	c.Flags().StringVar(&o.Bucket, "bucket", "", "only this bucket")
 	c.Flags().StringVar(&o.Prefix, "prefix", "", "only keys that begin with this")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "change nothing, and print what would be done")
-	c.Flags().StringVar(&at, "at", "", "with --dry-run: decide for this date or time, not for now")
+	c.Flags().StringVar(&at, "at", "", "with --dry-run: decide for this date or time instead")
 	c.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if o.At, err = parseAt(at); err != nil {
 			return err

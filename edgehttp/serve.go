@@ -275,7 +275,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, t target, e *entr
 		if r.Context().Err() == nil {
 			s.o.Log.Warn("broken off", "path", t.path, "error", c.err)
 		}
-		panic(http.ErrAbortHandler) // the client must see that it has not got all
+		panic(http.ErrAbortHandler) // net/http's way to break the answer off: the client must see that it has not got all
 	}
 	return nil
 }
@@ -384,7 +384,7 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, t target) {
 	n, err := io.Copy(w, resp.Body)
 	s.bytes.Add(uint64(n))
 	if err != nil {
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) // net/http's way to break the answer off: the client must see that it has not got all
 	}
 }
 

@@ -658,20 +658,7 @@ func (s *Store) WantLocal(ctx context.Context, bucket, key, versionID string, un
 }
 
 func (s *Store) wantLocal(ctx context.Context, bucket, key, versionID string, until time.Time) (*record.Version, error) {
-	b, err := s.bucketFor(bucket, key)
-	if err != nil {
-		return nil, err
-	}
-	ck := record.CurrentKey(b.rec.Load().ID, key)
-	var out *record.Version
-	_, err = s.change(ctx, b, func(t *txn) error {
-		v, vk, err := s.find(t.tx, t.b, key, versionID, ck)
-		if err != nil {
-			return err
-		}
-		if out, err = answer(v, versionID); err != nil {
-			return err
-		}
+	return s.editVersion(ctx, bucket, key, versionID, func(t *txn, v *stored, vk []byte) error {
 		if v.Location == nil {
 			return ErrNotOnTier
 		}
@@ -682,8 +669,7 @@ func (s *Store) wantLocal(ctx context.Context, bucket, key, versionID string, un
 		}
 		t.rewrite(v, vk, &record.Mutation{Op: record.OpRecall})
 		return nil
-	}, ck)
-	return out, err
+	})
 }
 
 // DropLocal frees the local bytes of a version that is on a tier as well, before their time. The tier is asked first

@@ -21,20 +21,7 @@ func (s *Store) UpdateVersion(ctx context.Context, bucket, key, versionID string
 }
 
 func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string, bypass bool, fn func(*record.Version) error) (*record.Version, error) {
-	b, err := s.bucketFor(bucket, key)
-	if err != nil {
-		return nil, err
-	}
-	ck := record.CurrentKey(b.rec.Load().ID, key)
-	var out *record.Version
-	_, err = s.change(ctx, b, func(t *txn) error {
-		v, vk, err := s.find(t.tx, t.b, key, versionID, ck)
-		if err != nil {
-			return err
-		}
-		if out, err = answer(v, versionID); err != nil {
-			return err
-		}
+	return s.editVersion(ctx, bucket, key, versionID, func(t *txn, v *stored, vk []byte) error {
 		changed := v.Version
 		if err := fn(&changed); err != nil {
 			return err
@@ -58,6 +45,28 @@ func (s *Store) updateVersion(ctx context.Context, bucket, key, versionID string
 			Version: v.Order(), Null: v.Null,
 		})
 		return nil
+	})
+}
+
+// editVersion lets fn change a version, which is stored under vk, in a transaction, and returns it as changed. Errors as Head.
+func (s *Store) editVersion(
+	ctx context.Context, bucket, key, versionID string, fn func(t *txn, v *stored, vk []byte) error,
+) (*record.Version, error) {
+	b, err := s.bucketFor(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	ck := record.CurrentKey(b.rec.Load().ID, key)
+	var out *record.Version
+	_, err = s.change(ctx, b, func(t *txn) error {
+		v, vk, err := s.find(t.tx, t.b, key, versionID, ck)
+		if err != nil {
+			return err
+		}
+		if out, err = answer(v, versionID); err != nil {
+			return err
+		}
+		return fn(t, v, vk)
 	}, ck)
 	return out, err
 }

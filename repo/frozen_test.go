@@ -69,6 +69,33 @@ func lonely(t *testing.T, base *Repo, d driver.Driver, n int) func() (Snapshot, 
 	return func() (Snapshot, error) { return s.Commit(t.Context(), Snapshot{Root: root}) }
 }
 
+// deserted is a place with a writer that relies on the chunks of a snapshot which was forgotten since, and that stops
+// where it looks for its session.
+func deserted(t *testing.T) (place driver.Driver, base *Repo, writer *frozen, looks *stop, commit func() (Snapshot, error)) {
+	t.Helper()
+	place = memblob.New(memblob.Options{})
+	base = initRepo(t, blob.New(place, "mem:frozen"), small())
+	old, err := backup(t.Context(), base, upTo(20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	writer = newFrozen(place)
+	looks = writer.stop("stat", sessionPrefix)
+	commit = lonely(t, base, writer, 20)
+	if err := base.Forget(t.Context(), old.ID); err != nil {
+		t.Fatal(err)
+	}
+	return place, base, writer, looks, commit
+}
+
+// pruneBy prunes by way of d.
+func pruneBy(t *testing.T, base *Repo, d driver.Driver) error {
+	r := again(t, base, blob.New(d, "mem:frozen"), Options{})
+	_, err := r.Prune(t.Context(), PruneOptions{Scratch: t.TempDir(), MaxUnused: -1})
+	return err
+}
+
 // inBackground runs fn and returns what waits for its error.
 func inBackground(fn func() error) func() error {
 	done := make(chan error, 1)
@@ -81,27 +108,10 @@ func inBackground(fn func() error) func() error {
 func TestFrozenPruneDeletesNothingThatIsNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		place := memblob.New(memblob.Options{})
-		store := blob.New(place, "mem:frozen")
-		base := initRepo(t, store, small())
-		old, err := backup(ctx, base, upTo(20))
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		writer := newFrozen(place)
-		looks := writer.stop("stat", sessionPrefix)
-		commit := lonely(t, base, writer, 20)
-		if err := base.Forget(ctx, old.ID); err != nil {
-			t.Fatal(err)
-		}
+		place, base, _, looks, commit := deserted(t)
 		first := newFrozen(place)
 		deletes := first.stop("delete", packsPrefix)
-		prune := func(d driver.Driver) error {
-			r := again(t, base, blob.New(d, "mem:frozen"), Options{})
-			_, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1})
-			return err
-		}
+		prune := func(d driver.Driver) error { return pruneBy(t, base, d) }
 		pruned := inBackground(func() error { return prune(first) })
 		<-deletes.reached
 		// The writer's snapshot is pending, and it has not looked for its session yet.
@@ -119,7 +129,7 @@ func TestFrozenPruneDeletesNothingThatIsNeeded(t *testing.T) {
 		if err := pruned(); firn.KindOf(err) != firn.Conflict {
 			t.Errorf("the prune that was taken for dead: %v", err)
 		}
-		if err := restore(ctx, again(t, base, store, Options{}), snap.ID, upTo(20)); err != nil {
+		if err := restore(ctx, again(t, base, base.store, Options{}), snap.ID, upTo(20)); err != nil {
 			t.Errorf("the snapshot that was committed: %v", err)
 		}
 		if all, err := base.Snapshots(ctx); len(all) != 1 || err != nil {
@@ -133,27 +143,14 @@ func TestFrozenPruneDeletesNothingThatIsNeeded(t *testing.T) {
 func TestFrozenWriterKeepsWhatItFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		place := memblob.New(memblob.Options{})
-		store := blob.New(place, "mem:frozen")
-		base := initRepo(t, store, small())
+		place, base, writer, looks, commit := deserted(t)
+		store := base.store
 		prune := func() {
 			t.Helper()
-			r := again(t, base, store, Options{})
-			if _, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1}); err != nil {
+			if err := pruneBy(t, base, place); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
-		}
-		saved, err := backup(ctx, base, upTo(20))
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		writer := newFrozen(place)
-		looks := writer.stop("stat", sessionPrefix)
-		commit := lonely(t, base, writer, 20)
-		if err := base.Forget(ctx, saved.ID); err != nil {
-			t.Fatal(err)
 		}
 		prune() // the writer is taken for dead, its chunks go
 		if len(keysOf(t, store, packsPrefix)) > 0 {
@@ -163,7 +160,8 @@ func TestFrozenWriterKeepsWhatItFound(t *testing.T) {
 		committed := inBackground(func() (err error) { snap, err = commit(); return err })
 		<-looks.reached
 		prune() // its snapshot, which is pending, is removed
-		if saved, err = backup(ctx, again(t, base, store, Options{}), upTo(20)); err != nil {
+		saved, err := backup(ctx, again(t, base, store, Options{}), upTo(20))
+		if err != nil {
 			t.Fatal(err)
 		}
 		// It goes on, and stops again before it puts the snapshot.
@@ -179,7 +177,7 @@ func TestFrozenWriterKeepsWhatItFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		prune()
-		if err := restore(ctx, again(t, base, store, Options{}), snap.ID, upTo(20)); err != nil {
+		if err := restore(ctx, again(t, base, base.store, Options{}), snap.ID, upTo(20)); err != nil {
 			t.Errorf("the snapshot that was committed: %v", err)
 		}
 	})
@@ -189,26 +187,8 @@ func TestFrozenWriterKeepsWhatItFound(t *testing.T) {
 // taken for dead, deletes while another prune looks at them. The snapshot must not become one.
 func TestFrozenPruneAndKilledWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx := t.Context()
-		place := memblob.New(memblob.Options{})
-		store := blob.New(place, "mem:frozen")
-		base := initRepo(t, store, small())
-		old, err := backup(ctx, base, upTo(20))
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		writer := newFrozen(place)
-		looks := writer.stop("stat", sessionPrefix)
-		commit := lonely(t, base, writer, 20)
-		if err := base.Forget(ctx, old.ID); err != nil {
-			t.Fatal(err)
-		}
-		prune := func(d driver.Driver) error {
-			r := again(t, base, blob.New(d, "mem:frozen"), Options{})
-			_, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1})
-			return err
-		}
+		place, base, writer, looks, commit := deserted(t)
+		prune := func(d driver.Driver) error { return pruneBy(t, base, d) }
 		first, second := newFrozen(place), newMachine(place)
 		deletes := first.stop("delete", packsPrefix)
 		pruned := inBackground(func() error { return prune(first) })

@@ -75,7 +75,7 @@ func content(t *testing.T, dir, name string) string {
 // Whatever fails before the directory is restored, the service does not start, nothing is written to the target, and
 // status and probe say why; once it is put right the start goes on by itself.
 func TestStartWaits(t *testing.T) {
-	away := firn.NewError(firn.Unavailable, "away for now")
+	away := firn.NewError(firn.Unavailable, "it is away")
 	for _, c := range []struct {
 		name   string
 		dir    map[string]string
@@ -95,12 +95,12 @@ func TestStartWaits(t *testing.T) {
 					return f, nil
 				}
 			},
-			func(*fake, string) {}, "cannot be reached: away for now",
+			func(*fake, string) {}, "cannot be reached: it is away",
 		},
 		{
 			"listing versions fails", nil,
 			func(f *fake, _ string, _ *Options) { f.listing = func(context.Context) error { return away } },
-			func(f *fake, _ string) { f.listing = nil }, "cannot be reached: away for now",
+			func(f *fake, _ string) { f.listing = nil }, "cannot be reached: it is away",
 		},
 		{
 			"the restore fails", nil,
@@ -109,7 +109,7 @@ func TestStartWaits(t *testing.T) {
 					return errors.Join(os.WriteFile(filepath.Join(dir, "half"), nil, 0o600), away)
 				}
 			},
-			func(f *fake, _ string) { f.restoring = nil }, "restore: away for now",
+			func(f *fake, _ string) { f.restoring = nil }, "restore: it is away",
 		},
 		{
 			"comparing fails",
@@ -118,7 +118,7 @@ func TestStartWaits(t *testing.T) {
 				f.versions = append([]Version{{ID: "older", Mark: "older", Files: 1}}, f.versions...)
 				f.changed = away
 			},
-			func(f *fake, _ string) { f.changed = nil }, "compare the directory with its backup: away for now",
+			func(f *fake, _ string) { f.changed = nil }, "compare the directory with its backup: it is away",
 		},
 		{
 			"the state file is damaged",
