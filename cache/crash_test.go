@@ -285,19 +285,10 @@ func TestKilledProcess(t *testing.T) {
 	}
 }
 
-func readFile(t *testing.T, fsys vfs.FS, path string) []byte {
+func readFile(t *testing.T, fsys vfs.FS, name string) []byte {
 	t.Helper()
-	f, err := fsys.Open(path)
+	p, err := vfs.ReadFile(fsys, name)
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := make([]byte, fi.Size())
-	if _, err := f.ReadAt(p, 0); err != nil {
 		t.Fatal(err)
 	}
 	return p

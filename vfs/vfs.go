@@ -54,6 +54,16 @@ func DirectAligned(p []byte) bool {
 // OS returns the operating system's file system.
 func OS() FS { return vfs.Default }
 
+// ReadFile returns the content of a file.
+func ReadFile(fsys FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
 // SyncDir makes the names in dir durable.
 func SyncDir(fsys FS, dir string) error {
 	d, err := fsys.OpenDir(dir)

@@ -3,7 +3,6 @@ package pebblekv_test
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"strings"
@@ -183,12 +182,7 @@ func readAll(t *testing.T, fsys vfs.FS, name string) []byte {
 	if fi.IsDir() {
 		return nil
 	}
-	f, err := fsys.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	p, err := io.ReadAll(f)
+	p, err := vfs.ReadFile(fsys, name)
 	if err != nil {
 		t.Fatal(err)
 	}

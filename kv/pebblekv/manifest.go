@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -17,11 +16,9 @@ import (
 const (
 	manifestBlock = 32 << 10
 	chunkHeader   = 7
-	// maxManifest bounds what is read at once; Pebble begins another manifest at 128 MiB.
-	maxManifest = 512 << 20
 )
 
-// checkManifest fails with firn.Corrupt where the manifest is damaged before its end. Pebble takes a damaged record for one
+// checkManifest reads the manifest, of which another one is begun at 16 MiB, and fails with firn.Corrupt where it is
 // that was cut off while it was written, and would open the state from before it without a word. Damage of the last record
 // cannot be told from that.
 func checkManifest(fsys vfs.FS, dir string) error {
@@ -29,12 +26,7 @@ func checkManifest(fsys vfs.FS, dir string) error {
 	if err != nil || !desc.Exists {
 		return nil // what Open says of it is clearer
 	}
-	f, err := fsys.Open(desc.ManifestFilename)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	p, err := io.ReadAll(io.LimitReader(f, maxManifest))
+	p, err := vfs.ReadFile(fsys, desc.ManifestFilename)
 	if err != nil {
 		return err
 	}

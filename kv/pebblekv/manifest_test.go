@@ -2,7 +2,6 @@ package pebblekv
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -40,12 +39,7 @@ func TestDamagedManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := mem.Open(desc.ManifestFilename)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	whole, err := io.ReadAll(f)
+	whole, err := vfs.ReadFile(mem, desc.ManifestFilename)
 	if err != nil {
 		t.Fatal(err)
 	}
