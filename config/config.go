@@ -70,6 +70,8 @@ type Config struct {
 	AccessLog AccessLog `yaml:"access_log"`
 	// Lifecycle rules of buckets. docs/lifecycle.md tells how.
 	Lifecycle Lifecycle `yaml:"lifecycle"`
+	// When and how fast content moves to tiers and back.
+	Moves Moves `yaml:"moves"`
 	// Measurements.
 	Metrics Metrics `yaml:"metrics"`
 
@@ -301,6 +303,19 @@ type Lifecycle struct {
 	Interval Duration `yaml:"interval"`
 }
 
+// Moves configures when and how fast content moves to tiers and back.
+type Moves struct {
+	// Number of objects that are copied to tiers, or back, at once. What somebody waits for goes first: recalls, then
+	// moves that were asked for, then moves by rules.
+	Parallel int `yaml:"parallel"`
+	// Bytes a second that moves and recalls take together, reading back what was written included. Recalls get half of
+	// it at least. 0 sets no bound. Reads of content that stays on a tier are not bound by it.
+	Rate Rate `yaml:"rate"`
+	// Times of day, by the clock of the machine, in which rules begin to move content to tiers, such as 22:00-06:00.
+	// What has begun is finished. Empty is always. Recalls, and moves that were asked for, need no window.
+	Windows []string `yaml:"windows"`
+}
+
 // Journal configures the journal.
 type Journal struct {
 	// Age at which journal entries are forgotten, once every consumer has read them.
@@ -463,6 +478,7 @@ func Default() Config {
 		},
 		AccessLog: AccessLog{Interval: Duration(5 * time.Minute)},
 		Lifecycle: Lifecycle{Interval: Duration(time.Hour)},
+		Moves:     Moves{Parallel: 4},
 		Metrics:   Metrics{Enabled: true},
 		Edge:      Edge{Memory: 64 * mib, Slice: 1 * mib, Timeout: Duration(15 * time.Second)},
 	}

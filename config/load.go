@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"firn"
+	"firn/tier/turns"
 )
 
 // FileName is the file that is read from the working directory where none is named.
@@ -306,6 +307,15 @@ func (e *Effective) validateAudit(bad complain, oneOf func(key, value string, al
 	}
 	if i := e.Lifecycle.Interval; i != 0 && i < Duration(1e9) || i > 7*day {
 		bad("lifecycle.interval", "want 0, or 1s to 168h, not %s", i)
+	}
+	if n := e.Moves.Parallel; n < 1 || n > 64 {
+		bad("moves.parallel", "want 1 to 64, not %d", n)
+	}
+	if r := e.Moves.Rate; r != 0 && r < Rate(64*kib) {
+		bad("moves.rate", "want 0, or 64KiB/s or more, not %s", r)
+	}
+	if _, err := turns.ParseWindows(e.Moves.Windows); err != nil {
+		bad("moves.windows", "%s", err)
 	}
 	if i := e.AccessLog.Interval; i < Duration(1e9) || i > day {
 		bad("access_log.interval", "want 1s to 24h, not %s", i)

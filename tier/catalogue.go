@@ -13,6 +13,7 @@ import (
 	"firn/object/listing"
 	"firn/object/record"
 	"firn/tier/plain"
+	"firn/tier/turns"
 )
 
 const (
@@ -42,6 +43,11 @@ func (m *Mover) Follow(ctx context.Context) error {
 }
 
 func (m *Mover) follow(ctx context.Context, t *place) error {
+	turn, err := m.turns.Begin(ctx, turns.Follow)
+	if err != nil {
+		return err
+	}
+	defer turn.End()
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	c := t.catalogue

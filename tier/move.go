@@ -17,14 +17,19 @@ import (
 	"firn/object"
 	"firn/object/record"
 	"firn/tier/plain"
+	"firn/tier/turns"
 )
 
 // Options are the settings of a Mover.
 type Options struct {
 	Site string       // id of the site: a tier belongs to one
 	Log  *slog.Logger // nil discards
-	// Parallel is how many versions are copied at once; 0 is 4.
+	// Parallel is how many versions are copied at once, to tiers or back; 0 is 4.
 	Parallel int
+	// BytesPerSecond bounds moves and recalls together, reading back included; 0 is no bound.
+	BytesPerSecond int64
+	// Windows are the times of day in which Move begins to copy; none: always.
+	Windows turns.Windows
 	// Grace is how long a blob that nobody needs stays on its tier, for those who still read it or look at an older
 	// catalogue; 0 is an hour.
 	Grace time.Duration
@@ -32,9 +37,11 @@ type Options struct {
 
 // Mover moves versions. There is one for a namespace.
 type Mover struct {
-	ns  *object.Store
-	set *Set
-	opt Options
+	ns    *object.Store
+	set   *Set
+	opt   Options
+	turns *turns.Turns
+	work  work
 }
 
 // NewMover returns a mover for the namespace whose Remote is set.
@@ -42,13 +49,11 @@ func NewMover(ns *object.Store, set *Set, opt Options) *Mover {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	if opt.Parallel <= 0 {
-		opt.Parallel = 4
-	}
 	if opt.Grace == 0 {
 		opt.Grace = time.Hour
 	}
-	return &Mover{ns: ns, set: set, opt: opt}
+	t := turns.New(turns.Options{Parallel: opt.Parallel, BytesPerSecond: opt.BytesPerSecond, Windows: opt.Windows, Now: set.now})
+	return &Mover{ns: ns, set: set, opt: opt, turns: t}
 }
 
 // ready makes sure that a tier is this site's, and finds the end of its catalogue. What an earlier process reserved there
@@ -112,11 +117,35 @@ type copied struct {
 }
 
 // Move moves versions to a tier, all of them or as many as can be. The result has an error, or nil, for each:
-// object.ErrMoved where a version was replaced or removed meanwhile, which is no failure; firn.Unavailable where the tier is
-// away; firn.Corrupt where it does not give back what it was given.
+// object.ErrMoved where a version was replaced or removed meanwhile, which is no failure; turns.ErrClosed outside the
+// windows; firn.Unavailable where the tier is away; firn.Corrupt where it does not give back what it was given.
 //
 // One entry in the catalogue costs a request, so that many small versions are best moved together.
 func (m *Mover) Move(ctx context.Context, tier string, versions []record.Version, o object.MoveOptions) []error {
+	return m.move(ctx, tier, versions, o, turns.Move)
+}
+
+// MoveNow is Move for somebody who asked for it: it needs no window, and goes before moves by rules.
+func (m *Mover) MoveNow(ctx context.Context, tier string, versions []record.Version, o object.MoveOptions) []error {
+	return m.move(ctx, tier, versions, o, turns.Asked)
+}
+
+// Recall is the namespace's, in its turn: before all moves that have not begun. Errors as there.
+func (m *Mover) Recall(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error) {
+	for _, id := range []string{record.MakeOrder(ref.Clock, ref.Site).String(), record.NullID} {
+		if v, err := m.ns.Head(ctx, ref.Bucket, ref.Key, id); err == nil && object.RefOf(v) == ref && v.Location != nil {
+			defer m.work.begin(job{v.Location.Tier, true}, v.Size, m.set.now())()
+		}
+	}
+	turn, err := m.turns.Begin(ctx, turns.Recall)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.End()
+	return m.ns.Recall(turns.With(ctx, turn), ref, o)
+}
+
+func (m *Mover) move(ctx context.Context, tier string, versions []record.Version, o object.MoveOptions, u turns.Urgency) []error {
 	errs := make([]error, len(versions))
 	all := func(err error) []error {
 		for i := range errs {
@@ -136,10 +165,22 @@ func (m *Mover) Move(ctx context.Context, tier string, versions []record.Version
 	}
 	done := make([]*copied, len(versions))
 	var g errgroup.Group
-	g.SetLimit(m.opt.Parallel)
+	g.SetLimit(m.turns.Parallel())
+	began := m.set.now()
+	waits := make([]func(), len(versions))
+	for i := range versions {
+		waits[i] = m.work.begin(job{tier, false}, versions[i].Size, began)
+	}
 	for i := range versions {
 		g.Go(func() error {
-			done[i], errs[i] = m.copy(ctx, t, &versions[i])
+			defer waits[i]()
+			turn, err := m.turns.Begin(ctx, u)
+			if err != nil {
+				errs[i] = firn.E("move to tier", versions[i].Bucket+"/"+versions[i].Key, err)
+				return nil
+			}
+			defer turn.End()
+			done[i], errs[i] = m.copy(turns.With(ctx, turn), t, &versions[i])
 			return nil
 		})
 	}
@@ -301,6 +342,9 @@ type hashed struct {
 // Read implements io.Reader.
 func (r *hashed) Read(p []byte) (int, error) {
 	n, err := r.PipeReader.Read(p)
+	if e := turns.From(r.s.ctx).Take(r.s.ctx, n); e != nil {
+		return 0, e
+	}
 	_, _ = r.h.Write(p[:n])
 	if err == io.EOF {
 		r.s.sum = r.h.Sum(nil)

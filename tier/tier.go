@@ -20,6 +20,7 @@ import (
 	"firn/object"
 	"firn/object/record"
 	"firn/tier/plain"
+	"firn/tier/turns"
 )
 
 // Place is a tier as it is configured.
@@ -137,18 +138,22 @@ func (s *Set) Open(ctx context.Context, tier, key string, offset, length int64) 
 	if err = t.saw(s.now(), err); err != nil {
 		return nil, err
 	}
-	return &watched{r, s, t}, nil
+	return &watched{r, s, t, ctx}, nil
 }
 
-// watched notes a connection that breaks.
+// watched notes a connection that breaks, and takes its bytes from the turn of a move or recall.
 type watched struct {
 	io.ReadCloser
-	s *Set
-	t *place
+	s   *Set
+	t   *place
+	ctx context.Context
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
+	if e := turns.From(w.ctx).Take(w.ctx, n); e != nil {
+		return 0, e
+	}
 	if err != nil && err != io.EOF {
 		err = w.t.saw(w.s.now(), err)
 	}

@@ -55,6 +55,8 @@ func Edges() []Edge {
 		{"tier", "object/record", "reads versions and the journal"},
 		{"tier", "object/listing", "asks for pages of versions"},
 		{"tier", "tier/plain", "is its layout"},
+		{"tier", "tier/turns", "waits for its turn"},
+		{"config", "tier/turns", "reads windows"},
 		{"node", "lifecycle/runner", "carries out the rules of buckets"},
 		{"node", "lifecycle", "counts by action"},
 		{"lifecycle/runner", "lifecycle", "asks what is to be done"},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -89,7 +90,7 @@ type Catalogue struct {
 	store   *blob.Store
 	site    string
 	next    uint64 // number of the next segment
-	journal uint64
+	journal atomic.Uint64
 	since   int // segments since the last full one
 }
 
@@ -109,12 +110,12 @@ func OpenCatalogue(ctx context.Context, store *blob.Store, site string) (*Catalo
 	if err != nil {
 		return nil, err
 	}
-	c.journal = h.Journal
+	c.journal.Store(h.Journal)
 	return c, nil
 }
 
-// Journal returns up to which entry of the journal the catalogue knows what happened.
-func (c *Catalogue) Journal() uint64 { return c.journal }
+// Journal returns up to which entry of the journal the catalogue knows what happened. It may be called by others.
+func (c *Catalogue) Journal() uint64 { return c.journal.Load() }
 
 // Segments returns how many segments a reader would have to read.
 func (c *Catalogue) Segments() int { return c.since }
@@ -122,7 +123,7 @@ func (c *Catalogue) Segments() int { return c.since }
 // Append adds entries in one segment. journal is the last entry of the site's journal that they, or those before, tell
 // of. After an error the segment may be there, or not; the next Append tries the same number.
 func (c *Catalogue) Append(ctx context.Context, journal uint64, list []Entry) error {
-	journal = max(journal, c.journal)
+	journal = max(journal, c.journal.Load())
 	w := newSegment()
 	for i := range list {
 		if err := w.add(&list[i]); err != nil {
@@ -132,7 +133,7 @@ func (c *Catalogue) Append(ctx context.Context, journal uint64, list []Entry) er
 	if err := c.put(ctx, w, "", journal); err != nil {
 		return err
 	}
-	c.journal = journal
+	c.journal.Store(journal)
 	return nil
 }
 
@@ -176,7 +177,7 @@ func (c *Catalogue) Rewrite(ctx context.Context, journal uint64, all func(add fu
 	if err := c.put(ctx, w, last, journal); err != nil {
 		return err
 	}
-	c.journal = max(c.journal, journal)
+	c.journal.Store(max(c.journal.Load(), journal))
 	numbers, err := segments(ctx, c.store)
 	if err != nil {
 		return err
