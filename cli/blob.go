@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -19,6 +18,7 @@ import (
 	"firn/blob/driver"
 	"firn/blob/places"
 	"firn/config"
+	"firn/node"
 )
 
 // blobCommand is `firn blob`.
@@ -66,34 +66,7 @@ func (o *opener) places(url string) (*places.Opener, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	wanted := map[string]bool{}
-	var want func(name string)
-	want = func(name string) {
-		if wanted[name] {
-			return
-		}
-		wanted[name] = true
-		for _, member := range e.Places[name].Mirror {
-			want(member)
-		}
-	}
-	name, _, _ := strings.Cut(strings.TrimPrefix(url, "place:"), "/")
-	want(name)
-	out := &places.Opener{Named: map[string]places.Place{}, Mirrors: o.mirrors().observe}
-	for name, c := range e.Places {
-		p := places.Place{
-			URL: c.URL, NoRetry: !c.Retry, Upload: int64(c.UploadRate), Download: int64(c.DownloadRate), Encrypt: c.Encrypt,
-			Compress: c.Compress, Mirror: c.Mirror, MirrorWrites: c.MirrorWrites, CacheDir: c.Cache.Dir, CacheSize: int64(c.Cache.Size),
-		}
-		// Only the credentials of the place that is wanted, and of what it mirrors, need be there.
-		if c.Credentials != "" && wanted[name] {
-			if p.Secrets, err = places.ReadSecrets(c.Credentials); err != nil {
-				return nil, err
-			}
-		}
-		out.Named[name] = p
-	}
-	return out, nil
+	return node.Places(e.Places, url, o.mirrors().observe)
 }
 
 // with runs fn on the open place.

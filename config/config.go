@@ -78,6 +78,10 @@ type Config struct {
 	// Places by name, for commands and sections that take the URL of a place: place:NAME, or place:NAME/PREFIX for
 	// what is below a prefix in it. docs/places.md tells the URLs. In the file only, one section a name.
 	Places map[string]Place `yaml:"places"`
+	// Tiers by name, the warmest first: places where the bytes of versions live instead of in the data directory.
+	// docs/tiers.md tells how. A name is for good, since versions on the tier name it. In the file only, one section a
+	// name.
+	Tiers []Tier `yaml:"tiers"`
 	// Backups by name, run by firn agent and firn serve at their times. docs/backup.md tells what a backup keeps. In
 	// the file only, one section a name.
 	Backups map[string]Backup `yaml:"backups"`
@@ -238,6 +242,33 @@ type Cache struct {
 	// Bytes that the files in cache.dir hold together at most, 2MiB or more.
 	Size Size `yaml:"size"`
 }
+
+// Tier is one tier of the site.
+type Tier struct {
+	Name string `yaml:"-"`
+	// URL of the place, without password, or place:NAME or place:NAME/PREFIX for one of places. It belongs to this tier
+	// alone. docs/places.md lists the schemes.
+	URL string `yaml:"url"`
+	// Storage class of the versions on the tier: capitals, digits and _. By default the tier's name in capitals.
+	Class string `yaml:"class"`
+	// How the bytes are kept. plain: one blob a version, under the object's name, which other tools can read. plain.
+	Layout string `yaml:"layout"`
+	// How long a local copy stays after a version was moved to the tier. 0 frees the local bytes at once.
+	KeepLocal Duration `yaml:"keep_local"`
+	// Bytes of versions that the tier takes at most; what would go beyond stays where it is. 0 sets no bound.
+	MaxBytes Size `yaml:"max_bytes"`
+	// Price of 1 TB (10^12 bytes) for a month, in whatever currency, such as 3.99. firn tier ls multiplies with it.
+	Cost string `yaml:"cost"`
+}
+
+// Layouts of tiers.
+const (
+	LayoutPlain      = "plain"
+	LayoutRepository = "repository"
+)
+
+// DefaultTier returns the settings of a tier of which only the URL is given.
+func DefaultTier() Tier { return Tier{Layout: LayoutPlain} }
 
 // DefaultPlace returns the settings of a place of which only the URL is given.
 func DefaultPlace() Place { return Place{Retry: true} }

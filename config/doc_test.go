@@ -68,6 +68,15 @@ In variables and flags, items of a list are separated by commas.
 		}
 		fmt.Fprintf(&b, "\n### places.NAME.%s\n\n%s · default %s\n\n%s\n", k.Name, k.Type, def, k.Doc)
 	}
+	fmt.Fprintf(&b, "\n## tiers\n\n%s\n\n```yaml\ntiers:\n  warm:\n    url: s3://firn-warm/site-1?endpoint=https://minio.example:9000\n"+
+		"    keep_local: 7d\n  cold:\n    url: place:nas/tier\n    cost: 3.99\n```\n", TiersDoc())
+	for _, k := range TierKeys() {
+		def := "none"
+		if k.Default != "" {
+			def = "`" + k.Default + "`"
+		}
+		fmt.Fprintf(&b, "\n### tiers.NAME.%s\n\n%s · default %s\n\n%s\n", k.Name, k.Type, def, k.Doc)
+	}
 	fmt.Fprintf(&b, "\n## backups\n\n%s\n\n```yaml\nbackups:\n  app:\n    repository: place:nas\n    password_file: /etc/firn/password\n"+
 		"    paths: [/srv/app, /etc]\n    exclude: ['*.tmp']\n    schedule: every 6h\n    jitter: 10m\n    keep_daily: 7\n    keep_weekly: 5\n"+
 		"    prune: '@weekly'\n    drill: '@monthly'\n```\n", BackupsDoc())

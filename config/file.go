@@ -22,7 +22,7 @@ func (e *Effective) applyFile(keys []Key, path string, raw []byte) Problems {
 		}
 		return Problems{{Where: path, What: err.Error()}}
 	}
-	w := &walker{e: e, path: path, keys: map[string]Key{}, sections: map[string]bool{}, seen: map[string]bool{}}
+	w := &walker{e: e, path: path, keys: map[string]Key{}, sections: map[string]bool{}, seen: map[string]bool{}, tierLines: map[string]ast.Node{}}
 	for _, k := range keys {
 		w.keys[k.Name] = k
 		if section, _, ok := strings.Cut(k.Name, "."); ok {
@@ -39,6 +39,7 @@ func (e *Effective) applyFile(keys []Key, path string, raw []byte) Problems {
 		}
 		w.mapping(doc.Body, "")
 	}
+	w.tierPlaces()
 	return w.problems
 }
 
@@ -49,6 +50,8 @@ type walker struct {
 	sections map[string]bool
 	seen     map[string]bool
 	problems Problems
+
+	tierLines map[string]ast.Node // names of tiers
 }
 
 func (w *walker) where(n ast.Node) string {
@@ -82,6 +85,8 @@ func (w *walker) mapping(n ast.Node, section string) {
 		switch k, known := w.keys[full]; {
 		case full == placesSection:
 			w.places(m.Value)
+		case full == tiersSection:
+			w.tiers(m.Value)
 		case full == backupsSection:
 			w.backups(m.Value)
 		case full == edgeRulesSection:
@@ -123,7 +128,7 @@ func (w *walker) unknown(name string, dotted bool) string {
 	for s := range w.sections {
 		names = append(names, s)
 	}
-	names = append(names, placesSection, backupsSection, edgeRulesSection)
+	names = append(names, placesSection, tiersSection, backupsSection, edgeRulesSection)
 	msg := fmt.Sprintf("unknown key %q", name)
 	if near := nearest(name, names); near != "" {
 		return msg + fmt.Sprintf(": did you mean %q?", near)

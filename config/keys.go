@@ -55,7 +55,7 @@ func Sections() []Section {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		name := f.Tag.Get("yaml")
-		if f.Type.Kind() == reflect.Map {
+		if f.Type.Kind() == reflect.Map || f.Type == reflect.TypeFor[[]Tier]() {
 			continue // see PlaceKeys
 		}
 		if f.Type.Kind() != reflect.Struct {
@@ -76,6 +76,9 @@ func Sections() []Section {
 // are set; flags and variables they have none.
 func PlaceKeys() []Key { return namedKeys(reflect.ValueOf(DefaultPlace())) }
 
+// TierKeys are those of one tier, as PlaceKeys.
+func TierKeys() []Key { return namedKeys(reflect.ValueOf(DefaultTier())) }
+
 // BackupKeys are those of one backup, as PlaceKeys.
 func BackupKeys() []Key { return namedKeys(reflect.ValueOf(DefaultBackup())) }
 
@@ -90,6 +93,9 @@ func namedKeys(def reflect.Value) []Key {
 	for i := range def.NumField() {
 		f := def.Type().Field(i)
 		name := f.Tag.Get("yaml")
+		if name == "-" {
+			continue // what the section is called
+		}
 		if f.Type.Kind() != reflect.Struct {
 			add(name, docs[def.Type().Name()+"."+f.Name], i)
 			continue
@@ -110,6 +116,9 @@ func EdgeRulesDoc() string { return fieldDocs()["Config.EdgeRules"] }
 
 // PlacesDoc is the manual of the section places.
 func PlacesDoc() string { return fieldDocs()["Config.Places"] }
+
+// TiersDoc is the manual of the section tiers.
+func TiersDoc() string { return fieldDocs()["Config.Tiers"] }
 
 // BackupsDoc is the manual of the section backups.
 func BackupsDoc() string { return fieldDocs()["Config.Backups"] }

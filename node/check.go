@@ -59,7 +59,7 @@ func CheckOffline(
 	cfg := config.Default()
 	cfg.ScrubRate = 0
 	memory := PlanMemory(int64(cfg.MemoryLimit), engineOffHeap)
-	e, err := openEngine(ctx, dir, &cfg, memory, slog.New(slog.DiscardHandler), func(error) {})
+	e, err := openEngine(ctx, dir, &cfg, memory, nil, slog.New(slog.DiscardHandler), func(error) {})
 	if err != nil {
 		return sum, err
 	}

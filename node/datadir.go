@@ -27,6 +27,7 @@ const (
 	credentialsName = "credentials.json"
 	tokenName       = "admin.token"
 	siteKeyName     = "site.key"
+	siteIDName      = "site.id"
 	runName         = "run.json"
 	kvName          = "kv"
 
@@ -195,6 +196,29 @@ func (d *DataDir) SiteKey() (seal.Key, error) {
 		}
 	}
 	return k, nil
+}
+
+// SiteID returns the id by which tiers know whose they are, 32 hex digits, made at the first start.
+func (d *DataDir) SiteID() (string, error) {
+	path := d.file(siteIDName)
+	b, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		var id [16]byte
+		_, _ = rand.Read(id[:])
+		s := hex.EncodeToString(id[:])
+		return s, firn.E("store site id", path, d.writeDurably(siteIDName, []byte(s+"\n"), 0o600))
+	}
+	if err != nil {
+		return "", firn.E("read site id", path, err)
+	}
+	s := strings.TrimSpace(string(b))
+	if id, err := hex.DecodeString(s); err != nil || len(id) != 16 {
+		return "", &firn.Error{
+			Kind: firn.Corrupt, Op: "read site id", Subject: path,
+			Err: errors.New("not 32 hex digits: restore the file; each tier's firn-tier.json names the site"),
+		}
+	}
+	return s, nil
 }
 
 // ReadAdminToken returns the admin token kept in a data directory.

@@ -11,6 +11,7 @@ import (
 	"firn/config"
 	"firn/kv/pebblekv"
 	"firn/object"
+	"firn/object/remote"
 )
 
 // engine is what keeps a site's state: the metadata store and the namespace over it.
@@ -19,9 +20,9 @@ type engine struct {
 	store *object.Store
 }
 
-// openEngine opens the engine in a data directory. fatal is told of an error the engine cannot go on from.
+// openEngine opens the engine in a data directory, whose tiers are read by tiers. fatal is told of an error the engine cannot go on from.
 func openEngine(
-	ctx context.Context, dir *DataDir, cfg *config.Config, mem Memory, log *slog.Logger, fatal func(error),
+	ctx context.Context, dir *DataDir, cfg *config.Config, mem Memory, tiers remote.Tiers, log *slog.Logger, fatal func(error),
 ) (_ *engine, err error) {
 	relaxed := cfg.Durability == config.DurabilityRelaxed
 	fsys := dir.fs
@@ -41,7 +42,7 @@ func openEngine(
 	e.store, err = object.Open(ctx, fsys, dir.Path, e.db, object.Options{
 		ReserveBytes: orNone(int64(cfg.Reserve)), ScrubBytesPerSecond: orNone(int64(cfg.ScrubRate)),
 		UploadMaxAge: cfg.UploadMaxAge.Std(), JournalKeepAge: cfg.Journal.Keep.Std(),
-		JournalKeepEntries: cfg.Journal.KeepEntries, Relaxed: relaxed, Logger: log.With("part", "store"),
+		JournalKeepEntries: cfg.Journal.KeepEntries, Relaxed: relaxed, Remote: tiers, Logger: log.With("part", "store"),
 	})
 	if err != nil {
 		return nil, err

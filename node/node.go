@@ -29,6 +29,7 @@ import (
 	"firn/adminapi"
 	"firn/audit"
 	"firn/auth"
+	"firn/blob/wrap/mirror"
 	"firn/config"
 	"firn/iamapi"
 	"firn/pace"
@@ -46,6 +47,8 @@ type Options struct {
 	Welcome io.Writer
 	// Metrics are further sources of metrics, shown with the site's own.
 	Metrics []prometheus.Collector
+	// Mirrors returns what hears of a mirror that is opened for a tier; nil is nobody.
+	Mirrors func(name string, members []string) mirror.Observer
 }
 
 // Node is one site in this process.
@@ -71,6 +74,7 @@ type Node struct {
 	door      *s3api.Server
 	accessLog *accesslog.Log
 	edge      *edge // nil without
+	tiers     *tiers
 	lifecycle *rules
 
 	fatal    chan error // capacity 1
@@ -140,10 +144,15 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	}
 
 	n.metrics = telemetry.New(firn.Version, n.started)
-	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, n.log, n.fail); err != nil {
+	if n.tiers, err = n.openTiers(o.Mirrors); err != nil {
+		return nil, err
+	}
+	n.onClose(n.tiers.Close)
+	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, n.tiers.set, n.log, n.fail); err != nil {
 		return nil, err
 	}
 	n.onClose(n.engine.Close)
+	n.tiers.attach(n.engine.store)
 	secret, err := n.dir.SiteKey()
 	if err != nil {
 		return nil, err
@@ -305,6 +314,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	run("background work", func() error { return n.engine.Run(work) })
 	run("deliver access logs", func() error { return n.accessLog.Run(work) })
+	run("keep tiers", func() error { return n.tiers.Run(work) })
 	run("carry out lifecycle rules", func() error { return n.lifecycle.Run(work) })
 	run("keep last uses of keys", func() error { return n.users.Run(work) })
 	run("give memory back", func() error { giveBack(work, n.metrics.Begun, debug.FreeOSMemory); return nil })

@@ -120,6 +120,8 @@ type copied struct {
 // object.ErrMoved where a version was replaced or removed meanwhile, which is no failure; turns.ErrClosed outside the
 // windows; firn.Unavailable where the tier is away; firn.Corrupt where it does not give back what it was given.
 //
+// Where o says no class it is the tier's, and a zero LocalUntil is that of the tier's KeepLocal.
+//
 // One entry in the catalogue costs a request, so that many small versions are best moved together.
 func (m *Mover) Move(ctx context.Context, tier string, versions []record.Version, o object.MoveOptions) []error {
 	return m.move(ctx, tier, versions, o, turns.Move)
@@ -162,6 +164,9 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	}
 	if o.Class == "" {
 		o.Class = t.Class
+	}
+	if o.LocalUntil.IsZero() {
+		o.LocalUntil = m.set.now().Add(t.KeepLocal)
 	}
 	done := make([]*copied, len(versions))
 	var g errgroup.Group

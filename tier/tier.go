@@ -28,6 +28,10 @@ type Place struct {
 	Name  string // for good: versions on the tier name it
 	Class string // storage class of the versions on it
 	Store *blob.Store
+	// KeepLocal is how long a local copy stays after a move that does not say for how long.
+	KeepLocal time.Duration
+	// MaxBytes bounds the bytes of the versions on it; 0 is no bound.
+	MaxBytes int64
 }
 
 // Set is the tiers of a site. It is the object.Remote of its namespace. Its methods may be called concurrently.
@@ -102,6 +106,15 @@ func (s *Set) place(name string) (*place, error) {
 	return nil, firn.NewError(firn.NotFound, fmt.Sprintf("tier %s is not configured", name))
 }
 
+// reachable is place for reading: what is on a tier that is not configured is not gone.
+func (s *Set) reachable(name string) (*place, error) {
+	t, err := s.place(name)
+	if err != nil {
+		err = &firn.Error{Kind: firn.Unavailable, Err: err}
+	}
+	return t, err
+}
+
 // saw notes how a call ended, and adds to the error since when the tier has been away.
 func (t *place) saw(now time.Time, err error) error {
 	if errors.Is(err, context.Canceled) {
@@ -130,7 +143,7 @@ func (t *place) saw(now time.Time, err error) error {
 
 // Open implements object.Remote.
 func (s *Set) Open(ctx context.Context, tier, key string, offset, length int64) (io.ReadCloser, error) {
-	t, err := s.place(tier)
+	t, err := s.reachable(tier)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +175,7 @@ func (w *watched) Read(p []byte) (int, error) {
 
 // Size implements object.Remote.
 func (s *Set) Size(ctx context.Context, tier, key string) (int64, error) {
-	t, err := s.place(tier)
+	t, err := s.reachable(tier)
 	if err != nil {
 		return 0, err
 	}

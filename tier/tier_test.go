@@ -119,7 +119,7 @@ func (s *site) open() {
 	s.t.Helper()
 	clock := func() time.Time { return s.now }
 	var err error
-	if s.set, err = NewSet([]Place{{"cold", "COLD", s.store}}, clock); err != nil {
+	if s.set, err = NewSet([]Place{{Name: "cold", Class: "COLD", Store: s.store}}, clock); err != nil {
 		s.t.Fatal(err)
 	}
 	if s.db, err = pebblekv.Open(s.fs, "data/kv", pebblekv.Options{}); err != nil {
@@ -502,24 +502,24 @@ func TestRebuild(t *testing.T) {
 func TestNewSet(t *testing.T) {
 	store := blob.New(memblob.New(memblob.Options{}), "mem:")
 	for _, list := range [][]Place{
-		{{"", "COLD", store}},
-		{{"a", "", store}},
-		{{"a", "STANDARD", store}},
-		{{"a", "COLD", store}, {"a", "WARM", store}},
-		{{"a", "COLD", store}, {"b", "COLD", store}},
+		{{Name: "", Class: "COLD", Store: store}},
+		{{Name: "a", Class: "", Store: store}},
+		{{Name: "a", Class: "STANDARD", Store: store}},
+		{{Name: "a", Class: "COLD", Store: store}, {Name: "a", Class: "WARM", Store: store}},
+		{{Name: "a", Class: "COLD", Store: store}, {Name: "b", Class: "COLD", Store: store}},
 	} {
 		if _, err := NewSet(list, nil); firn.KindOf(err) != firn.Invalid {
 			t.Errorf("%v: %v", list, err)
 		}
 	}
-	s, err := NewSet([]Place{{"a", "WARM", store}, {"b", "COLD", store}}, nil)
+	s, err := NewSet([]Place{{Name: "a", Class: "WARM", Store: store}, {Name: "b", Class: "COLD", Store: store}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Classes(); !slices.Equal(got, []string{"STANDARD", "WARM", "COLD"}) || s.OfClass("COLD") != "b" || s.OfClass("X") != "" {
 		t.Errorf("%q", got)
 	}
-	if _, err := s.Size(t.Context(), "c", "k"); firn.KindOf(err) != firn.NotFound {
+	if _, err := s.Size(t.Context(), "c", "k"); firn.KindOf(err) != firn.Unavailable {
 		t.Errorf("no such tier: %v", err)
 	}
 }

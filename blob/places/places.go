@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"firn"
 	"firn/blob"
@@ -64,6 +65,8 @@ type Opener struct {
 	Named map[string]Place
 	// Mirrors returns what hears of a mirror that is opened, by the names of it and of its places; nil is nobody.
 	Mirrors func(name string, members []string) mirror.Observer
+
+	patience time.Duration // for what fails and may pass; 0 is the retry package's own
 }
 
 // Open opens the place at a URL, which must be there.
@@ -150,7 +153,7 @@ func Redact(rawURL string) string {
 // openPlace opens p, which has a name where it is of the configuration. inside are the mirrors that it is a place of.
 func (o *Opener) openPlace(ctx context.Context, name string, p Place, below string, create bool, inside []string) (*blob.Store, error) {
 	var d driver.Driver
-	patience := retry.Options{}
+	patience := retry.Options{Total: o.patience, Stall: o.patience}
 	retried := !p.NoRetry
 	shown := "place:" + name
 	if len(p.Mirror) > 0 {

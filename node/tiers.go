@@ -1,0 +1,138 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"firn"
+	"firn/blob"
+	"firn/blob/places"
+	"firn/blob/wrap/mirror"
+	"firn/object"
+	"firn/tier"
+)
+
+const (
+	// followEvery is how long what happens to versions on tiers waits for the next segment of the catalogue at least.
+	followEvery = 10 * time.Second
+	// tidyEvery is the time between looks for what may be removed from tiers.
+	tidyEvery = time.Minute
+)
+
+// tiers are the tiers of a site and what is done on them in the background. A site without any has an empty set.
+type tiers struct {
+	n      *Node
+	stores []*blob.Store
+	set    *tier.Set
+	mover  *tier.Mover // after attach
+	site   string
+}
+
+// openTiers makes the set of tiers that the configuration names. None of their places is asked: one that is away must not
+// keep the site from starting.
+func (n *Node) openTiers(mirrors func(name string, members []string) mirror.Observer) (*tiers, error) {
+	t := &tiers{n: n}
+	var list []tier.Place
+	for _, c := range n.cfg.Tiers {
+		u, err := places.Parse(c.URL)
+		if err == nil && !slices.Contains(places.Schemes(), u.Scheme) {
+			err = firn.NewError(firn.Unsupported, fmt.Sprintf("no scheme %q: docs/places.md lists them", u.Scheme))
+		}
+		if err != nil {
+			return nil, firn.E("configuration", "tiers."+c.Name+".url", err)
+		}
+		store := places.Lazy(func() (*places.Opener, error) { return Places(n.cfg.Places, c.URL, mirrors) }, c.URL)
+		t.stores = append(t.stores, store)
+		list = append(list, tier.Place{
+			Name: c.Name, Class: c.Class, Store: store, KeepLocal: c.KeepLocal.Std(), MaxBytes: int64(c.MaxBytes),
+		})
+	}
+	var err error
+	if t.set, err = tier.NewSet(list, nil); err != nil {
+		return nil, err
+	}
+	t.site, err = n.dir.SiteID()
+	return t, err
+}
+
+// attach gives the tiers the namespace whose versions they hold.
+func (t *tiers) attach(store *object.Store) {
+	t.mover = tier.NewMover(store, t.set, tier.Options{Site: t.site, Log: t.n.log.With("part", "tiers")})
+}
+
+// Run keeps the catalogues current and removes what is not needed, until ctx ends.
+func (t *tiers) Run(ctx context.Context) error {
+	if len(t.stores) == 0 {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return t.follow(ctx) })
+	g.Go(func() error { return t.tidy(ctx) })
+	return g.Wait()
+}
+
+// follow tells the tiers' catalogues what happened, at first and then as it happens.
+func (t *tiers) follow(ctx context.Context) error {
+	store := t.n.engine.store
+	for {
+		tail := store.JournalTail()
+		if err := t.mover.Follow(ctx); err != nil {
+			return ended(ctx, err)
+		}
+		if !pause(ctx, followEvery) {
+			return nil
+		}
+		// A tier that was away is tried again even where nothing happens.
+		wait, cancel := context.WithTimeout(ctx, tidyEvery)
+		err := store.WaitJournal(wait, tail)
+		cancel()
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return ended(ctx, err)
+		}
+	}
+}
+
+func (t *tiers) tidy(ctx context.Context) error {
+	for {
+		if _, err := t.mover.Collect(ctx); err != nil {
+			return ended(ctx, err)
+		}
+		if !pause(ctx, tidyEvery) {
+			return nil
+		}
+	}
+}
+
+// ended is err, or nil where it is because ctx ended.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// pause waits for d and reports whether ctx did not end meanwhile.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// Close closes the places.
+func (t *tiers) Close() error {
+	var errs []error
+	for _, s := range t.stores {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
