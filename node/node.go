@@ -152,7 +152,9 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		return nil, err
 	}
 	n.onClose(n.engine.Close)
-	n.tiers.attach(n.engine.store)
+	if err := n.tiers.attach(n.engine.store); err != nil {
+		return nil, err
+	}
 	secret, err := n.dir.SiteKey()
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"firn/blob/wrap/mirror"
 	"firn/object"
 	"firn/tier"
+	"firn/tier/turns"
 )
 
 const (
@@ -61,8 +62,16 @@ func (n *Node) openTiers(mirrors func(name string, members []string) mirror.Obse
 }
 
 // attach gives the tiers the namespace whose versions they hold.
-func (t *tiers) attach(store *object.Store) {
-	t.mover = tier.NewMover(store, t.set, tier.Options{Site: t.site, Log: t.n.log.With("part", "tiers")})
+func (t *tiers) attach(store *object.Store) error {
+	c := &t.n.cfg.Moves
+	windows, err := turns.ParseWindows(c.Windows)
+	if err != nil {
+		return err
+	}
+	t.mover = tier.NewMover(store, t.set, tier.Options{
+		Site: t.site, Log: t.n.log.With("part", "tiers"), Parallel: c.Parallel, BytesPerSecond: int64(c.Rate), Windows: windows,
+	})
+	return nil
 }
 
 // Run keeps the catalogues current and removes what is not needed, until ctx ends.
