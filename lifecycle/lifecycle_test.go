@@ -23,7 +23,7 @@ func at(s string) time.Time {
 func parse(t *testing.T, rules string) []Rule {
 	t.Helper()
 	doc, err := s3doc.CheckLifecycle([]byte("<LifecycleConfiguration>"+rules+"</LifecycleConfiguration>"), func(c string) bool {
-		return c == "WARM" || c == "COLD"
+		return c == "WARM" || c == "COLD" || c == "GLACIER"
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"slices"
+	"time"
 
 	"firn"
 	"firn/hlc"
@@ -186,6 +187,7 @@ func readExport(bucket, key string, export []byte) (*record.Export, *record.Reco
 	if r.Location != nil || r.Blob != (record.BlobID{}) || r.Data != 0 || r.Clock == 0 {
 		return nil, nil, record.ErrBroken
 	}
+	r.KeepUntil = time.Time{} // of a copy that is lost
 	parts := r.Parts
 	if r.Multipart {
 		if parts, err = record.DecodePartList(e.Parts); err != nil {

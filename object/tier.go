@@ -40,6 +40,9 @@ var (
 	ErrNotOnTier = firn.NewError(firn.Conflict, "the version is not on a tier")
 )
 
+// TierAway is wrapped by errors that wrap ErrTierAway and says which tier it is, and since when it is away.
+type TierAway = remote.Away
+
 // Ref names a version as it was when somebody looked: neither replaced since nor with its bytes elsewhere.
 type Ref struct {
 	Bucket, Key string
@@ -406,8 +409,13 @@ func (s *Store) switchTo(ctx context.Context, ref Ref, blob record.TierBlob, o *
 		}
 		m := &record.Mutation{Op: record.OpMove}
 		loc := &record.Location{ID: blob.ID, Tier: blob.Tier, Key: blob.Key, Since: t.now.UTC().Truncate(time.Millisecond)}
-		if o.LocalUntil.After(t.now) && v.Local() {
-			loc.LocalUntil = o.LocalUntil
+		until := o.LocalUntil
+		if v.KeepUntil.After(until) {
+			until = v.KeepUntil
+		}
+		v.KeepUntil = time.Time{}
+		if until.After(t.now) && v.Local() {
+			loc.LocalUntil = until
 		} else if err := t.freeLocal(v); err != nil {
 			return err
 		}
@@ -650,8 +658,10 @@ func (t *txn) setLocal(v *stored, st *staged) error {
 	return nil
 }
 
-// WantLocal asks for a local copy of a version until a time. Where there is one already it stays until then. Else the wish is
-// noted in the version and in the journal, for the mover to fulfil with Recall. ErrNotOnTier; else as UpdateVersion.
+// WantLocal asks for a local copy of a version until a time. Where there is one already it stays until then, also where the
+// version has still to go to the tier of its storage class. Else the wish is noted in the version and in the journal, for
+// the mover to fulfil with Recall. ErrNotOnTier for a version of the class STANDARD whose bytes are local and nowhere else;
+// else as UpdateVersion.
 func (s *Store) WantLocal(ctx context.Context, bucket, key, versionID string, until time.Time) (*record.Version, error) {
 	v, err := s.wantLocal(ctx, bucket, key, versionID, until)
 	return v, fail("restore object", subject(bucket, key), err)
@@ -659,12 +669,14 @@ func (s *Store) WantLocal(ctx context.Context, bucket, key, versionID string, un
 
 func (s *Store) wantLocal(ctx context.Context, bucket, key, versionID string, until time.Time) (*record.Version, error) {
 	return s.editVersion(ctx, bucket, key, versionID, func(t *txn, v *stored, vk []byte) error {
-		if v.Location == nil {
+		switch {
+		case v.Location == nil && v.StorageClass == "":
 			return ErrNotOnTier
-		}
-		if v.Local() {
+		case v.Location == nil:
+			v.KeepUntil = until.UTC().Truncate(time.Millisecond)
+		case v.Local():
 			t.setExpiry(v, until)
-		} else {
+		default:
 			v.Location.Wanted = until.UTC().Truncate(time.Millisecond)
 		}
 		t.rewrite(v, vk, &record.Mutation{Op: record.OpRecall})

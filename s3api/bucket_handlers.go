@@ -224,7 +224,11 @@ func putLifecycle(s *Server, rq *request) error {
 	if err != nil {
 		return err
 	}
-	doc, err := s3doc.CheckLifecycle(body, s.knownStorageClass)
+	var known func(string) bool
+	if s.class.Tiered() {
+		known = s.class.Known
+	}
+	doc, err := s3doc.CheckLifecycle(body, known)
 	if err != nil {
 		return err
 	}
@@ -238,16 +242,6 @@ func putLifecycle(s *Server, rq *request) error {
 	}
 	rq.set(headerMinimumSize, least)
 	return rq.noContent(http.StatusOK)
-}
-
-// knownStorageClass reports whether the site has a tier of the name.
-func (s *Server) knownStorageClass(class string) bool {
-	for _, c := range s.opt.StorageClasses {
-		if c == class {
-			return true
-		}
-	}
-	return false
 }
 
 func getNotification(_ *Server, rq *request) error {

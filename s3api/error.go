@@ -9,6 +9,7 @@ import (
 	"firn"
 	"firn/auth"
 	"firn/object"
+	"firn/s3api/classes"
 	"firn/s3api/s3err"
 )
 
@@ -30,6 +31,11 @@ func toError(rq *request, err error) *s3err.Error {
 	var e *s3err.Error
 	if errors.As(err, &e) {
 		return e
+	}
+	var away *object.TierAway
+	if errors.As(err, &away) {
+		rq.set("Retry-After", "30")
+		return classes.Unreadable(away)
 	}
 	if e := authError(err); e != nil {
 		return e

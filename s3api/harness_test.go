@@ -42,7 +42,14 @@ type harness struct {
 
 func newHarness(t testing.TB, opt Options) *harness {
 	t.Helper()
+	return newHarnessOn(t, opt, object.Options{})
+}
+
+// newHarnessOn is newHarness with options of the store.
+func newHarnessOn(t testing.TB, opt Options, on object.Options) *harness {
+	t.Helper()
 	ctx := context.Background()
+	on.ReserveBytes, on.ScrubBytesPerSecond = -1, -1
 	fsys := vfs.NewMem()
 	db, err := pebblekv.Open(fsys, "kv", pebblekv.Options{CacheBytes: 8 << 20})
 	if err != nil {
@@ -53,7 +60,7 @@ func newHarness(t testing.TB, opt Options) *harness {
 			t.Error(err)
 		}
 	})
-	store, err := object.Open(ctx, fsys, "data", db, object.Options{ReserveBytes: -1, ScrubBytesPerSecond: -1})
+	store, err := object.Open(ctx, fsys, "data", db, on)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"firn/object"
 	"firn/object/record"
+	"firn/s3api/classes"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
@@ -138,17 +139,6 @@ func parseTagHeader(v string) ([]record.Field, error) {
 	return fs, nil
 }
 
-// storageClass reads x-amz-storage-class; "" is STANDARD.
-func (s *Server) storageClass(class string) (string, error) {
-	if class == "" || class == "STANDARD" {
-		return "", nil
-	}
-	if slices.Contains(s.opt.StorageClasses, class) {
-		return class, nil
-	}
-	return "", s3err.New("InvalidStorageClass").With("StorageClassRequested", class)
-}
-
 // objectLock reads the object lock headers of a write to b.
 func objectLock(rq *request, b *record.Bucket) (record.Retention, bool, error) {
 	mode, date := rq.header("X-Amz-Object-Lock-Mode"), rq.header("X-Amz-Object-Lock-Retain-Until-Date")
@@ -225,7 +215,7 @@ func (s *Server) newVersion(rq *request) (o object.PutOptions, err error) {
 	if o.Tags, err = parseTagHeader(rq.header("X-Amz-Tagging")); err != nil {
 		return o, err
 	}
-	if o.StorageClass, err = s.storageClass(rq.header("X-Amz-Storage-Class")); err != nil {
+	if o.StorageClass, err = s.class.Parse(rq.header("X-Amz-Storage-Class")); err != nil {
 		return o, err
 	}
 	if o.Retention, o.LegalHold, err = objectLock(rq, rq.bkt); err != nil {
@@ -293,6 +283,9 @@ func (rq *request) setVersionHeaders(v *record.Version) {
 	rq.setVersionID(v.ID)
 	if v.StorageClass != "" {
 		rq.set("X-Amz-Storage-Class", v.StorageClass)
+	}
+	if r := classes.RestoreHeader(v, rq.start); r != "" {
+		rq.set("X-Amz-Restore", r)
 	}
 	if len(v.Tags) > 0 {
 		rq.set("X-Amz-Tagging-Count", strconv.Itoa(len(v.Tags)))

@@ -12,6 +12,7 @@ import (
 	"firn/object"
 	"firn/object/listing"
 	"firn/object/record"
+	"firn/s3api/classes"
 	"firn/s3api/s3err"
 )
 
@@ -147,10 +148,7 @@ func (l *listRequest) appendContents(b []byte, v *record.Version, own *owners) [
 }
 
 func appendClass(b []byte, class string) []byte {
-	if class == "" {
-		return append(b, "<StorageClass>STANDARD</StorageClass>"...)
-	}
-	return appendElement(b, "StorageClass", class)
+	return appendElement(b, "StorageClass", classes.Name(class))
 }
 
 func appendListChecksum(b []byte, v *record.Version) []byte {

@@ -60,6 +60,9 @@ func (s *Server) findSource(rq *request) (*source, error) {
 	if err := copyConditions(rq, src.v); err != nil {
 		return nil, err
 	}
+	if err := s.class.Readable(src.v); err != nil {
+		return nil, err
+	}
 	own, err := sse.ReadCustomer(rq.r, sse.Source)
 	if err == nil {
 		src.dataKey, err = sse.Open(rq.ctx, s.opt.Keys, src.v.Encryption, c.bucket, c.key, own)

@@ -96,6 +96,9 @@ func getObject(s *Server, rq *request) error {
 	if err := partThere(rq, v); err != nil {
 		return err
 	}
+	if err := s.class.Readable(v); err != nil {
+		return err
+	}
 	dataKey, err := sse.Open(rq.ctx, s.opt.Keys, v.Encryption, v.Bucket, v.Key, key)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"firn"
 	"firn/object"
 	"firn/object/record"
+	"firn/s3api/classes"
 	"firn/s3api/s3doc"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
@@ -221,31 +222,34 @@ func putObjectLegalHold(s *Server, rq *request) error {
 	return rq.noContent(http.StatusOK)
 }
 
-// restoreObject answers RestoreObject. The bytes of every class are on the site, so a version of a class beside
-// STANDARD is restored already and others cannot be restored.
+// restoreObject answers RestoreObject: 202 where the content is to come from its tier, 200 where it is here, and then stays
+// so long.
 func restoreObject(s *Server, rq *request) error {
-	var doc struct {
-		XMLName xml.Name `xml:"RestoreRequest"`
-		Days    int
-		Type    string
-	}
+	var doc classes.RestoreRequest
 	if err := rq.readXML(&doc, maxMetaDoc); err != nil {
 		return err
 	}
-	if doc.Type != "" {
-		return s3err.NotImplemented("Type")
-	}
-	if doc.Days < 1 {
-		return s3err.InvalidArgument("Days", strconv.Itoa(doc.Days), "restoration days should be at least 1")
+	until, err := doc.Until(rq.start)
+	if err != nil {
+		return err
 	}
 	v, err := s.head(rq, "s3:RestoreObject", "s3:RestoreObject")
 	if err != nil {
 		return err
 	}
-	if v.StorageClass == "" {
-		return s3err.New("InvalidObjectState").Saying("Restore is not allowed for the object's current storage class")
+	if err := classes.CheckRestore(v, rq.start); err != nil {
+		return err
 	}
-	return rq.noContent(http.StatusOK)
+	v, err = s.store.WantLocal(rq.ctx, rq.bucket, rq.key, rq.query.Get("versionId"), until)
+	switch {
+	case errors.Is(err, object.ErrNotOnTier): // it came back for good meanwhile
+		return classes.ErrNotRestorable()
+	case err != nil:
+		return err
+	case v.Local():
+		return rq.noContent(http.StatusOK)
+	}
+	return rq.noContent(http.StatusAccepted)
 }
 
 // getObjectAttributes answers GetObjectAttributes.
@@ -287,7 +291,7 @@ func getObjectAttributes(s *Server, rq *request) error {
 		}
 	}
 	if want["StorageClass"] {
-		b = appendElement(b, "StorageClass", className(v.StorageClass))
+		b = appendClass(b, v.StorageClass)
 	}
 	if want["ObjectSize"] {
 		b = append(b, "<ObjectSize>"...)
@@ -373,12 +377,4 @@ func appendInt(b []byte, name string, n int) []byte {
 	b = append(b, '<', '/')
 	b = append(b, name...)
 	return append(b, '>')
-}
-
-// className is the name of a storage class in documents.
-func className(c string) string {
-	if c == "" {
-		return "STANDARD"
-	}
-	return c
 }

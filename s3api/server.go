@@ -23,6 +23,7 @@ import (
 
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/s3api/classes"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
 )
@@ -33,8 +34,10 @@ type Options struct {
 	Domains []string
 	// Region is the region the site answers with; "" is us-east-1.
 	Region string
-	// StorageClasses are the classes accepted beside STANDARD.
+	// StorageClasses are the classes accepted beside STANDARD: those of the site's tiers.
 	StorageClasses []string
+	// ArchiveClasses are those of them whose content is refused until it was restored.
+	ArchiveClasses []string
 	// Keys gives out the keys of encrypted objects. Without it requests for encryption are refused but for those that
 	// bring their own key.
 	Keys sse.Keys
@@ -70,6 +73,7 @@ type Server struct {
 	opt    Options
 	log    *slog.Logger
 	routes *routeTable
+	class  *classes.Set
 
 	idBase   uint64
 	idNext   atomic.Uint64
@@ -105,6 +109,7 @@ func New(store *object.Store, users Users, opt Options) *Server {
 		opt.Domains[i] = strings.ToLower(d)
 	}
 	s := &Server{store: store, users: users, opt: opt, log: opt.Log, routes: newRouteTable()}
+	s.class = classes.New(opt.StorageClasses, opt.ArchiveClasses)
 	var seed [8]byte
 	_, _ = rand.Read(seed[:]) // never fails
 	s.idBase = binary.BigEndian.Uint64(seed[:])

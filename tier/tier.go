@@ -138,8 +138,25 @@ func (t *place) saw(now time.Time, err error) error {
 	if t.err = err; t.since.IsZero() {
 		t.since = now
 	}
-	return fmt.Errorf("%w (tier %s is away since %s)", err, t.Name, t.since.UTC().Format("2006-01-02 15:04:05 MST"))
+	return &awayError{err, t.Name, t.since}
 }
+
+// awayError adds since when its tier has been away to an error of it.
+type awayError struct {
+	error
+	tier  string
+	since time.Time
+}
+
+func (e *awayError) Error() string {
+	return fmt.Sprintf("%s (tier %s is away since %s)", e.error, e.tier, e.since.UTC().Format("2006-01-02 15:04:05 MST"))
+}
+
+// Unwrap returns the tier's own error.
+func (e *awayError) Unwrap() error { return e.error }
+
+// AwaySince is for object/remote.
+func (e *awayError) AwaySince() time.Time { return e.since }
 
 // Open implements object.Remote.
 func (s *Set) Open(ctx context.Context, tier, key string, offset, length int64) (io.ReadCloser, error) {

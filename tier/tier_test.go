@@ -229,6 +229,10 @@ func TestMove(t *testing.T) {
 		if !errors.Is(err, object.ErrTierAway) || !strings.Contains(err.Error(), "cold") || !strings.Contains(err.Error(), "away since "+since.Format("2006-01-02 15:04:05")) {
 			t.Errorf("a tier that is away: %v", err)
 		}
+		var away *object.TierAway
+		if !errors.As(err, &away) || away.Tier != "cold" || !away.Since.Equal(since) {
+			t.Errorf("a tier that is away: %+v", away)
+		}
 		s.now = s.now.Add(time.Hour)
 	}
 	if st := s.set.Status()[0]; !st.Away.Equal(since) || st.Err == nil || !st.Ready {

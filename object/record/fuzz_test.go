@@ -25,6 +25,7 @@ func fullRecord() *Record {
 				ID: BlobID{8}, Tier: "cold", Key: "a/b", Since: time.UnixMilli(1_800_000_000_001).UTC(), Shared: true,
 				LocalUntil: time.UnixMilli(1_900_000_000_000).UTC(), Wanted: time.UnixMilli(2_000_000_000_000).UTC(),
 			},
+			KeepUntil: time.UnixMilli(1_900_000_000_002).UTC(),
 		},
 		MD5: [16]byte{2}, ETagParts: 3, Data: 99, Blob: BlobID{4}, Shared: true,
 	}

@@ -154,6 +154,9 @@ type Version struct {
 	Multipart bool // came from a multipart upload
 
 	Location *Location // nil where the bytes are local and nowhere else
+	// KeepUntil is until when a local copy is to stay that was asked for before the version went to the tier of its
+	// storage class; zero: none was.
+	KeepUntil time.Time
 
 	// Identity across sites.
 	Site   uint32            // site that wrote it

@@ -40,6 +40,7 @@ const (
 	fEncryption    = 23
 	fSealed        = 24 // key of the content that is not multipart
 	fLocation      = 25
+	fKeepUntil     = 26 // ms since 1970
 )
 
 // Flags of a version, as a Listed has them.
@@ -105,7 +106,7 @@ func Append(b []byte, r *Record) []byte {
 		var buf [256]byte
 		b = appendBytes(b, fLocation, appendLocation(buf[:0], r.Location))
 	}
-	return b
+	return appendTime(b, fKeepUntil, r.KeepUntil)
 }
 
 func appendVector(b []byte, num protowire.Number, v map[uint32]uint64) []byte {
@@ -215,7 +216,7 @@ func Decode(r *Record, raw []byte) error {
 	f = fields{b: raw}
 	for f.next() {
 		switch f.num {
-		case fSize, fSite, fFlags, fETagParts, fSumKind, fSumParts, fBlobShared, fRetentionMode, fRetentionTime:
+		case fSize, fSite, fFlags, fETagParts, fSumKind, fSumParts, fBlobShared, fRetentionMode, fRetentionTime, fKeepUntil:
 			if !f.is(protowire.VarintType) {
 				return ErrBroken
 			}
@@ -308,6 +309,8 @@ func Decode(r *Record, raw []byte) error {
 			if r.Location, err = decodeLocation(f.data); err != nil {
 				return err
 			}
+		case fKeepUntil:
+			r.KeepUntil = time.UnixMilli(int64(f.u & (1<<48 - 1))).UTC()
 		case fSealed:
 			r.Sealed = slices.Clone(f.data)
 		case fACL:

@@ -60,8 +60,26 @@ func explain(ctx context.Context, l *record.Location, err error) error {
 	case firn.NotFound:
 		return &firn.Error{Kind: firn.Corrupt, Err: fmt.Errorf("%s, which no longer has it: %s", since, err)}
 	}
-	return &firn.Error{Kind: firn.Unavailable, Err: fmt.Errorf("%w: %s: %s", ErrAway, since, err)}
+	a := &Away{Tier: l.Tier, Err: fmt.Errorf("%w: %s: %s", ErrAway, since, err)}
+	var told interface{ AwaySince() time.Time }
+	if errors.As(err, &told) {
+		a.Since = told.AwaySince()
+	}
+	return &firn.Error{Kind: firn.Unavailable, Err: a}
 }
+
+// Away is what errors of a tier that cannot be read wrap: for those who say so to people who are not to see the tier's
+// address, which may be in the text. An error of Tiers may have the method AwaySince.
+type Away struct {
+	Tier  string
+	Since time.Time // when the tier was first found away; zero where that is not known
+	Err   error     // wraps ErrAway
+}
+
+func (a *Away) Error() string { return a.Err.Error() }
+
+// Unwrap returns a.Err.
+func (a *Away) Unwrap() error { return a.Err }
 
 // Check asks a tier whether it has the blob of a version of the given size.
 func Check(ctx context.Context, t Tiers, l *record.Location, size int64) error {

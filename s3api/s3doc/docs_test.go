@@ -118,8 +118,10 @@ func parseObjectLockDoc(b []byte) ([]byte, error) {
 }
 
 func parseTierLifecycle(b []byte) ([]byte, error) {
-	return CheckLifecycle(b, func(c string) bool { return c == "COLD" })
+	return CheckLifecycle(b, func(c string) bool { return c == "COLD" || c == "STANDARD_IA" })
 }
+
+func parseLifecycle(b []byte) ([]byte, error) { return CheckLifecycle(b, nil) }
 
 func parseQueueNotification(b []byte) ([]byte, error) {
 	return CheckNotification(b, func(arn string) bool { return strings.HasPrefix(arn, "arn:aws:sqs:") })
@@ -259,6 +261,13 @@ func TestLifecycleDoc(t *testing.T) {
 			"</DaysAfterInitiation></AbortIncompleteMultipartUpload>"
 	}
 	checkDocs(t, "LifecycleConfiguration", parseTierLifecycle, []docCase{
+		{"class of a tier", rule(all, on, move("<Days>1</Days>", "COLD")), ""},
+		{"sooner than AWS allows", rule(all, on, move("<Days>1</Days>", "STANDARD_IA")), ""},
+		{"of AWS alone", rule(all, on, move("<Days>1</Days>", "GLACIER")), "InvalidArgument"},
+		{"noncurrent of AWS alone", rule(all, on, "<NoncurrentVersionTransition><NoncurrentDays>30</NoncurrentDays>"+
+			"<StorageClass>ONEZONE_IA</StorageClass></NoncurrentVersionTransition>"), "InvalidArgument"},
+	})
+	checkDocs(t, "LifecycleConfiguration", parseLifecycle, []docCase{
 		{"old prefix", rule("<ID>a</ID><Prefix>p/</Prefix>", on, expire), ""},
 		{"empty filter", rule(all, on, expire), ""},
 		{"disabled", rule(all, "<Status>Disabled</Status>", expire), ""},
@@ -273,7 +282,6 @@ func TestLifecycleDoc(t *testing.T) {
 		{"noncurrent", old("<NoncurrentDays>3</NoncurrentDays><NewerNoncurrentVersions>5</NewerNoncurrentVersions>"), ""},
 		{"abort", rule(all, on, abort("7")), ""},
 		{"transition", rule(all, on, move("<Days>0</Days>", "GLACIER"), expire), ""},
-		{"transition to a tier of the site", rule(all, on, move("<Days>1</Days>", "COLD")), ""},
 		{"noncurrent transition", rule(all, on, "<NoncurrentVersionTransition><NoncurrentDays>30</NoncurrentDays>"+
 			"<StorageClass>STANDARD_IA</StorageClass></NoncurrentVersionTransition>"), ""},
 

@@ -16,18 +16,18 @@ const (
 	maxRuleID             = 255 // characters
 	maxNewerVersions      = 100
 	maxLifecycleDays      = 1<<31 - 1
-	minInfrequentDays     = 30 // days before a move to an infrequent access class
+	minInfrequentDays     = 30 // days before a move to an infrequent access class, at a site without tiers
 	maxTransitionsPerRule = 10
 )
 
-// transitionClasses are the storage classes a rule may move objects to.
+// transitionClasses are the storage classes a rule may move objects to at a site without tiers, where nothing moves yet.
 var transitionClasses = []string{
 	"STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "GLACIER_IR", "DEEP_ARCHIVE",
 }
 
 // CheckLifecycle reads and validates a LifecycleConfiguration and returns it as it is stored and given back: as it
-// was sent, with an ID added to each rule that has none. knownClass reports a storage class of this site besides
-// transitionClasses; it may be nil.
+// was sent, with an ID added to each rule that has none. knownClass reports the storage classes of the site's tiers; nil
+// for a site without, where rules may name those of AWS.
 func CheckLifecycle(body []byte, knownClass func(string) bool) ([]byte, error) {
 	doc, err := parseDoc(body, "LifecycleConfiguration")
 	if err != nil {
@@ -296,8 +296,11 @@ func checkClass(n *node, knownClass func(string) bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !slices.Contains(transitionClasses, class) && (knownClass == nil || !knownClass(class)) {
+	switch {
+	case knownClass == nil && !slices.Contains(transitionClasses, class):
 		return "", errXML
+	case knownClass != nil && !knownClass(class):
+		return "", s3err.Refuse("InvalidArgument", "'StorageClass' must be that of a tier of this site, which '%s' is not", class)
 	}
 	return class, nil
 }
@@ -328,8 +331,10 @@ func checkTransitions(r *node, rule *lifecycleRule, knownClass func(string) bool
 				"'StorageClass' must be different for 'Transition' actions in same 'Rule' with prefix '%s'", rule.prefix)
 		}
 		classes[class] = true
-		if err := checkInfrequent(class, "Days", "Transition", w); err != nil {
-			return 0, err
+		if knownClass == nil {
+			if err := checkInfrequent(class, "Days", "Transition", w); err != nil {
+				return 0, err
+			}
 		}
 		rule.transitions = append(rule.transitions, *w)
 	}
@@ -394,9 +399,11 @@ func checkNoncurrent(r *node, rule *lifecycleRule, knownClass func(string) bool)
 				"'NoncurrentVersionTransition' actions in same 'Rule' with prefix '%s'", rule.prefix)
 		}
 		classes[class] = true
-		err = checkInfrequent(class, "NoncurrentDays", "NoncurrentVersionTransition", &when{days: days, hasDays: true})
-		if err != nil {
-			return 0, err
+		if knownClass == nil {
+			err = checkInfrequent(class, "NoncurrentDays", "NoncurrentVersionTransition", &when{days: days, hasDays: true})
+			if err != nil {
+				return 0, err
+			}
 		}
 		if err := checkNewer(t, "NoncurrentVersionTransition"); err != nil {
 			return 0, err
