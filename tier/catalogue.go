@@ -3,9 +3,11 @@ package tier
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"maps"
 	"slices"
+	"time"
 
 	"firn"
 	"firn/kv"
@@ -20,6 +22,7 @@ const (
 	followBatch   = 2000 // entries of the journal that one segment of the catalogue tells of at most
 	rewriteAfter  = 500  // segments after which the catalogue is written anew
 	rebuildAtOnce = 1 << 20
+	progressEvery = 1000
 )
 
 // change is what the journal says happened to a bucket or version.
@@ -202,21 +205,72 @@ type Rebuilt struct {
 	Failed                     int64
 }
 
+// RebuildOptions are those of a Rebuild.
+type RebuildOptions struct {
+	// From is the id of the lost site whose tier it is; "" for a tier of this site.
+	From string
+	// Failed is called for each bucket or version that cannot be made; nil is nobody.
+	Failed func(bucket, key, version string, err error)
+	// Progress is called now and then; nil is nobody.
+	Progress func(Rebuilt)
+}
+
 // Rebuild makes the buckets and versions of a lost site again from the catalogue on a tier; their bytes stay on it. It can
-// be done again, and after it from another tier of the same site: what is there stays as it is. failed is called for each
-// that cannot be made.
+// be done again, and after it from another tier of the same site: what is there stays as it is.
 //
-// Its memory is bounded: a catalogue of more than a million entries is read several times.
-func (m *Mover) Rebuild(ctx context.Context, tier string, failed func(bucket, key, version string, err error)) (r Rebuilt, err error) {
+// Where all could be made the tier is this site's from then on. Otherwise it stays as it is: its versions can be read, and
+// nothing is moved to it or removed from it.
+//
+// Its memory is bounded: a catalogue of more than a million entries is read several times. firn.Conflict where the tier is
+// another site's than From says.
+func (m *Mover) Rebuild(ctx context.Context, tier string, o RebuildOptions) (r Rebuilt, err error) {
 	t, err := m.set.place(tier)
 	if err != nil {
 		return r, err
 	}
+	mark, err := plain.ReadMark(ctx, t.Store)
+	if err == nil && mark.Site != m.opt.Site && mark.Site != o.From {
+		err = firn.NewError(firn.Conflict, fmt.Sprintf("it is tier %s of site %s, since %s: if that site is lost, name it as the one to rebuild from",
+			mark.Tier, mark.Site, mark.Created.Format("2006-01-02")))
+	}
+	if err == nil && o.From != "" && mark.Site != o.From {
+		err = firn.NewError(firn.Conflict, fmt.Sprintf("it is not a tier of site %s, but this site's", o.From))
+	}
+	if err = t.saw(m.set.now(), err); err != nil {
+		return r, firn.E("rebuild", tier, err)
+	}
+	own := mark.Site == m.opt.Site
+	if own { // what was removed here must not come back
+		if err = m.ready(ctx, t); err == nil {
+			err = m.follow(ctx, t)
+		}
+		if err != nil && !errors.Is(err, errBehind) {
+			return r, firn.E("rebuild", tier, err)
+		}
+	}
+	if err := m.adoptAll(ctx, t, &o, &r); err != nil || r.Failed > 0 {
+		return r, err
+	}
+	if own {
+		t.rebuilt.Store(true)
+	} else if err := t.saw(m.set.now(), plain.TakeOver(ctx, t.Store, m.opt.Site, t.Name)); err != nil {
+		return r, firn.E("rebuild", tier, err)
+	}
+	if err = m.ready(ctx, t); err == nil {
+		err = m.follow(ctx, t)
+	}
+	return r, firn.E("rebuild", tier, err)
+}
+
+// adoptAll makes what the catalogue of t tells of.
+func (m *Mover) adoptAll(ctx context.Context, t *place, o *RebuildOptions, r *Rebuilt) error {
+	tier := t.Name
 	lines := 0
 	seed := maphash.MakeSeed()
 	if err := plain.ReadCatalogue(ctx, t.Store, func(plain.Entry) error { lines++; return ctx.Err() }); err != nil {
-		return r, firn.E("rebuild", tier, err)
+		return firn.E("rebuild", tier, err)
 	}
+	done := 0
 	parts := uint64(lines/rebuildAtOnce + 1)
 	for part := range parts {
 		latest := map[change]plain.Entry{}
@@ -233,26 +287,31 @@ func (m *Mover) Rebuild(ctx context.Context, tier string, failed func(bucket, ke
 			return ctx.Err()
 		})
 		if err != nil {
-			return r, firn.E("rebuild", tier, err)
+			return firn.E("rebuild", tier, err)
 		}
 		slices.SortStableFunc(order, func(a, b change) int {
 			return min(1, len(a.key)) - min(1, len(b.key))
 		})
 		for _, c := range order {
 			if err := ctx.Err(); err != nil {
-				return r, err
+				return err
 			}
 			e := latest[c]
 			if e.Removed {
 				continue
 			}
-			if err := m.adopt(ctx, t, &e, &r); err != nil {
+			if err := m.adopt(ctx, t, &e, r); err != nil {
 				r.Failed++
-				failed(c.bucket, c.key, c.version, err)
+				if o.Failed != nil {
+					o.Failed(c.bucket, c.key, c.version, err)
+				}
+			}
+			if done++; done%progressEvery == 0 && o.Progress != nil {
+				o.Progress(*r)
 			}
 		}
 	}
-	return r, nil
+	return nil
 }
 
 func (m *Mover) adopt(ctx context.Context, t *place, e *plain.Entry, r *Rebuilt) error {
@@ -270,6 +329,11 @@ func (m *Mover) adopt(ctx context.Context, t *place, e *plain.Entry, r *Rebuilt)
 	v, err := m.ns.Adopt(ctx, e.Bucket, e.Key, e.Record, t.Name, e.Blob)
 	switch {
 	case errors.Is(err, object.ErrAdopted):
+		// A version without an id may be in the place of a later one.
+		if have, _, herr := m.ns.Export(ctx, e.Bucket, e.Key, e.Version); herr == nil && have.Modified.Before(e.Modified) {
+			return firn.NewError(firn.Conflict, fmt.Sprintf("the site has one of %s, the tier one of %s: remove that of the site, and rebuild again",
+				have.Modified.UTC().Format(time.RFC3339), e.Modified.Format(time.RFC3339)))
+		}
 		r.Present++
 		return nil
 	case err != nil:

@@ -56,13 +56,19 @@ func NewMover(ns *object.Store, set *Set, opt Options) *Mover {
 	return &Mover{ns: ns, set: set, opt: opt, turns: t}
 }
 
+// errBehind keeps a site whose data directory is a copy from before from writing a catalogue without what came after.
+var errBehind = firn.NewError(firn.Conflict,
+	"its catalogue tells of later changes than this site's journal, as after a data directory was restored: run firn tier rebuild first")
+
 // ready makes sure that a tier is this site's, and finds the end of its catalogue. What an earlier process reserved there
 // and did not switch to is freed.
 func (m *Mover) ready(ctx context.Context, t *place) error {
-	t.mu.Lock()
-	done := t.catalogue != nil
-	t.mu.Unlock()
-	if done {
+	if t.opened() != nil {
+		return nil
+	}
+	t.writing.Lock() // two catalogues of one tier would write over each other's segments
+	defer t.writing.Unlock()
+	if t.opened() != nil {
 		return nil
 	}
 	err := plain.Claim(ctx, t.Store, m.opt.Site, t.Name)
@@ -70,22 +76,23 @@ func (m *Mover) ready(ctx context.Context, t *place) error {
 	if err == nil {
 		c, err = plain.OpenCatalogue(ctx, t.Store, m.opt.Site)
 	}
+	if err == nil && c.Journal() > m.ns.JournalTail() && !t.rebuilt.Load() {
+		err = errBehind
+	}
 	left := false
 	if err == nil {
 		left, err = m.freeReserved(ctx, t)
 	}
-	if err = t.saw(m.set.now(), err); err != nil {
-		t.mu.Lock()
-		t.err = err
-		t.mu.Unlock()
+	err = t.saw(m.set.now(), err)
+	if err == nil {
+		t.stale = left || t.rebuilt.Load()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.refused = err; err != nil {
 		return firn.E("open tier", t.Name, err)
 	}
-	t.writing.Lock()
-	t.stale = left
-	t.writing.Unlock()
-	t.mu.Lock()
 	t.catalogue = c
-	t.mu.Unlock()
 	return nil
 }
 
@@ -168,15 +175,26 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	if o.LocalUntil.IsZero() {
 		o.LocalUntil = m.set.now().Add(t.KeepLocal)
 	}
+	taken, err := m.admit(ctx, t, versions, errs)
+	if err != nil {
+		return all(err)
+	}
+	defer t.release(taken)
 	done := make([]*copied, len(versions))
 	var g errgroup.Group
 	g.SetLimit(m.turns.Parallel())
 	began := m.set.now()
 	waits := make([]func(), len(versions))
 	for i := range versions {
+		if errs[i] != nil {
+			continue
+		}
 		waits[i] = m.work.begin(job{tier, false}, versions[i].Size, began)
 	}
 	for i := range versions {
+		if errs[i] != nil {
+			continue
+		}
 		g.Go(func() error {
 			defer waits[i]()
 			turn, err := m.turns.Begin(ctx, u)
@@ -221,6 +239,56 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 		}
 	}
 	return errs
+}
+
+// admit sets the errors of those versions that the tier has no room for, and returns the bytes of the others, to be given to
+// release.
+func (m *Mover) admit(ctx context.Context, t *place, versions []record.Version, errs []error) (taken int64, err error) {
+	if t.MaxBytes == 0 {
+		return 0, nil
+	}
+	used, err := m.Used(ctx, t.Class)
+	if err != nil {
+		return 0, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range versions {
+		need := versions[i].Size
+		if versions[i].StorageClass == t.Class {
+			need = 0 // counted already
+		}
+		if used.Bytes+t.coming+need > t.MaxBytes {
+			errs[i] = &firn.Error{
+				Kind: firn.NoSpace, Op: "move to tier", Subject: versions[i].Bucket + "/" + versions[i].Key,
+				Err: fmt.Errorf("tier %s has %d of the %d bytes that it may have (max_bytes)", t.Name, used.Bytes, t.MaxBytes),
+			}
+			continue
+		}
+		t.coming += need
+		taken += need
+	}
+	return taken, nil
+}
+
+func (t *place) release(n int64) {
+	t.mu.Lock()
+	t.coming -= n
+	t.mu.Unlock()
+}
+
+// Used returns how many versions have a storage class, and their bytes: those on its tier, and those that are to go there.
+func (m *Mover) Used(ctx context.Context, class string) (record.Usage, error) {
+	var sum record.Usage
+	buckets, err := m.ns.Buckets(ctx)
+	for _, b := range buckets {
+		u, err := m.ns.UsageByClass(ctx, b.Name)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		sum = sum.Plus(u[class], 1)
+	}
+	return sum, err
 }
 
 // giveUp hands a blob that no version will use over to the collector. Where that fails the next start does it.
@@ -376,7 +444,12 @@ func (m *Mover) Collect(ctx context.Context) (blobs int64, err error) {
 			m.opt.Log.Warn("a tier cannot be tidied up", "tier", t.Name, "error", err)
 			continue
 		}
-		n, err := m.collect(ctx, t)
+		// The catalogue first: it must not tell of what is gone.
+		err := m.follow(ctx, t)
+		var n int64
+		if err == nil {
+			n, err = m.collect(ctx, t)
+		}
 		blobs += n
 		if err != nil {
 			if ctx.Err() != nil {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"firn"
@@ -46,9 +47,14 @@ type place struct {
 
 	mu    sync.Mutex // guards all below
 	since time.Time  // when it was first found away; zero: it answers
-	err   error      // the last one
+	err   error      // why it was, or the last it could not take
+	// refused is why it is not this site's to write to; nil where that is not so, or not known.
+	refused error
 	// catalogue is nil before the tier was claimed.
 	catalogue *plain.Catalogue
+	coming    int64 // bytes that are being moved to it, where MaxBytes is set
+
+	rebuilt atomic.Bool // the namespace has all that the catalogue tells of
 
 	// writing is held by the one who writes to the catalogue.
 	writing sync.Mutex
@@ -93,7 +99,11 @@ func (s *Set) Status() []Status {
 	list := make([]Status, 0, len(s.list))
 	for _, t := range s.list {
 		t.mu.Lock()
-		list = append(list, Status{Name: t.Name, Class: t.Class, URL: t.Store.Name(), Ready: t.catalogue != nil, Away: t.since, Err: t.err})
+		st := Status{Name: t.Name, Class: t.Class, URL: t.Store.Name(), Ready: t.catalogue != nil, Away: t.since, Err: t.err}
+		if st.Err == nil && !st.Ready {
+			st.Err = t.refused
+		}
+		list = append(list, st)
 		t.mu.Unlock()
 	}
 	return list
@@ -104,6 +114,13 @@ func (s *Set) place(name string) (*place, error) {
 		return t, nil
 	}
 	return nil, firn.NewError(firn.NotFound, fmt.Sprintf("tier %s is not configured", name))
+}
+
+// opened returns the catalogue of a tier that was found to be this site's.
+func (t *place) opened() *plain.Catalogue {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.catalogue
 }
 
 // reachable is place for reading: what is on a tier that is not configured is not gone.

@@ -397,9 +397,9 @@ func (s *site) rebuilt() *site {
 	n.open()
 	s.t.Cleanup(n.close)
 	for range 2 { // a second time nothing is left to do
-		if _, err := n.mover.Rebuild(s.t.Context(), "cold", func(bucket, key, version string, err error) {
+		if _, err := n.mover.Rebuild(s.t.Context(), "cold", RebuildOptions{Failed: func(bucket, key, version string, err error) {
 			s.t.Errorf("%s/%s %s: %v", bucket, key, version, err)
-		}); err != nil {
+		}}); err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -495,7 +495,7 @@ func TestRebuild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.mover.Rebuild(ctx, "cold", func(string, string, string, error) {}); firn.KindOf(err) != firn.Corrupt {
+	if _, err := s.mover.Rebuild(ctx, "cold", RebuildOptions{}); firn.KindOf(err) != firn.Corrupt {
 		t.Errorf("a damaged catalogue: %v", err)
 	}
 	if _, err := plain.ReadMark(ctx, s.store); err != nil {

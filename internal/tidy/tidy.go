@@ -64,6 +64,7 @@ func Edges() []Edge {
 		{"lifecycle/runner", "object/listing", "asks for pages of versions"},
 		{"lifecycle/runner", "object/record", "reads versions"},
 		{"tier/plain", "blob", "keeps its blobs in a store"},
+		{"tier/plain", "blob/driver", "makes the source of a mark"},
 		{"blob", "blob/driver", "is the caller's side of it"},
 		{"blob/drivertest", "blob", "looks for abilities as callers do"},
 		{"blob/drivertest", "blob/driver", "holds every driver to the contract"},

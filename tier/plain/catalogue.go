@@ -28,6 +28,7 @@ const (
 
 	maxSegment = 64 << 20 // bytes of a segment, unpacked
 	maxLine    = 8 << 20  // bytes of a line: a record and a version's check data, in base64
+	tellAfter  = 100_000  // entries of the journal, of nothing the tier has, after which a segment says so
 	segmentTo  = 4 << 20  // bytes of lines after which a full catalogue begins another segment
 )
 
@@ -91,7 +92,8 @@ type Catalogue struct {
 	site    string
 	next    uint64 // number of the next segment
 	journal atomic.Uint64
-	since   int // segments since the last full one
+	told    uint64 // what the last segment says of journal
+	since   int    // segments since the last full one
 }
 
 // OpenCatalogue finds the end of the catalogue in store, for writing by the site.
@@ -110,7 +112,11 @@ func OpenCatalogue(ctx context.Context, store *blob.Store, site string) (*Catalo
 	if err != nil {
 		return nil, err
 	}
-	c.journal.Store(h.Journal)
+	// The numbers of another site's journal say nothing of this one's.
+	if h.Site == site {
+		c.told = h.Journal
+		c.journal.Store(h.Journal)
+	}
 	return c, nil
 }
 
@@ -121,9 +127,14 @@ func (c *Catalogue) Journal() uint64 { return c.journal.Load() }
 func (c *Catalogue) Segments() int { return c.since }
 
 // Append adds entries in one segment. journal is the last entry of the site's journal that they, or those before, tell
-// of. After an error the segment may be there, or not; the next Append tries the same number.
+// of. Nothing to add is only written down now and then. After an error the segment may be there, or not; the next Append
+// tries the same number.
 func (c *Catalogue) Append(ctx context.Context, journal uint64, list []Entry) error {
 	journal = max(journal, c.journal.Load())
+	if len(list) == 0 && journal-c.told < tellAfter {
+		c.journal.Store(journal)
+		return nil
+	}
 	w := newSegment()
 	for i := range list {
 		if err := w.add(&list[i]); err != nil {
@@ -150,6 +161,7 @@ func (c *Catalogue) put(ctx context.Context, w *segment, full string, journal ui
 	}
 	c.next++
 	c.since++
+	c.told = journal
 	return nil
 }
 
@@ -177,7 +189,7 @@ func (c *Catalogue) Rewrite(ctx context.Context, journal uint64, all func(add fu
 	if err := c.put(ctx, w, last, journal); err != nil {
 		return err
 	}
-	c.journal.Store(max(c.journal.Load(), journal))
+	c.journal.Store(journal)
 	numbers, err := segments(ctx, c.store)
 	if err != nil {
 		return err

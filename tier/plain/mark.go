@@ -9,6 +9,7 @@ import (
 
 	"firn"
 	"firn/blob"
+	"firn/blob/driver"
 )
 
 // markKey is a blob that says whose tier this is.
@@ -59,7 +60,7 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 	case err == nil && m.Site == site:
 		return refuse("it is tier %s of this site already: give each tier a directory, bucket or prefix of its own", m.Tier)
 	case err == nil:
-		return refuse("it belongs to tier %s of site %s since %s: give this one a prefix of its own, or see 'firn tier rebuild' if that site is lost",
+		return refuse("it belongs to tier %s of site %s since %s: give this one a directory, bucket or prefix of its own, or, if that site is lost, see firn tier rebuild --help",
 			m.Tier, m.Site, m.Created.Format("2006-01-02"))
 	case firn.KindOf(err) != firn.NotFound:
 		return err
@@ -70,12 +71,11 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 		}
 		return refuse("it is not empty (%s) and not a tier: give the tier a directory, bucket or prefix of its own", info.Key)
 	}
-	p, err := json.MarshalIndent(Mark{markFormat, markVersion, site, tier, time.Now().UTC().Truncate(time.Second)}, "", "  ")
+	src, err := newMark(site, tier)
 	if err != nil {
 		return err
 	}
 	// Where the place can, of two sites that claim it at once one fails.
-	src := blob.Bytes(append(p, '\n'))
 	if err = store.Create(ctx, markKey, src); firn.KindOf(err) == firn.Unsupported {
 		err = store.Put(ctx, markKey, src)
 	}
@@ -86,4 +86,18 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 		err = refuse("tier %s of site %s was faster", m.Tier, m.Site)
 	}
 	return err
+}
+
+func newMark(site, tier string) (driver.Source, error) {
+	p, err := json.MarshalIndent(Mark{markFormat, markVersion, site, tier, time.Now().UTC().Truncate(time.Second)}, "", "  ")
+	return blob.Bytes(append(p, '\n')), err
+}
+
+// TakeOver makes the tier of a site that is lost the tier of another, which knows all that its catalogue tells of.
+func TakeOver(ctx context.Context, store *blob.Store, site, tier string) error {
+	src, err := newMark(site, tier)
+	if err != nil {
+		return err
+	}
+	return store.Put(ctx, markKey, src)
 }
