@@ -225,9 +225,22 @@ func (c *Cache) wasPurged(k Key, since Mark) bool {
 	return false
 }
 
+// Shared is a Level that several nodes have together.
+type Shared interface {
+	Level
+	// Withdraw forgets what m selects of what was Put and is not in the level yet. It does no I/O.
+	Withdraw(m Match)
+}
+
+// PurgeNear is Purge without the levels that several nodes share. It is for content of which each change has a version of
+// its own, and for what another node has purged: there it is gone already.
+func (c *Cache) PurgeNear(ctx context.Context, m Match) error { return c.purge(ctx, m, true) }
+
 // Purge forgets what m selects in all levels. When it returns, no call that begins then sees a block that was fetched
 // before; blocks that readers hold already are theirs. An error says which level could not make that durable.
-func (c *Cache) Purge(ctx context.Context, m Match) error {
+func (c *Cache) Purge(ctx context.Context, m Match) error { return c.purge(ctx, m, false) }
+
+func (c *Cache) purge(ctx context.Context, m Match, near bool) error {
 	if len(m.Object) > MaxName || len(m.Version) > MaxName || m.Object == "" && !m.Prefix {
 		return firn.NewError(firn.Invalid, "a purge needs a name of 1 to 4096 bytes, or a prefix")
 	}
@@ -238,6 +251,10 @@ func (c *Cache) Purge(ctx context.Context, m Match) error {
 	var errs []error
 	// The far levels first: a near one must not be filled again from a far one that is not purged yet.
 	for i := len(c.levels) - 1; i >= 0; i-- {
+		if s, ok := c.levels[i].(Shared); ok && near {
+			s.Withdraw(m)
+			continue
+		}
 		if err := c.levels[i].Remove(ctx, m); err != nil {
 			errs = append(errs, firn.E("purge", c.levels[i].Name(), err))
 		}
@@ -285,7 +302,7 @@ func (c *Cache) Stream(ctx context.Context, k Key, size int, fill func(context.C
 		return nil, "", err
 	}
 	if v, level, ok := c.Lookup(ctx, k); ok {
-		return io.NopCloser(bytes.NewReader(v.Data)), level, nil
+		return whole{bytes.NewReader(v.Data)}, level, nil
 	}
 	f, err := c.join(ctx, k, func(ctx context.Context, w *Writer) error {
 		w.grow(size)
@@ -296,6 +313,11 @@ func (c *Cache) Stream(ctx context.Context, k Key, size int, fill func(context.C
 	}
 	return &streamReader{c: c, ctx: ctx, f: f}, "", nil
 }
+
+// whole is a block that is there, for one who knows to seek in it.
+type whole struct{ *bytes.Reader }
+
+func (whole) Close() error { return nil }
 
 // Warm makes sure that a block is in the cache and reports whether it had to be fetched.
 func (c *Cache) Warm(ctx context.Context, k Key, fill Fill) (fetched bool, err error) {

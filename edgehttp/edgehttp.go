@@ -9,6 +9,7 @@
 package edgehttp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -79,6 +80,8 @@ type Options struct {
 	Node string
 	// Slice is the size of slices; 1 MiB. Other slices of other sizes in the cache are not used.
 	Slice int64
+	// Purge is what PURGE requests call; Server.Purge where nil.
+	Purge func(context.Context, cache.Match) error
 	// Purgers are the networks that may purge; nobody may where it is empty.
 	Purgers []netip.Prefix
 	// Timeout bounds the waiting for the header of an origin's answer, and for more of its body; 15 s.
@@ -149,6 +152,8 @@ type Server struct {
 	cache *cache.Cache
 	stats [len(outcomes)]atomic.Uint64
 	bytes atomic.Uint64
+	// doubted is when Doubt was called last, in nanoseconds since 1970.
+	doubted atomic.Int64
 	// parsed saves most of the work of a hit.
 	parsed parsed
 
@@ -167,6 +172,9 @@ func New(c *cache.Cache, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{o: o, cache: c, parsed: parsed{seed: maphash.MakeSeed()}}
+	if s.o.Purge == nil {
+		s.o.Purge = s.Purge
+	}
 	for _, r := range o.Rules {
 		s.rules = append(s.rules, &route{Rule: r})
 	}

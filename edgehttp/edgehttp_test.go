@@ -343,7 +343,7 @@ func TestVersionsNeverMix(t *testing.T) {
 				put(two, 4)
 			}
 		}
-		if err := s.Purge(t.Context(), "/v", false); err != nil {
+		if err := s.Purge(t.Context(), cache.Match{Object: "/v"}); err != nil {
 			t.Fatal(err)
 		}
 		r = ask(s, http.MethodGet, "/v")
@@ -778,7 +778,7 @@ func TestPurgeWhileItIsFetched(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { want(t, s, 200, miss, "old", "/v") })
 		synctest.Wait()
-		if err := s.Purge(t.Context(), "/v", false); err != nil {
+		if err := s.Purge(t.Context(), cache.Match{Object: "/v"}); err != nil {
 			t.Fatal(err)
 		}
 		wg.Wait()
@@ -806,7 +806,7 @@ func TestAskedAfterAPurge(t *testing.T) {
 		wg.Go(func() { want(t, s, 200, miss, "old", "/v") })
 		synctest.Wait()
 		o.set("/v", "new", `"new"`)
-		if err := s.Purge(t.Context(), "/v", false); err != nil {
+		if err := s.Purge(t.Context(), cache.Match{Object: "/v"}); err != nil {
 			t.Fatal(err)
 		}
 		want(t, s, 200, miss, "new", "/v")

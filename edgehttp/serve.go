@@ -156,7 +156,8 @@ func (s *Server) try(w http.ResponseWriter, r *http.Request, t target, again boo
 		}
 		return s.serve(w, r, t, e, status)
 	}
-	if e != nil && e.fresh(now) {
+	doubted := e != nil && e.Received.UnixNano() < s.doubted.Load()
+	if e != nil && !doubted && e.fresh(now) {
 		return serve(e, hit)
 	}
 	if only(r.Header) {
@@ -167,10 +168,10 @@ func (s *Server) try(w http.ResponseWriter, r *http.Request, t target, again boo
 	}
 	if e != nil {
 		switch {
-		case e.meanwhile(now):
+		case !doubted && e.meanwhile(now):
 			s.refresh(ctx, t, e)
 			return serve(e, updating)
-		case e.onError(now) && s.underWay(t):
+		case !doubted && e.onError(now) && s.underWay(t):
 			return serve(e, updating)
 		case e.onError(now) && t.failing.Load() > now.UnixNano():
 			s.refresh(ctx, t, e)
@@ -404,7 +405,7 @@ func (s *Server) purge(w http.ResponseWriter, r *http.Request) {
 	if !prefix && r.URL.RawQuery != "" {
 		path += "?" + r.URL.RawQuery
 	}
-	if err := s.Purge(r.Context(), path, prefix); err != nil {
+	if err := s.o.Purge(r.Context(), cache.Match{Object: path, Prefix: prefix}); err != nil {
 		s.o.Log.Error("purge", "path", path, "error", err)
 		http.Error(w, "purged, but it may come back after a restart: "+err.Error(), http.StatusInternalServerError)
 		return
@@ -413,14 +414,24 @@ func (s *Server) purge(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "purged")
 }
 
-// Purge forgets what has a name, a path as Name makes it with ? and a query where it has one, or all whose names begin so. What is on its way to clients goes on.
-func (s *Server) Purge(ctx context.Context, name string, prefix bool) error {
+// Purge forgets what m selects: a path as Name makes it with ? and a query where it has one, or all whose names begin so.
+// What is on its way to clients goes on.
+func (s *Server) Purge(ctx context.Context, m cache.Match) error {
+	s.Forget(m)
+	return firn.E("purge", m.Object, s.cache.Purge(ctx, m))
+}
+
+// Forget has who comes from now on ask anew for what is on its way; it is for who purges the cache behind.
+func (s *Server) Forget(m cache.Match) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for key, f := range s.mu.flights {
-		if k := strings.TrimPrefix(key, "HEAD "); k == name || prefix && strings.HasPrefix(k, name) {
-			s.forget(f) // who comes from now on asks anew
+		if m.Matches(cache.Key{Object: strings.TrimPrefix(key, "HEAD ")}) {
+			s.forget(f)
 		}
 	}
-	s.mu.Unlock()
-	return firn.E("purge", name, s.cache.Purge(ctx, cache.Match{Object: name, Prefix: prefix}))
 }
+
+// Doubt has what is kept until now revalidated before it is served again, unless the origin fails: a purge of it may have
+// been missed.
+func (s *Server) Doubt() { s.doubted.Store(time.Now().UnixNano()) }

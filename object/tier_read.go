@@ -23,7 +23,11 @@ func (o *Object) openRemote(ctx context.Context, i int) (*remote.Part, error) {
 	for n := range i {
 		base += o.Version.Parts[n].Size
 	}
-	return remote.NewPart(o.s.o.Remote, l, base, size, raw)
+	p, err := remote.NewPart(o.s.o.Remote, l, base, size, raw)
+	if err == nil {
+		p.Keep(o.Version)
+	}
+	return p, err
 }
 
 // openAway opens part i on its tier.

@@ -23,6 +23,8 @@ type RunnerOptions struct {
 	Queue int
 	// Rate is the most bytes a second that are fetched ahead, over time; 0 is without limit.
 	Rate int64
+	// Rest is for how long nothing is begun after the last foreground fetch: it is often followed by another.
+	Rest time.Duration
 }
 
 // RunnerStats are counters since the start.
@@ -45,7 +47,7 @@ type Runner struct {
 		foreground int
 		running    map[int]context.CancelCauseFunc
 		next       int
-		free       time.Time // when Rate allows the next fetch
+		free       time.Time // when Rate, and Rest, allow the next fetch
 		stats      RunnerStats
 		changed    chan struct{} // closed and replaced when a worker may have something to do
 	}
@@ -61,8 +63,8 @@ func NewRunner(l *Learner, fetch Fetch, opt RunnerOptions) (*Runner, error) {
 	if opt.Queue == 0 {
 		opt.Queue = 64
 	}
-	if opt.Parallel < 1 || opt.Queue < 1 || opt.Rate < 0 {
-		return nil, firn.NewError(firn.Invalid, "prefetch needs one fetch at a time or more, room for one to wait, and a rate that is not negative")
+	if opt.Parallel < 1 || opt.Queue < 1 || opt.Rate < 0 || opt.Rest < 0 {
+		return nil, firn.NewError(firn.Invalid, "prefetch needs one fetch at a time or more, room for one to wait, and a rate and a rest that are not negative")
 	}
 	r := &Runner{opt: opt, fetch: fetch}
 	r.mu.learner = l
@@ -99,6 +101,9 @@ func (r *Runner) Foreground() (done func()) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.mu.foreground--
+		if quiet := time.Now().Add(r.opt.Rest); r.mu.free.Before(quiet) {
+			r.mu.free = quiet
+		}
 		r.wake()
 	})
 }

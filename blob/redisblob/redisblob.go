@@ -263,6 +263,16 @@ func (s *store) shard(key string) shard {
 }
 
 func connect(opt *Options) (*store, error) {
+	client, err := Connect(opt)
+	if err != nil {
+		return nil, err
+	}
+	return &store{client: client, prefix: opt.Prefix, replicas: opt.Replicas, scripts: newScripts()}, nil
+}
+
+// Connect returns a client for the server or cluster that opt names, for those who keep other things than blobs there. It
+// does not wait for it.
+func Connect(opt *Options) (redis.UniversalClient, error) {
 	if err := opt.complete(); err != nil {
 		return nil, err
 	}
@@ -279,16 +289,13 @@ func connect(opt *Options) (*store, error) {
 		DialTimeout: timeout / 2, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		DialerRetries: 1, PoolSize: 16,
 	}
-	s := &store{prefix: opt.Prefix, replicas: opt.Replicas, scripts: newScripts()}
 	if opt.Cluster {
 		cluster := universal.Cluster()
 		// A node that is gone tells nobody that another has taken over.
 		cluster.ClusterStateReloadInterval = topologyAge
-		s.client = redis.NewClusterClient(cluster)
-	} else {
-		s.client = redis.NewClient(universal.Simple())
+		return redis.NewClusterClient(cluster), nil
 	}
-	return s, nil
+	return redis.NewClient(universal.Simple()), nil
 }
 
 // New opens a namespace that Init made. It asks the server whether blobs are safe there: see Options.Durable. It also

@@ -25,14 +25,14 @@ type BusOptions struct {
 	Bound time.Duration
 	// Purge applies a purge that another node, or this one, has published. It is called one at a time.
 	Purge func(context.Context, cache.Match) error
-	// Lost is called when a purge may have been missed, once at the beginning and then once each time: the node has to
-	// treat what it keeps under keys without a version as purged. It is called one at a time with Purge.
+	// Lost is called when a purge may have been missed: at the beginning, when a message is missing, and again and again
+	// while the server is away. The node has to treat what it keeps under keys without a version, and has kept until then,
+	// as purged. It is called one at a time with Purge.
 	Lost func(context.Context)
 }
 
 // Bus tells nodes of purges. Redis keeps no messages for who is not there, so each has a number, and the number of the
-// last one is a key: a node that finds a number ahead of what it heard, or cannot ask for longer than Bound, has missed
-// something, and says so. A purge is thus applied at a node, or Lost is called there, at most Bound after Publish
+// last one is a key: a node that finds a number ahead of what it heard, or cannot ask, has missed something, and says so. A purge is thus applied at a node, or Lost is called there, at most Bound after Publish
 // returned, give or take what Purge and Lost take.
 type Bus struct {
 	opt BusOptions
@@ -134,11 +134,12 @@ type listener struct {
 	seq     uint64 // of the last purge that was applied, or covered by Lost
 	ahead   uint64 // number that was found ahead of seq at the last question; 0 is none
 	heard   time.Time
-	waiting bool // Lost was called for the server being away, and it is still away
+	lost    time.Time // when Lost was called last
 }
 
 func (s *listener) lose(ctx context.Context) {
 	s.b.count(func(st *BusStats) { st.Lost++ })
+	s.lost = time.Now()
 	s.b.opt.Lost(ctx)
 }
 
@@ -176,8 +177,9 @@ func (s *listener) ask(ctx context.Context) {
 	}
 	now := time.Now()
 	if err != nil {
-		if !s.waiting && now.Sub(s.heard) >= s.b.opt.Bound/2 {
-			s.waiting, s.known = true, false
+		// Again, since a purge that is published while the server is away from here alone is missed as well.
+		if now.Sub(s.heard) >= s.b.opt.Bound/2 && now.Sub(s.lost) >= s.b.opt.Bound/4 {
+			s.known = false
 			s.b.count(func(st *BusStats) { st.Connected = false })
 			s.lose(ctx)
 		}
@@ -193,7 +195,7 @@ func (s *listener) ask(ctx context.Context) {
 	switch {
 	case !s.known:
 		// Back, or at the beginning: what came until now is covered by one more Lost.
-		s.seq, s.known, s.ahead, s.waiting = n, true, 0, false
+		s.seq, s.known, s.ahead = n, true, 0
 		s.lose(ctx)
 	case n == s.seq:
 		s.ahead = 0

@@ -4,7 +4,8 @@
 // It owns the names of its keys, which begin with a prefix, and the form of values and messages; docs/format/cache-redis.md
 // describes them. It promises that a server that is away, slow, full or wrong is a miss, that waiting blocks are bounded,
 // and that a node which may have missed a purge says so within a stated time. Budget and eviction are the server's
-// (maxmemory, maxmemory-policy). It must never import a level other than its own.
+// (maxmemory, maxmemory-policy). Only blocks of a version are kept: what is current is each node's own to find out, so that
+// no message has to come for a node to be right. It must never import a level other than its own.
 package rediscache
 
 import (
@@ -67,7 +68,7 @@ func (i *item) size() int64 {
 	return int64(256 + len(i.key.Object) + len(i.key.Version) + len(i.value.Data) + len(i.value.Meta))
 }
 
-var _ cache.Level = (*Level)(nil)
+var _ cache.Shared = (*Level)(nil)
 
 // New returns a level. It does not wait for the server.
 func New(opt Options) (*Level, error) {
@@ -164,7 +165,7 @@ func (l *Level) failed() {
 
 // Get implements cache.Level.
 func (l *Level) Get(ctx context.Context, k cache.Key) (cache.Value, bool) {
-	if l.resting() {
+	if k.Version == "" || l.resting() {
 		return cache.Value{}, false
 	}
 	tctx, cancel := context.WithTimeout(ctx, l.opt.Timeout)
@@ -191,6 +192,9 @@ func (l *Level) Get(ctx context.Context, k cache.Key) (cache.Value, bool) {
 
 // Put implements cache.Level.
 func (l *Level) Put(k cache.Key, v cache.Value) {
+	if k.Version == "" {
+		return
+	}
 	i := item{k, v}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -267,10 +271,13 @@ func (l *Level) unlink(ctx context.Context, keys ...string) {
 	}
 }
 
-// Remove implements cache.Level. It goes through the keys of the server. A removal in one version alone goes through
-// those of all: it removes more than it was asked for.
-func (l *Level) Remove(ctx context.Context, m cache.Match) error {
+// Withdraw implements cache.Shared.
+func (l *Level) Withdraw(m cache.Match) { l.withdraw(m) }
+
+// withdraw reports whether the level is open.
+func (l *Level) withdraw(m cache.Match) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	kept := l.mu.queue[:0]
 	for _, i := range l.mu.queue {
 		if m.Matches(i.key) {
@@ -284,9 +291,13 @@ func (l *Level) Remove(ctx context.Context, m cache.Match) error {
 	if l.mu.now != nil && m.Matches(*l.mu.now) {
 		l.mu.stale = true
 	}
-	closed := l.mu.closed
-	l.mu.Unlock()
-	if closed {
+	return !l.mu.closed
+}
+
+// Remove implements cache.Level. It goes through the keys of the server. A removal in one version alone goes through
+// those of all: it removes more than it was asked for.
+func (l *Level) Remove(ctx context.Context, m cache.Match) error {
+	if !l.withdraw(m) {
 		return firn.NewError(firn.Unavailable, "the cache is closed")
 	}
 	pattern := globEscape(l.opt.Prefix) + hex.EncodeToString([]byte(m.Object))

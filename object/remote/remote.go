@@ -29,11 +29,28 @@ type Tiers interface {
 	Size(ctx context.Context, tier, key string) (int64, error)
 }
 
+// Keeper is the ability of Tiers to keep what was read.
+type Keeper interface {
+	Tiers
+	// Of returns what reads the content of v, which is on a tier, by way of what is kept; nil where nothing can be.
+	Of(v *record.Version) Kept
+}
+
+// Kept reads the content of one version.
+type Kept interface {
+	// Open is that of Tiers.
+	Open(ctx context.Context, offset, length int64) (io.ReadCloser, error)
+	// Forget drops what is kept of the content: some of it was not right. It reports whether anything of what Open gave
+	// was kept before, so that the tier itself may give something better.
+	Forget(ctx context.Context) bool
+}
+
 // ErrAway is wrapped by errors of tiers that cannot be read now.
 var ErrAway = firn.NewError(firn.Unavailable, "the tier that holds the content cannot be read")
 
 var (
 	errNone       = firn.NewError(firn.Unavailable, "no tier is configured")
+	errGone       = errors.New("which no longer has it")
 	errNoOutboard = firn.NewError(firn.Corrupt, "what is kept to check content on a tier is missing or broken")
 )
 
@@ -58,7 +75,7 @@ func explain(ctx context.Context, l *record.Location, err error) error {
 	case firn.Corrupt:
 		return &firn.Error{Kind: firn.Corrupt, Err: fmt.Errorf("%s: %w", since, err)}
 	case firn.NotFound:
-		return &firn.Error{Kind: firn.Corrupt, Err: fmt.Errorf("%s, which no longer has it: %s", since, err)}
+		return &firn.Error{Kind: firn.Corrupt, Err: fmt.Errorf("%s, %w: %s", since, errGone, err)}
 	}
 	a := &Away{Tier: l.Tier, Err: fmt.Errorf("%w: %s: %s", ErrAway, since, err)}
 	var told interface{ AwaySince() time.Time }
@@ -116,6 +133,7 @@ type Part struct {
 	size     int64           // bytes of the part
 	outboard *block.Outboard // of a part file
 	inline   []byte          // outboard of an inline value; not nil where it is one
+	kept     Kept            // nil where nothing is kept
 }
 
 // NewPart returns the part of size bytes at base of the blob that l names, of which raw was kept. firn.Corrupt where raw is
@@ -137,23 +155,47 @@ func NewPart(t Tiers, l *record.Location, base, size int64, raw []byte) (*Part, 
 	return nil, errNoOutboard
 }
 
+// Keep has what readers get of the part, which is one of v, kept by the tiers, where they can. What is moved is not.
+func (p *Part) Keep(v *record.Version) {
+	if k, ok := p.tiers.(Keeper); ok {
+		p.kept = k.Of(v)
+	}
+}
+
 // Inline reports whether the part is an inline value, which is read as a whole by Fetch.
 func (p *Part) Inline() bool { return p.inline != nil }
 
 // Reader describes a part that is not inline and takes its key.
 func (p *Part) Reader() *block.Reader { return p.outboard.Reader() }
 
-func (p *Part) open(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
-	if length == 0 {
+func (p *Part) open(ctx context.Context, offset, length int64, kept Kept) (data io.ReadCloser, err error) {
+	switch {
+	case length == 0:
 		return io.NopCloser(bytes.NewReader(nil)), nil
+	case kept != nil:
+		data, err = kept.Open(ctx, p.base+offset, length)
+	default:
+		data, err = p.tiers.Open(ctx, p.loc.Tier, p.loc.Key, p.base+offset, length)
 	}
-	data, err := p.tiers.Open(ctx, p.loc.Tier, p.loc.Key, p.base+offset, length)
 	return data, explain(ctx, p.loc, err)
+}
+
+// forgotten reports whether err is of something that was kept, is forgotten now, and is worth being asked for again.
+func (p *Part) forgotten(ctx context.Context, err error) bool {
+	return firn.KindOf(err) == firn.Corrupt && !errors.Is(err, errGone) && p.kept != nil && p.kept.Forget(ctx)
 }
 
 // Fetch returns an inline value with its frame.
 func (p *Part) Fetch(ctx context.Context) ([]byte, error) {
-	data, err := p.open(ctx, 0, p.size)
+	value, err := p.fetch(ctx)
+	if p.forgotten(ctx, err) {
+		return p.fetch(ctx)
+	}
+	return value, err
+}
+
+func (p *Part) fetch(ctx context.Context) ([]byte, error) {
+	data, err := p.open(ctx, 0, p.size, p.kept)
 	if err != nil {
 		return nil, err
 	}
@@ -165,11 +207,24 @@ func (p *Part) Fetch(ctx context.Context) ([]byte, error) {
 // WriteRange writes n bytes of a part that is not inline, from off, to w: plain ones, or as they are stored. It asks the
 // tier once, for the blocks that the range is in.
 func (p *Part) WriteRange(ctx context.Context, w io.Writer, off, n int64, stored bool) (int64, error) {
+	if stored {
+		return p.writeRange(ctx, w, off, n, true, nil)
+	}
+	k, err := p.writeRange(ctx, w, off, n, false, p.kept)
+	if p.forgotten(ctx, err) {
+		var more int64
+		more, err = p.writeRange(ctx, w, off+k, n-k, false, p.kept)
+		k += more
+	}
+	return k, err
+}
+
+func (p *Part) writeRange(ctx context.Context, w io.Writer, off, n int64, stored bool, kept Kept) (int64, error) {
 	start, length, err := p.outboard.Span(off, n)
 	if err != nil {
 		return 0, err
 	}
-	data, err := p.open(ctx, start, length)
+	data, err := p.open(ctx, start, length, kept)
 	if err != nil {
 		return 0, err
 	}
@@ -202,7 +257,7 @@ func (w *writer) Write(p []byte) (int, error) {
 
 // Restore writes a part file that is not inline again, to f, as block.Outboard does.
 func (p *Part) Restore(ctx context.Context, f vfs.File) error {
-	data, err := p.open(ctx, 0, p.size)
+	data, err := p.open(ctx, 0, p.size, nil)
 	if err != nil {
 		return err
 	}
