@@ -86,11 +86,35 @@ type Config struct {
 	// the file only, one section a name.
 	Backups map[string]Backup `yaml:"backups"`
 
+	// What is kept of contents that are slow to get: those of tiers, and of the edge cache. docs/cache.md tells how.
+	Cache ContentCache `yaml:"cache"`
 	// The HTTP edge cache. docs/edge-cache.md tells how.
 	Edge Edge `yaml:"edge"`
 	// Rules of the edge cache by name: where paths come from and how long they are kept. In the file only, one section a
 	// name.
 	EdgeRules map[string]EdgeRule `yaml:"edge_rules"`
+}
+
+// ContentCache configures what is kept of contents of tiers and of the edge cache.
+type ContentCache struct {
+	// Memory for contents that are asked for often, beside memory_limit. It is taken only where there are tiers or an edge
+	// cache, as is the disk.
+	Memory Size `yaml:"memory"`
+	// Bytes that the files in cache.dir hold together at most, 4MiB or more. 0 keeps contents in memory only.
+	Disk Size `yaml:"disk"`
+	// Directory for contents on a fast local disk, which survive a restart. By default cache in the data directory.
+	Dir string `yaml:"dir"`
+	// Time after which what is kept is forgotten, however often it is read. 0 is never.
+	TTL Duration `yaml:"ttl"`
+	// Bytes a second, over time, that are fetched from tiers ahead of being read: what follows in a large object that is
+	// read in order, and objects that were read next so far. 0 fetches nothing ahead.
+	Prefetch Rate `yaml:"prefetch"`
+	// URL of a Redis that nodes share, such as redis://host:6379/0?prefix=NAME (redis, rediss, redis+cluster or
+	// rediss+cluster), without password: a third level, and how nodes tell each other of purges. Its size and what it
+	// evicts are its own affair (maxmemory). Empty for none.
+	Redis string `yaml:"redis"`
+	// File with username and password for cache.redis.
+	RedisCredentials string `yaml:"redis_credentials"`
 }
 
 // Edge configures the HTTP edge cache.
@@ -99,12 +123,6 @@ type Edge struct {
 	Listen string `yaml:"listen"`
 	// Name of this node in X-Edge-Node and Via. Nodes in a row need different ones. By default the machine's name.
 	Node string `yaml:"node"`
-	// Memory for contents that are asked for often, beside memory_limit.
-	Memory Size `yaml:"memory"`
-	// Directory for contents on a fast local disk, which survive a restart. By default edge in the data directory.
-	Dir string `yaml:"dir"`
-	// Bytes that the files in edge.dir hold together at most, 4MiB or more. 0 keeps contents in memory only.
-	Disk Size `yaml:"disk"`
 	// Size of the slices in which contents are fetched and kept, 4KiB to 8MiB.
 	Slice Size `yaml:"slice"`
 	// Addresses and networks that may purge, such as 10.0.0.0/8. By default nobody.
@@ -511,6 +529,7 @@ func Default() Config {
 		Lifecycle: Lifecycle{Interval: Duration(time.Hour)},
 		Moves:     Moves{Parallel: 4},
 		Metrics:   Metrics{Enabled: true},
-		Edge:      Edge{Memory: 64 * mib, Slice: 1 * mib, Timeout: Duration(15 * time.Second)},
+		Cache:     ContentCache{Memory: 64 * mib, Disk: 1 * gib, Prefetch: Rate(4 * mib)},
+		Edge:      Edge{Slice: 1 * mib, Timeout: Duration(15 * time.Second)},
 	}
 }

@@ -85,7 +85,9 @@ func TestEveryKeyFromEverySource(t *testing.T) {
 		"encryption.vault_token_file": "", "encryption.vault_role_id": "role", "encryption.vault_secret_id_file": "/etc/firn/id",
 		"encryption.vault_ca": "/etc/ca.pem", "encryption.kes": "https://kes.example:7373", "encryption.kes_cert": "/etc/c.pem",
 		"encryption.kes_key": "/etc/k.pem", "encryption.kes_ca": "/etc/ca.pem",
-		"edge.listen": "", "edge.node": "shed-7", "edge.memory": "1GiB", "edge.dir": "/fast/edge", "edge.disk": "500GiB",
+		"edge.listen": "", "edge.node": "shed-7",
+		"cache.memory": "1GiB", "cache.dir": "/fast/cache", "cache.disk": "500GiB", "cache.ttl": "30d", "cache.prefetch": "1MiB/s",
+		"cache.redis": "redis://127.0.0.1:6379/0", "cache.redis_credentials": "/etc/firn/redis",
 		"edge.slice": "256KiB", "edge.purge_from": "10.0.0.0/8,192.0.2.1", "edge.timeout": "3s",
 	}
 	var file strings.Builder

@@ -87,7 +87,7 @@ In variables and flags, items of a list are separated by commas.
 		}
 		fmt.Fprintf(&b, "\n### backups.NAME.%s\n\n%s · default %s\n\n%s\n", k.Name, k.Type, def, k.Doc)
 	}
-	fmt.Fprintf(&b, "\n## edge_rules\n\n%s\n\n```yaml\nedge:\n  listen: :8080\n  disk: 500GiB\nedge_rules:\n  videos:\n    prefix: /videos/\n"+
+	fmt.Fprintf(&b, "\n## edge_rules\n\n%s\n\n```yaml\nedge:\n  listen: :8080\nedge_rules:\n  videos:\n    prefix: /videos/\n"+
 		"    origins: ['https://regional-cache.example.com', 'https://cloud-origin.example.com']\n```\n", EdgeRulesDoc())
 	for _, k := range EdgeRuleKeys() {
 		def := "none"

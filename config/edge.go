@@ -100,12 +100,6 @@ func (e *Effective) validateEdge(bad complain, addr func(key, value string)) {
 		}
 		prefixes[r.Prefix] = name
 	}
-	if c.Memory < mib {
-		bad("edge.memory", "want 1MiB or more, not %s", c.Memory)
-	}
-	if c.Disk != 0 && c.Disk < 4*mib {
-		bad("edge.disk", "want 4MiB or more, or 0, not %s", c.Disk)
-	}
 	if c.Slice < 4*kib || c.Slice > 8*mib {
 		bad("edge.slice", "want 4KiB to 8MiB, not %s", c.Slice)
 	}

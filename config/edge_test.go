@@ -19,7 +19,6 @@ func TestEdgeRules(t *testing.T) {
 	}
 	e, err := load(`edge:
   listen: :8080
-  disk: 500GiB
 edge_rules:
   videos:
     prefix: /videos/
@@ -40,7 +39,7 @@ edge_rules:
 	if err != nil || len(ttl) != 2 || ttl[200] != 7*24*time.Hour || ttl[404] != 30*time.Second || len(r.Origins) != 2 || r.Inactive != 7*day {
 		t.Errorf("%+v, %v, %v", r, ttl, err)
 	}
-	if e.Edge.Slice != mib || e.Edge.Disk != 500*gib || !e.EdgeRules["models"].Strip {
+	if e.Edge.Slice != mib || !e.EdgeRules["models"].Strip {
 		t.Errorf("%+v", e.Edge)
 	}
 	on := "edge: {listen: ':8080'}\n"

@@ -199,6 +199,7 @@ func (e *Effective) validate() Problems {
 	e.validateAudit(bad, oneOf)
 	e.validateEncryption(bad, oneOf)
 	e.validateEdge(bad, addr)
+	e.validateCache(bad)
 	for _, p := range e.TrustedProxies {
 		if _, err := netip.ParsePrefix(p); err != nil && net.ParseIP(p) == nil {
 			bad("trusted_proxies", "want addresses and networks such as 10.0.0.0/8, not %q", p)

@@ -31,7 +31,6 @@ type edge struct {
 	listener net.Listener
 	srv      *http.Server
 	server   *edgehttp.Server
-	cache    *cache.Cache
 	// inner serves the site's own S3 door to the cache, over pipe.
 	inner *http.Server
 	pipe  *pipe
@@ -44,34 +43,14 @@ type bucketRule struct {
 	strip  bool
 }
 
-// edgeDir is where contents are kept below the data directory.
-const edgeDir = "edge"
-
 // openEdge builds the edge cache. n.door must be there.
 func (n *Node) openEdge(l net.Listener) (*edge, error) {
 	c := &n.cfg.Edge
 	e := &edge{listener: l, pipe: newPipe(), prefixes: map[string][]bucketRule{}}
 	e.inner = &http.Server{Handler: n.door, ErrorLog: stdLog(n.log, "edge cache to s3")}
 	n.door.ConfigureHTTP(e.inner)
-	memory, err := cache.NewMemory(cache.MemoryOptions{Budget: int64(c.Memory)})
-	if err != nil {
-		return nil, firn.E("edge.memory", "", err)
-	}
-	levels := []cache.Level{memory}
-	if c.Disk > 0 {
-		dir := c.Dir
-		if dir == "" {
-			dir = n.dir.file(edgeDir)
-		}
-		disk, err := cache.OpenDisk(n.dir.fs, cache.DiskOptions{Dir: dir, Budget: int64(c.Disk)})
-		if err != nil {
-			return nil, firn.E("edge.disk", dir, err)
-		}
-		levels = append(levels, disk)
-	}
-	e.cache = cache.New(cache.Options{}, levels...)
-	n.onClose(e.cache.Close)
-	o := edgehttp.Options{Node: c.Node, Slice: int64(c.Slice), Timeout: c.Timeout.Std(), Log: n.log.With("door", "edge")}
+	o := edgehttp.Options{Node: c.Node, Slice: int64(c.Slice), Timeout: c.Timeout.Std(), Log: n.log.With("door", "edge"), Purge: n.contents.purge}
+	var err error
 	if o.Node == "" {
 		if o.Node, err = os.Hostname(); err != nil {
 			return nil, firn.E("edge.node", "", err)
@@ -89,7 +68,7 @@ func (n *Node) openEdge(l net.Listener) (*edge, error) {
 		}
 		o.Rules = append(o.Rules, rule)
 	}
-	if e.server, err = edgehttp.New(e.cache, o); err != nil {
+	if e.server, err = edgehttp.New(n.contents.cache, o); err != nil {
 		return nil, firn.E("edge", "", err)
 	}
 	n.onClose(func() error { e.server.Close(); return nil })
@@ -163,7 +142,7 @@ func (n *Node) edgeRule(e *edge, r *config.EdgeRule) (edgehttp.Rule, error) {
 
 // follow purges what changes in buckets that are served, until ctx ends. What changed while the site was down is found
 // by its entity tag once it is not fresh any more.
-func (e *edge) follow(ctx context.Context, s *object.Store, log *slog.Logger) error {
+func (e *edge) follow(ctx context.Context, k *contents, s *object.Store, log *slog.Logger) error {
 	if len(e.prefixes) == 0 {
 		return nil
 	}
@@ -183,7 +162,7 @@ func (e *edge) follow(ctx context.Context, s *object.Store, log *slog.Logger) er
 					name = edgehttp.Name(r.prefix + strings.TrimPrefix(key, "/"))
 				}
 				// A bucket's own entries are of all of it.
-				if err := e.server.Purge(ctx, name, key == ""); err != nil {
+				if err := k.changed(ctx, cache.Match{Object: name, Prefix: key == ""}); err != nil {
 					log.Warn("the edge cache may serve what was replaced after a restart", "bucket", j.Bucket, "error", err)
 				}
 			}
@@ -194,7 +173,7 @@ func (e *edge) follow(ctx context.Context, s *object.Store, log *slog.Logger) er
 			return nil
 		case errors.Is(err, kv.ErrTrimmed):
 			seq = s.JournalTail()
-			err = e.server.Purge(ctx, "/", true)
+			err = k.changed(ctx, cache.Match{Object: "/", Prefix: true})
 		}
 		if err != nil {
 			return err
@@ -209,24 +188,11 @@ func (n *Node) registerEdge(e *edge) error {
 		for name, count := range st.Requests {
 			requests = append(requests, telemetry.Sample{Label: strings.ToLower(name), Value: float64(count)})
 		}
-		out := [][]telemetry.Sample{requests, {{Value: float64(st.Bytes)}}, {{Value: float64(st.Fetching)}}}
-		var hits, misses, bytes, budget, evicted []telemetry.Sample
-		for _, l := range e.cache.Status() {
-			sample := func(v float64) telemetry.Sample { return telemetry.Sample{Label: l.Name, Value: v} }
-			hits, misses = append(hits, sample(float64(l.Hits))), append(misses, sample(float64(l.Misses)))
-			bytes, budget = append(bytes, sample(float64(l.Bytes))), append(budget, sample(float64(l.Budget)))
-			evicted = append(evicted, sample(float64(l.Evicted)))
-		}
-		return append(out, hits, misses, bytes, budget, evicted)
+		return [][]telemetry.Sample{requests, {{Value: float64(st.Bytes)}}, {{Value: float64(st.Fetching)}}}
 	},
 		telemetry.Desc{Name: "firn_edge_requests_total", Help: "Requests to the edge cache, by what X-Cache-Status said.", Kind: telemetry.Counter, Label: "status"},
 		counter("firn_edge_sent_bytes_total", "Bytes of contents that the edge cache sent."),
 		gauge("firn_edge_fetching", "Contents that the edge cache asks origins for just now."),
-		telemetry.Desc{Name: "firn_edge_cache_hits_total", Help: "Slices and headers found, by level.", Kind: telemetry.Counter, Label: "level"},
-		telemetry.Desc{Name: "firn_edge_cache_misses_total", Help: "Slices and headers not found, by level.", Kind: telemetry.Counter, Label: "level"},
-		telemetry.Desc{Name: "firn_edge_cache_bytes", Help: "Bytes that a level holds, by level.", Label: "level"},
-		telemetry.Desc{Name: "firn_edge_cache_budget_bytes", Help: "Bytes that a level may hold, by level.", Label: "level"},
-		telemetry.Desc{Name: "firn_edge_cache_evicted_total", Help: "Slices and headers that went to make room, by level.", Kind: telemetry.Counter, Label: "level"},
 	)
 }
 

@@ -52,7 +52,7 @@ func TestEdge(t *testing.T) {
 	defer origin.Close()
 	cfg := settings(t, t.TempDir())
 	cfg.Edge.Listen, cfg.Edge.Node, cfg.Edge.PurgeFrom = "127.0.0.1:0", "shed-7", []string{"127.0.0.0/8"}
-	cfg.Edge.Disk = 64 << 20
+	cfg.Cache.Disk = 64 << 20
 	files, videos := config.DefaultEdgeRule(), config.DefaultEdgeRule()
 	files.Prefix, files.Strip, files.Origins = "/files/", true, []string{"bucket:shared"}
 	videos.Prefix, videos.Origins = "/videos/", []string{origin.URL}
@@ -117,7 +117,7 @@ func TestEdge(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, metrics := fetch(t, "GET", "http://"+s.AdminAddr().String()+"/metrics", "Authorization: Bearer "+strings.TrimSpace(string(token)))
-	for _, line := range []string{`firn_edge_requests_total{status="hit"} `, "firn_edge_sent_bytes_total ", `firn_edge_cache_bytes{level="memory"}`} {
+	for _, line := range []string{`firn_edge_requests_total{status="hit"} `, "firn_edge_sent_bytes_total ", `firn_cache_bytes{level="memory"}`} {
 		if !strings.Contains(metrics, line) {
 			t.Errorf("no %s", line)
 		}

@@ -73,8 +73,9 @@ type Node struct {
 
 	door      *s3api.Server
 	accessLog *accesslog.Log
-	edge      *edge // nil without
 	tiers     *tiers
+	contents  *contents // nil without
+	edge      *edge     // nil without
 	lifecycle *rules
 
 	fatal    chan error // capacity 1
@@ -93,6 +94,9 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	}
 	n := &Node{cfg: cfg, log: o.Log, started: time.Now(), fatal: make(chan error, 1)}
 	memory := PlanMemory(int64(cfg.MemoryLimit), engineOffHeap)
+	if n.caches() {
+		memory.Go += int64(cfg.Cache.Memory)
+	}
 	restore := memory.apply()
 	n.onClose(func() error { restore(); return nil })
 	defer func() {
@@ -148,11 +152,15 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		return nil, err
 	}
 	n.onClose(n.tiers.Close)
-	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, n.tiers.set, n.log, n.fail); err != nil {
+	tiers, err := n.openCache(n.tiers.set)
+	if err != nil {
+		return nil, err
+	}
+	if n.engine, err = openEngine(ctx, n.dir, &n.cfg, memory, tiers, n.log, n.fail); err != nil {
 		return nil, err
 	}
 	n.onClose(n.engine.Close)
-	if err := n.tiers.attach(n.engine.store); err != nil {
+	if err := errors.Join(n.tiers.attach(n.engine.store), n.contents.prefetch()); err != nil {
 		return nil, err
 	}
 	secret, err := n.dir.SiteKey()
@@ -303,7 +311,11 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.edge != nil {
 		run("serve the edge cache", func() error { return n.edge.srv.Serve(n.edge.listener) })
 		run("serve the edge cache's own requests", func() error { return n.edge.inner.Serve(n.edge.pipe) })
-		run("purge the edge cache", func() error { return n.edge.follow(work, n.engine.store, n.log) })
+		run("purge the edge cache", func() error { return n.edge.follow(work, n.contents, n.engine.store, n.log) })
+	}
+	if n.contents != nil {
+		run("fetch ahead", func() error { return n.contents.fetchAhead(work) })
+		run("hear of purges", func() error { return n.contents.listen(work) })
 	}
 	if n.audit != nil {
 		run("write the audit log", func() error { return n.audit.Run(work) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -38,9 +39,14 @@ type Bus struct {
 	opt BusOptions
 	mu  struct {
 		sync.Mutex
-		stats BusStats
+		stats  BusStats
+		untold []cache.Match // that Tell was given, the oldest first, each once
 	}
+	wake chan struct{} // has room for one: there is something untold
 }
+
+// maxUntold is how many purges wait to be told; more of them are told as one of everything.
+const maxUntold = 1024
 
 // BusStats are counters since the start.
 type BusStats struct {
@@ -66,7 +72,7 @@ func NewBus(opt BusOptions) (*Bus, error) {
 	if opt.Client == nil || opt.Purge == nil || opt.Lost == nil || opt.Bound < 300*time.Millisecond {
 		return nil, firn.NewError(firn.Invalid, "a bus of purges needs a server, what to do, and a bound of 300 ms or more")
 	}
-	return &Bus{opt: opt}, nil
+	return &Bus{opt: opt, wake: make(chan struct{}, 1)}, nil
 }
 
 func (b *Bus) counter() string { return "{" + b.opt.Channel + "}:seq" }
@@ -90,6 +96,59 @@ return n`
 	return nil
 }
 
+// Tell has all nodes told of a purge, by Run, as soon as the server can be reached. It does no I/O. What was not told when
+// the process ends is not told.
+func (b *Bus) Tell(m cache.Match) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case slices.Contains(b.mu.untold, m):
+	case len(b.mu.untold) == maxUntold:
+		b.mu.untold = []cache.Match{{Prefix: true}}
+	default:
+		b.mu.untold = append(b.mu.untold, m)
+	}
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tell publishes what is untold until ctx ends.
+func (b *Bus) tell(ctx context.Context) {
+	for {
+		select {
+		case <-b.wake:
+		case <-ctx.Done():
+			return
+		}
+		for ctx.Err() == nil {
+			b.mu.Lock()
+			list := b.mu.untold
+			b.mu.untold = nil
+			b.mu.Unlock()
+			if len(list) == 0 {
+				break
+			}
+			for i, m := range list {
+				if err := b.Publish(ctx, m); err == nil {
+					continue
+				}
+				for _, m := range list[i:] {
+					b.Tell(m)
+				}
+				pause := time.NewTimer(b.opt.Bound / 4)
+				select {
+				case <-pause.C:
+				case <-ctx.Done():
+				}
+				pause.Stop()
+				break
+			}
+		}
+	}
+}
+
 func (b *Bus) count(fn func(*BusStats)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -103,8 +162,13 @@ func (b *Bus) Stats() BusStats {
 	return b.mu.stats
 }
 
-// Run listens until ctx ends.
+// Run listens, and tells, until ctx ends.
 func (b *Bus) Run(ctx context.Context) error {
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	telling.Go(func() { b.tell(ctx) })
 	sub := b.opt.Client.Subscribe(ctx, b.opt.Channel)
 	defer sub.Close()
 	messages := sub.Channel(redis.WithChannelSize(1024), redis.WithChannelHealthCheckInterval(b.opt.Bound/3))
@@ -129,12 +193,12 @@ func (b *Bus) Run(ctx context.Context) error {
 
 // listener is what a running bus knows.
 type listener struct {
-	b       *Bus
-	known   bool   // seq stands
-	seq     uint64 // of the last purge that was applied, or covered by Lost
-	ahead   uint64 // number that was found ahead of seq at the last question; 0 is none
-	heard   time.Time
-	lost    time.Time // when Lost was called last
+	b     *Bus
+	known bool   // seq stands
+	seq   uint64 // of the last purge that was applied, or covered by Lost
+	ahead uint64 // number that was found ahead of seq at the last question; 0 is none
+	heard time.Time
+	lost  time.Time // when Lost was called last
 }
 
 func (s *listener) lose(ctx context.Context) {

@@ -398,4 +398,3 @@ func (r *run) close() {
 		r.src = nil
 	}
 }
-
