@@ -428,7 +428,14 @@ func TestCheckOffline(t *testing.T) {
 
 // TestMetricsAreDocumented holds docs/operations.md to naming every metric, and no other.
 func TestMetricsAreDocumented(t *testing.T) {
-	s := start(t, settings(t, filepath.Join(t.TempDir(), "data")), Options{})
+	cfg := settings(t, filepath.Join(t.TempDir(), "data"))
+	// A site with all that has metrics of its own.
+	cfg.Edge.Listen, cfg.Cache.Redis = "127.0.0.1:0", "redis://127.0.0.1:1"
+	rule := config.DefaultEdgeRule()
+	rule.Prefix, rule.Origins = "/", []string{"http://127.0.0.1:1"}
+	cfg.EdgeRules = map[string]config.EdgeRule{"all": rule}
+	cfg.Tiers = []config.Tier{{Name: "cold", Class: "COLD", URL: "file:" + t.TempDir()}}
+	s := start(t, cfg, Options{})
 	if err := s.client(t).MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
 		t.Fatal(err)
 	}
