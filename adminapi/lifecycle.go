@@ -32,24 +32,35 @@ type LifecycleItem struct {
 
 // LifecycleCount counts what one action of one rule did.
 type LifecycleCount struct {
+	Bucket  string `json:"bucket"`
 	Rule    string `json:"rule"`
 	Action  string `json:"action"`
 	Objects int64  `json:"objects"`
 	Bytes   int64  `json:"bytes"`
 }
 
+// LifecycleWaiting is the moves to one storage class that are due and wait for its tier.
+type LifecycleWaiting struct {
+	Class   string    `json:"storage_class"`
+	Objects int64     `json:"objects"`
+	Bytes   int64     `json:"bytes"`
+	Oldest  time.Time `json:"oldest"` // since when the first of them is due
+	Since   time.Time `json:"since"`  // when it was first found that the tier does not take them
+	Why     string    `json:"why"`
+}
+
 // LifecycleReport is what a run did, or with DryRun would do.
 type LifecycleReport struct {
-	Began   time.Time        `json:"began,omitzero"`
-	Seconds float64          `json:"seconds"`
-	DryRun  bool             `json:"dry_run,omitempty"`
-	Buckets int              `json:"buckets"` // that have rules
-	Scanned int64            `json:"scanned"` // versions and uploads
-	Failed  int64            `json:"failed"`
-	Waiting int64            `json:"waiting"` // moves to storage classes that no tier has
-	Changed int64            `json:"changed"` // replaced or removed meanwhile, and left alone
-	Counts  []LifecycleCount `json:"counts"`
-	Error   string           `json:"error,omitempty"` // what ended it early
+	Began   time.Time          `json:"began,omitzero"`
+	Seconds float64            `json:"seconds"`
+	DryRun  bool               `json:"dry_run,omitempty"`
+	Buckets int                `json:"buckets"` // that have rules
+	Scanned int64              `json:"scanned"` // versions and uploads
+	Failed  int64              `json:"failed"`
+	Changed int64              `json:"changed"` // replaced or removed meanwhile, and left alone
+	Counts  []LifecycleCount   `json:"counts"`
+	Waiting []LifecycleWaiting `json:"waiting"`
+	Error   string             `json:"error,omitempty"` // what ended it early
 }
 
 // LifecycleLine is one line of a run's answer: items, then one report.

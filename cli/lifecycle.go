@@ -133,7 +133,13 @@ func printLifecycleReport(w io.Writer, r *adminapi.LifecycleReport) error {
 		verb = "would "
 	}
 	for _, n := range r.Counts {
-		if _, err := fmt.Fprintf(w, "rule %q: %s%s %d, %s\n", n.Rule, verb, n.Action, n.Objects, humanize.IBytes(uint64(max(0, n.Bytes)))); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: rule %q: %s%s %d, %s\n", n.Bucket, n.Rule, verb, n.Action, n.Objects, humanize.IBytes(uint64(max(0, n.Bytes)))); err != nil {
+			return err
+		}
+	}
+	for _, n := range r.Waiting {
+		if _, err := fmt.Fprintf(w, "%s: %d moves wait for the tier, %s, the first due since %s; the tier has not taken them since %s: %s\n", n.Class,
+			n.Objects, humanize.IBytes(uint64(max(0, n.Bytes))), when(n.Oldest), when(n.Since), n.Why); err != nil {
 			return err
 		}
 	}
@@ -141,7 +147,7 @@ func printLifecycleReport(w io.Writer, r *adminapi.LifecycleReport) error {
 	for _, n := range []struct {
 		n    int64
 		what string
-	}{{r.Failed, "failed"}, {r.Waiting, "wait for a tier"}, {r.Changed, "changed meanwhile"}} {
+	}{{r.Failed, "failed"}, {r.Changed, "changed meanwhile"}} {
 		if n.n > 0 {
 			line += fmt.Sprintf("; %d %s", n.n, n.what)
 		}

@@ -125,6 +125,9 @@ const (
 
 var actionNames = [...]string{"keep", "remove", "hide behind a delete marker", "remove the delete marker", "move", "abort"}
 
+// Actions returns all actions but Keep.
+func Actions() []Action { return []Action{Remove, Hide, RemoveMarker, Move, Abort} }
+
 func (a Action) String() string {
 	if int(a) < len(actionNames) {
 		return actionNames[a]

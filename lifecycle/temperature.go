@@ -288,25 +288,31 @@ func (r *Relief) Picked() (chosen []Chosen, missing int64) {
 	return chosen, max(r.need-r.bytes, 0)
 }
 
-// Tally counts what decisions do, for reports.
-type Tally struct {
-	Objects map[string]map[Action]int64 // by rule
-	Bytes   map[string]map[Action]int64
+// TallyKey is what a Tally counts by.
+type TallyKey struct {
+	Bucket, Rule string
+	Action       Action
 }
 
+// TallyCount is a number of versions, delete markers or uploads, and the bytes of those that were removed, moved or freed.
+type TallyCount struct{ Objects, Bytes int64 }
+
+// Tally counts what decisions do, for reports. The zero Tally is empty.
+type Tally map[TallyKey]TallyCount
+
 // Add counts one decision about size bytes.
-func (t *Tally) Add(d Decision, size int64) {
+func (t *Tally) Add(bucket string, d Decision, size int64) {
 	if d.Action == Keep {
 		return
 	}
-	if t.Objects == nil {
-		t.Objects, t.Bytes = map[string]map[Action]int64{}, map[string]map[Action]int64{}
+	if *t == nil {
+		*t = Tally{}
 	}
-	if t.Objects[d.Rule] == nil {
-		t.Objects[d.Rule], t.Bytes[d.Rule] = map[Action]int64{}, map[Action]int64{}
+	k := TallyKey{bucket, d.Rule, d.Action}
+	n := (*t)[k]
+	n.Objects++
+	if d.Action != Hide && d.Action != RemoveMarker {
+		n.Bytes += size
 	}
-	t.Objects[d.Rule][d.Action]++
-	if d.Action == Remove || d.Action == Move {
-		t.Bytes[d.Rule][d.Action] += size
-	}
+	(*t)[k] = n
 }

@@ -423,11 +423,12 @@ func TestTrackerIsBounded(t *testing.T) {
 
 func TestTally(t *testing.T) {
 	var y Tally
-	y.Add(Decision{}, 1)
-	y.Add(Decision{Action: Remove, Rule: "r"}, 10)
-	y.Add(Decision{Action: Remove, Rule: "r"}, 5)
-	y.Add(Decision{Action: Hide, Rule: "r"}, 7)
-	if !maps.Equal(y.Objects["r"], map[Action]int64{Remove: 2, Hide: 1}) || !maps.Equal(y.Bytes["r"], map[Action]int64{Remove: 15}) {
+	y.Add("b", Decision{}, 1)
+	y.Add("b", Decision{Action: Remove, Rule: "r"}, 10)
+	y.Add("b", Decision{Action: Remove, Rule: "r"}, 5)
+	y.Add("b", Decision{Action: Hide, Rule: "r"}, 7)
+	y.Add("c", Decision{Action: Move, Rule: "r"}, 3)
+	if !maps.Equal(y, Tally{{"b", "r", Remove}: {2, 15}, {"b", "r", Hide}: {1, 0}, {"c", "r", Move}: {1, 3}}) {
 		t.Errorf("%+v", y)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"firn/adminapi"
 	"firn/lifecycle"
 	"firn/lifecycle/runner"
+	"firn/object"
+	"firn/object/record"
 	"firn/telemetry"
 )
 
@@ -21,23 +23,33 @@ type rules struct {
 
 	mu    sync.Mutex // guards all below
 	last  adminapi.LifecycleReport
-	total map[lifecycle.Action]struct{ objects, bytes int64 }
+	total map[lifecycle.Action]lifecycle.TallyCount
 	runs  int64
 	fails int64
 }
 
 func (n *Node) openLifecycle() error {
-	r := &rules{n: n, total: map[lifecycle.Action]struct{ objects, bytes int64 }{}}
-	r.runner = runner.New(n.engine.store, runner.Options{Log: n.log.With("part", "lifecycle")})
+	r := &rules{n: n, total: map[lifecycle.Action]lifecycle.TallyCount{}}
+	opt := runner.Options{Log: n.log.With("part", "lifecycle")}
+	if len(n.cfg.Tiers) > 0 {
+		opt.Classes, opt.Move = n.tiers.set.Classes(), n.tiers.moveTo
+	}
+	r.runner = runner.New(n.engine.store, opt)
 	n.lifecycle = r
 	return n.metrics.Collect(func() [][]telemetry.Sample {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		var objects, bytes []telemetry.Sample
-		for _, a := range []lifecycle.Action{lifecycle.Remove, lifecycle.Hide, lifecycle.RemoveMarker, lifecycle.Abort} {
+		for _, a := range lifecycle.Actions() {
 			t := r.total[a]
-			objects = append(objects, telemetry.Sample{Label: a.String(), Value: float64(t.objects)})
-			bytes = append(bytes, telemetry.Sample{Label: a.String(), Value: float64(t.bytes)})
+			objects = append(objects, telemetry.Sample{Label: a.String(), Value: float64(t.Objects)})
+			bytes = append(bytes, telemetry.Sample{Label: a.String(), Value: float64(t.Bytes)})
+		}
+		waiting := func(fn func(*adminapi.LifecycleWaiting) float64) (list []telemetry.Sample) {
+			for i := range r.last.Waiting {
+				list = append(list, telemetry.Sample{Label: r.last.Waiting[i].Class, Value: fn(&r.last.Waiting[i])})
+			}
+			return list
 		}
 		last := 0.0
 		if !r.last.Began.IsZero() {
@@ -49,17 +61,25 @@ func (n *Node) openLifecycle() error {
 			objects, bytes,
 			{{Value: last}},
 			{{Value: r.last.Seconds}},
-			{{Value: float64(r.last.Waiting)}},
+			waiting(func(w *adminapi.LifecycleWaiting) float64 { return float64(w.Objects) }),
+			waiting(func(w *adminapi.LifecycleWaiting) float64 { return float64(w.Bytes) }),
+			waiting(func(w *adminapi.LifecycleWaiting) float64 { return float64(w.Oldest.Unix()) }),
 		}
 	},
 		counter("firn_lifecycle_runs_total", "Runs of the lifecycle rules of all buckets."),
 		counter("firn_lifecycle_failed_total", "Decisions of lifecycle rules that could not be carried out, and runs that ended early."),
 		telemetry.Desc{Name: "firn_lifecycle_objects_total", Help: "Versions, delete markers and uploads that rules acted on.", Kind: telemetry.Counter, Label: "action"},
-		telemetry.Desc{Name: "firn_lifecycle_bytes_total", Help: "Bytes of the versions that rules removed.", Kind: telemetry.Counter, Label: "action"},
+		telemetry.Desc{Name: "firn_lifecycle_bytes_total", Help: "Bytes of the versions that rules removed or moved.", Kind: telemetry.Counter, Label: "action"},
 		gauge("firn_lifecycle_last_run_timestamp_seconds", "When the last run by the clock began."),
 		gauge("firn_lifecycle_last_run_seconds", "How long the last run by the clock took."),
-		gauge("firn_lifecycle_waiting", "Moves to storage classes that no tier has, by the last run."),
+		byClass("firn_lifecycle_waiting", "Moves that are due and wait for their tier, by the last run"),
+		byClass("firn_lifecycle_waiting_bytes", "Bytes of those"),
+		byClass("firn_lifecycle_waiting_oldest_timestamp_seconds", "Since when the first of them is due"),
 	)
+}
+
+func byClass(name, help string) telemetry.Desc {
+	return telemetry.Desc{Name: name, Help: help + ", by storage class.", Label: "class"}
 }
 
 // Run carries the rules out at the configured interval until ctx ends.
@@ -98,13 +118,11 @@ func (r *rules) count(res *runner.Result, err error, byClock bool) {
 		r.fails++
 		rep.Error = err.Error()
 	}
-	for rule, actions := range res.Tally.Objects {
-		for a, n := range actions {
-			t := r.total[a]
-			t.objects += n
-			t.bytes += res.Tally.Bytes[rule][a]
-			r.total[a] = t
-		}
+	for k, n := range res.Tally {
+		t := r.total[k.Action]
+		t.Objects += n.Objects
+		t.Bytes += n.Bytes
+		r.total[k.Action] = t
 	}
 	if byClock {
 		r.last = rep
@@ -114,16 +132,22 @@ func (r *rules) count(res *runner.Result, err error, byClock bool) {
 func report(res *runner.Result) adminapi.LifecycleReport {
 	rep := adminapi.LifecycleReport{
 		Began: res.Began, Seconds: res.Took.Seconds(), Buckets: res.Buckets, Scanned: res.Scanned, Failed: res.Failed,
-		Waiting: res.Waiting, Changed: res.Changed, Counts: []adminapi.LifecycleCount{},
+		Changed: res.Changed, Counts: []adminapi.LifecycleCount{}, Waiting: []adminapi.LifecycleWaiting{},
 	}
-	for _, rule := range slices.Sorted(maps.Keys(res.Tally.Objects)) {
-		for a, n := range res.Tally.Objects[rule] {
-			rep.Counts = append(rep.Counts, adminapi.LifecycleCount{Rule: rule, Action: a.String(), Objects: n, Bytes: res.Tally.Bytes[rule][a]})
-		}
+	for k, n := range res.Tally {
+		rep.Counts = append(rep.Counts, adminapi.LifecycleCount{
+			Bucket: k.Bucket, Rule: k.Rule, Action: k.Action.String(), Objects: n.Objects, Bytes: n.Bytes,
+		})
 	}
 	slices.SortFunc(rep.Counts, func(a, b adminapi.LifecycleCount) int {
-		return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Action, b.Action))
+		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Action, b.Action))
 	})
+	for _, class := range slices.Sorted(maps.Keys(res.Waiting)) {
+		w := res.Waiting[class]
+		rep.Waiting = append(rep.Waiting, adminapi.LifecycleWaiting{
+			Class: class, Objects: w.Objects, Bytes: w.Bytes, Oldest: w.Oldest, Since: w.Since, Why: w.Why,
+		})
+	}
 	return rep
 }
 
@@ -139,6 +163,11 @@ func item(it *runner.Item) adminapi.LifecycleItem {
 	return out
 }
 
+// moveTo moves versions to the tier with a storage class.
+func (t *tiers) moveTo(ctx context.Context, class string, versions []record.Version, o object.MoveOptions) []error {
+	return t.mover.Move(ctx, t.set.OfClass(class), versions, o)
+}
+
 // lifecycleView is rules as the admin endpoint sees them.
 type lifecycleView struct{ *rules }
 
@@ -148,7 +177,7 @@ func (v lifecycleView) Last() adminapi.LifecycleReport {
 	defer v.mu.Unlock()
 	last := v.last
 	if last.Counts == nil {
-		last.Counts = []adminapi.LifecycleCount{}
+		last.Counts, last.Waiting = []adminapi.LifecycleCount{}, []adminapi.LifecycleWaiting{}
 	}
 	return last
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"firn"
@@ -35,14 +36,18 @@ type Options struct {
 	Log *slog.Logger     // nil discards
 	// Classes are the site's storage classes, the dearest first; nil is lifecycle.Classes().
 	Classes []string
-	// Move brings a version to the storage class that was decided; nil: there are no tiers, and moves wait.
-	Move func(ctx context.Context, v *record.Version, class string) error
+	// Move brings versions to a storage class other than STANDARD, as tier.Mover.Move does, and returns an error or nil for
+	// each. It is called for one class at a time, for several at once. nil: there are no tiers, and moves wait.
+	Move func(ctx context.Context, class string, versions []record.Version, o object.MoveOptions) []error
 }
 
 // Runner carries out rules on one namespace. Its methods may be called concurrently.
 type Runner struct {
 	ns  *object.Store
 	opt Options
+
+	mu   sync.Mutex           // guards all below
+	away map[string]time.Time // storage classes whose moves wait, and since when
 }
 
 // New returns a runner.
@@ -53,7 +58,7 @@ func New(ns *object.Store, opt Options) *Runner {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{ns: ns, opt: opt}
+	return &Runner{ns: ns, opt: opt, away: map[string]time.Time{}}
 }
 
 // PassOptions say what a pass is about.
@@ -84,19 +89,25 @@ type Result struct {
 	Buckets int   // that have rules
 	Scanned int64 // versions and uploads looked at
 	Failed  int64 // decisions that could not be carried out
-	Waiting int64 // moves for which there is no tier
 	Changed int64 // versions that were replaced or removed while the pass ran, and left alone
+	// Waiting are the moves that are due and wait for their tier, by storage class.
+	Waiting map[string]Backlog
 	Tally   lifecycle.Tally
 }
 
-var (
-	errChanged = firn.NewError(firn.Conflict, "it was replaced or removed meanwhile")
-	errNoTier  = firn.NewError(firn.Unsupported, "this site has no tier with that storage class")
-)
+// Backlog is what waits for a tier.
+type Backlog struct {
+	Objects, Bytes int64
+	Oldest         time.Time // since when the first of them is due
+	Since          time.Time // when it was first found that the tier does not take them
+	Why            string
+}
+
+var errChanged = firn.NewError(firn.Conflict, "it was replaced or removed meanwhile")
 
 // Pass walks the buckets once. It stops at an error of the store, and when ctx ends; what one version refuses is counted.
 func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error) {
-	res.Began = r.opt.Now()
+	res = Result{Began: r.opt.Now(), Waiting: map[string]Backlog{}}
 	defer func() { res.Took = r.opt.Now().Sub(res.Began) }()
 	if o.Report == nil {
 		o.Report = func(Item) {}
@@ -110,6 +121,8 @@ func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error
 		return res, err
 	}
 	found := false
+	m := r.newMoves(ctx, &o, &res)
+	defer m.end()
 	for _, b := range buckets {
 		if o.Bucket != "" && b.Name != o.Bucket {
 			continue
@@ -126,7 +139,7 @@ func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error
 			continue
 		}
 		res.Buckets++
-		p := &pass{Runner: r, o: &o, res: &res, bucket: b, policy: policy, now: now}
+		p := &pass{Runner: r, o: &o, moves: m, res: &res, bucket: b, policy: policy, now: now}
 		if err := errors.Join(p.versions(ctx), p.uploads(ctx)); err != nil && firn.KindOf(err) != firn.NotFound {
 			return res, err // a bucket that was removed meanwhile has nothing to expire
 		}
@@ -134,6 +147,7 @@ func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error
 	if o.Bucket != "" && !found {
 		return res, fmt.Errorf("lifecycle: %w", object.ErrNoSuchBucket)
 	}
+	m.end()
 	return res, ctx.Err()
 }
 
@@ -179,6 +193,7 @@ func (r *Runner) Explain(ctx context.Context, bucket, key, versionID string, at 
 type pass struct {
 	*Runner
 	o      *PassOptions
+	moves  *moves
 	res    *Result
 	bucket *record.Bucket
 	policy *lifecycle.Policy
@@ -277,13 +292,13 @@ func (p *pass) id(v *record.Version) string {
 
 func (p *pass) versions(ctx context.Context) error {
 	err := p.each(ctx, p.o.Prefix, func(v *record.Version, view *lifecycle.Version) error {
-		p.res.Scanned++
+		p.moves.scanned()
 		if !p.policy.MayAct(view, p.now) {
 			return nil
 		}
 		switch err := p.complete(ctx, v, view); {
 		case errors.Is(err, errChanged) || firn.KindOf(err) == firn.NotFound:
-			p.res.Changed++
+			p.moves.changed()
 			return nil
 		case err != nil:
 			return err
@@ -300,7 +315,7 @@ func (p *pass) versions(ctx context.Context) error {
 // act carries out one decision, deletes in batches.
 func (p *pass) act(ctx context.Context, v *record.Version, it Item) error {
 	if it.Decision.Action == lifecycle.Move {
-		p.move(ctx, v, it)
+		p.moves.add(v, it)
 		return ctx.Err()
 	}
 	id := p.id(v)
@@ -323,33 +338,6 @@ func (p *pass) act(ctx context.Context, v *record.Version, it Item) error {
 	return p.flush(ctx)
 }
 
-func (p *pass) move(ctx context.Context, v *record.Version, it Item) {
-	switch {
-	case p.opt.Move == nil:
-		it.Err = errNoTier
-	case !p.o.DryRun:
-		it.Err = p.opt.Move(ctx, v, it.Decision.Class)
-	}
-	p.done(it)
-}
-
-// done counts an item that was carried out, or was not.
-func (p *pass) done(it Item) {
-	switch {
-	case it.Err == nil:
-		p.res.Tally.Add(it.Decision, it.Size)
-	case errors.Is(it.Err, errNoTier):
-		p.res.Waiting++
-	case errors.Is(it.Err, errChanged):
-		p.res.Changed++
-	default:
-		p.res.Failed++
-		p.opt.Log.Warn("a lifecycle rule could not be carried out", "bucket", it.Bucket, "key", it.Key, "version", it.VersionID,
-			"action", it.Decision.Action.String(), "rule", it.Decision.Rule, "error", it.Err)
-	}
-	p.o.Report(it)
-}
-
 // flush removes what was gathered.
 func (p *pass) flush(ctx context.Context) error {
 	items, about := p.items, p.about
@@ -367,7 +355,7 @@ func (p *pass) flush(ctx context.Context) error {
 		}
 	}
 	for _, it := range about {
-		p.done(it)
+		p.moves.done(it)
 	}
 	return nil
 }
@@ -380,7 +368,7 @@ func (p *pass) uploads(ctx context.Context) error {
 			return err
 		}
 		for _, u := range l.Uploads {
-			p.res.Scanned++
+			p.moves.scanned()
 			d := p.policy.DecideUpload(&lifecycle.Upload{Key: u.Key, Begun: u.Initiated}, p.now)
 			if d.Action == lifecycle.Keep {
 				continue
@@ -391,7 +379,7 @@ func (p *pass) uploads(ctx context.Context) error {
 					it.Err = errChanged
 				}
 			}
-			p.done(it)
+			p.moves.done(it)
 		}
 		if !l.Truncated {
 			return nil

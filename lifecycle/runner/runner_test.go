@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,7 +127,7 @@ func TestExpiration(t *testing.T) {
 	r := s.runner(Options{})
 
 	s.now = s.now.Add(3 * 24 * time.Hour) // by S3's rounding it is due at the next midnight
-	if res := s.pass(r, PassOptions{}); res.Buckets != 2 || len(res.Tally.Objects["logs"]) != 0 {
+	if res := s.pass(r, PassOptions{}); res.Buckets != 2 || res.Tally[tallied("plain", "logs", lifecycle.Remove)].Objects != 0 {
 		t.Errorf("too early: %+v", res)
 	}
 	s.want("plain", "kept 2", "logs/a 1")
@@ -136,11 +137,12 @@ func TestExpiration(t *testing.T) {
 	s.now = s.now.Add(24 * time.Hour)
 	var dry []Item
 	res := s.pass(r, PassOptions{DryRun: true, Report: func(it Item) { dry = append(dry, it) }})
-	if len(dry) != 2 || res.Tally.Bytes["logs"][lifecycle.Remove] != 1 || dry[0].Decision.Reason == "" || dry[0].Err != nil {
+	if len(dry) != 2 || res.Tally[tallied("plain", "logs", lifecycle.Remove)].Bytes != 1 || dry[0].Decision.Reason == "" || dry[0].Err != nil {
 		t.Errorf("dry run: %+v, %+v", dry, res)
 	}
 	s.want("plain", "kept 2", "logs/a 1")
-	if res = s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally.Objects["logs"][lifecycle.Remove] != 1 || res.Tally.Objects["logs"][lifecycle.Hide] != 1 {
+	if res = s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally[tallied("plain", "logs", lifecycle.Remove)].Objects != 1 ||
+		res.Tally[tallied("versions", "logs", lifecycle.Hide)].Objects != 1 {
 		t.Errorf("%+v", res)
 	}
 	s.want("plain", "kept 2")
@@ -160,7 +162,7 @@ func TestExpiration(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if res = s.pass(r, PassOptions{Bucket: "versions"}); res.Tally.Objects["old"][lifecycle.RemoveMarker] != 1 {
+	if res = s.pass(r, PassOptions{Bucket: "versions"}); res.Tally[tallied("versions", "old", lifecycle.RemoveMarker)].Objects != 1 {
 		t.Errorf("%+v", res)
 	}
 	s.want("versions", "kept 4", "kept 3")
@@ -183,7 +185,8 @@ func TestDecidedAnew(t *testing.T) {
 	r := s.runner(Options{})
 
 	// Between the decision and the delete it is written anew.
-	p := &pass{Runner: r, o: &PassOptions{Report: func(Item) {}}, res: &Result{}, now: s.now}
+	o, res := &PassOptions{Report: func(Item) {}}, &Result{}
+	p := &pass{Runner: r, o: o, moves: r.newMoves(t.Context(), o, res), res: res, now: s.now}
 	for _, b := range must(s.Buckets(t.Context())) {
 		p.bucket = b
 	}
@@ -234,7 +237,7 @@ func TestLockIsStronger(t *testing.T) {
 	s.put("locked", "k", "333", object.PutOptions{})
 	r := s.runner(Options{})
 	s.now = s.now.Add(5 * 24 * time.Hour)
-	if res := s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally.Objects != nil {
+	if res := s.pass(r, PassOptions{}); res.Failed != 0 || len(res.Tally) != 0 {
 		t.Errorf("locked: %+v", res)
 	}
 	s.now = until.Add(24 * time.Hour)
@@ -263,23 +266,108 @@ func TestUploadsAndMoves(t *testing.T) {
 	if _, err := s.runner(Options{}).Explain(t.Context(), "bkt", "absent", "", time.Time{}); firn.KindOf(err) != firn.NotFound {
 		t.Errorf("an absent key: %v", err)
 	}
-	if res := s.pass(s.runner(Options{Classes: classes}), PassOptions{DryRun: true}); res.Waiting != 1 || res.Tally.Objects["abort"][lifecycle.Abort] != 1 {
+	cool := tallied("bkt", "cool", lifecycle.Move)
+	if res := s.pass(s.runner(Options{Classes: classes}), PassOptions{DryRun: true}); res.Waiting["COLD"].Objects != 1 ||
+		res.Tally[tallied("bkt", "abort", lifecycle.Abort)].Objects != 1 {
 		t.Errorf("without a tier: %+v", res)
 	}
 	var moved []string
-	fails := firn.NewError(firn.Unavailable, "away")
-	r := s.runner(Options{Classes: classes, Move: func(_ context.Context, v *record.Version, class string) error {
-		moved = append(moved, v.Key+" "+class)
-		return fails
+	var fails error
+	r := s.runner(Options{Classes: classes, Move: func(_ context.Context, class string, list []record.Version, _ object.MoveOptions) []error {
+		moved = append(moved, list[0].Key+" "+class)
+		return []error{fails}
 	}})
-	if res := s.pass(r, PassOptions{}); res.Failed != 1 || res.Tally.Objects["abort"][lifecycle.Abort] != 1 {
+	fails = firn.NewError(firn.Unavailable, "away")
+	since := s.now
+	due := time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC)
+	res := s.pass(r, PassOptions{})
+	if w := res.Waiting["COLD"]; w.Objects != 1 || w.Bytes != 3 || !w.Oldest.Equal(due) || !w.Since.Equal(since) || w.Why != "away" || res.Failed != 0 {
 		t.Errorf("a tier that is away: %+v", res)
 	}
+	s.now = s.now.Add(time.Hour)
+	if w := s.pass(r, PassOptions{}).Waiting["COLD"]; !w.Since.Equal(since) || w.Objects != 1 {
+		t.Errorf("still away: %+v", w)
+	}
+	fails = object.ErrMoved
+	if res := s.pass(r, PassOptions{}); res.Failed != 0 || res.Changed != 1 || res.Tally != nil {
+		t.Errorf("replaced meanwhile: %+v", res)
+	}
+	fails = firn.NewError(firn.Corrupt, "not what was sent")
+	if res := s.pass(r, PassOptions{}); res.Failed != 1 || len(res.Waiting) != 0 {
+		t.Errorf("a tier that loses bytes: %+v", res)
+	}
 	fails = nil
-	if res := s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally.Bytes["cool"][lifecycle.Move] != 3 || res.Tally.Objects["abort"] != nil {
+	if res := s.pass(r, PassOptions{}); res.Failed != 0 || res.Tally[cool].Bytes != 3 {
 		t.Errorf("%+v", res)
 	}
-	if !slices.Equal(moved, []string{"k COLD", "k COLD"}) {
+	if len(moved) != 5 || moved[4] != "k COLD" {
 		t.Errorf("moved %q", moved)
+	}
+}
+
+func tallied(bucket, rule string, a lifecycle.Action) lifecycle.TallyKey {
+	return lifecycle.TallyKey{Bucket: bucket, Rule: rule, Action: a}
+}
+
+// TestMovesInBatches: small versions go together, to two tiers at once, and each one's outcome is its own.
+func TestMovesInBatches(t *testing.T) {
+	s := newSite(t)
+	rules := ""
+	for _, class := range []string{"WARM", "COLD"} {
+		rules += `<Rule><ID>` + class + `</ID><Status>Enabled</Status><Filter><Tag><Key>to</Key><Value>` + class +
+			`</Value></Tag></Filter><Transition><Days>1</Days><StorageClass>` + class + `</StorageClass></Transition></Rule>`
+	}
+	s.bucket("bkt", rules, record.VersioningOff)
+	for i := range 2*moveObjects + 10 {
+		for _, class := range []string{"WARM", "COLD"} {
+			s.put("bkt", fmt.Sprintf("%04d %s", i, class), "x", object.PutOptions{Tags: []record.Field{{Name: "to", Value: class}}})
+		}
+	}
+	s.now = s.now.Add(5 * 24 * time.Hour)
+	both := make(chan struct{}, 2) // both tiers have a batch before one goes on
+	release := make(chan struct{})
+	go func() {
+		<-both
+		<-both
+		close(release)
+	}()
+	var mu sync.Mutex
+	batches := map[string][]int{}
+	r := s.runner(Options{Classes: []string{"STANDARD", "WARM", "COLD"}, Move: func(ctx context.Context, class string, list []record.Version, o object.MoveOptions) []error {
+		select {
+		case both <- struct{}{}:
+		case <-release:
+		}
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		batches[class] = append(batches[class], len(list))
+		errs := make([]error, len(list))
+		for i := range list {
+			switch {
+			case !strings.HasSuffix(list[i].Key, class) || o.Class != class:
+				errs[i] = errors.New("of another tier")
+			case strings.HasPrefix(list[i].Key, "0007"):
+				errs[i] = object.ErrMoved
+			case strings.HasPrefix(list[i].Key, "0300"):
+				errs[i] = firn.NewError(firn.Corrupt, "not what was sent")
+			}
+		}
+		return errs
+	}})
+	res := s.pass(r, PassOptions{})
+	for _, class := range []string{"WARM", "COLD"} {
+		if got := batches[class]; !slices.Equal(got, []int{moveObjects, moveObjects, 10}) {
+			t.Errorf("%s: batches of %d", class, got)
+		}
+		if n := res.Tally[tallied("bkt", class, lifecycle.Move)].Objects; n != 2*moveObjects+8 {
+			t.Errorf("%s: %d moved", class, n)
+		}
+	}
+	if res.Changed != 2 || res.Failed != 2 || len(res.Waiting) != 0 {
+		t.Errorf("%+v", res)
 	}
 }
