@@ -175,6 +175,12 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	if o.LocalUntil.IsZero() {
 		o.LocalUntil = m.set.now().Add(t.KeepLocal)
 	}
+	// Each try that fails uses up a name: a tier that is away is asked first.
+	if !t.awaySince().IsZero() {
+		if _, err := plain.ReadMark(ctx, t.Store); err != nil {
+			return all(t.saw(m.set.now(), err))
+		}
+	}
 	taken, err := m.admit(ctx, t, versions, errs)
 	if err != nil {
 		return all(err)

@@ -123,6 +123,12 @@ func (t *place) opened() *plain.Catalogue {
 	return t.catalogue
 }
 
+func (t *place) awaySince() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.since
+}
+
 // reachable is place for reading: what is on a tier that is not configured is not gone.
 func (s *Set) reachable(name string) (*place, error) {
 	t, err := s.place(name)
