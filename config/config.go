@@ -271,6 +271,9 @@ type Tier struct {
 	Class string `yaml:"class"`
 	// How the bytes are kept. plain: one blob a version, under the object's name, which other tools can read. plain.
 	Layout string `yaml:"layout"`
+	// Whether content must be restored (RestoreObject, firn tier recall --for) before it can be read, as with S3 Glacier.
+	// Without it content is read from the tier directly.
+	Archive bool `yaml:"archive"`
 	// How long a local copy stays after a version was moved to the tier. 0 frees the local bytes at once.
 	KeepLocal Duration `yaml:"keep_local"`
 	// Bytes of versions that the tier takes at most; what would go beyond stays where it is. 0 sets no bound.

@@ -16,6 +16,7 @@ import (
 	"firn/object"
 	"firn/tier"
 	"firn/tier/turns"
+	"firn/tier/wish"
 )
 
 const (
@@ -30,7 +31,8 @@ type tiers struct {
 	n      *Node
 	stores []*blob.Store
 	set    *tier.Set
-	mover  *tier.Mover // after attach
+	mover  *tier.Mover   // after attach
+	wishes *wish.Granter // after attach
 	site   string
 }
 
@@ -71,10 +73,21 @@ func (t *tiers) attach(store *object.Store) error {
 	t.mover = tier.NewMover(store, t.set, tier.Options{
 		Site: t.site, Log: t.n.log.With("part", "tiers"), Parallel: c.Parallel, BytesPerSecond: int64(c.Rate), Windows: windows,
 	})
+	t.wishes = wish.New(store, t.set, t.mover, wish.Options{Log: t.n.log.With("part", "tiers"), Parallel: c.Parallel})
 	return nil
 }
 
-// Run keeps the catalogues current and removes what is not needed, until ctx ends.
+// archives are the storage classes whose content is to be restored before it is read.
+func (t *tiers) archives() (classes []string) {
+	for _, c := range t.n.cfg.Tiers {
+		if c.Archive {
+			classes = append(classes, c.Class)
+		}
+	}
+	return classes
+}
+
+// Run moves what asks for it, keeps the catalogues current and removes what is not needed, until ctx ends.
 func (t *tiers) Run(ctx context.Context) error {
 	if len(t.stores) == 0 {
 		return nil
@@ -82,6 +95,7 @@ func (t *tiers) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.follow(ctx) })
 	g.Go(func() error { return t.tidy(ctx) })
+	g.Go(func() error { return t.wishes.Run(ctx) })
 	return g.Wait()
 }
 
