@@ -281,7 +281,7 @@ func (c *Cache) Get(ctx context.Context, k Key, fill Fill) (Value, string, error
 	if err != nil {
 		return Value{}, "", err
 	}
-	defer c.leave(f)
+	defer c.leave(f, false)
 	select {
 	case <-f.done:
 		if f.err != nil {
@@ -293,11 +293,19 @@ func (c *Cache) Get(ctx context.Context, k Key, fill Fill) (Value, string, error
 	}
 }
 
+// Reader reads a block on its way. It is used by one goroutine, which ends with Close or Finish.
+type Reader interface {
+	// Read gives the error of the fetch where that fails.
+	io.Reader
+	// Close lets go of the block; if nobody else waits for it the fetch ends.
+	Close() error
+	// Finish lets go of the block, which is fetched to its end and kept.
+	Finish()
+}
+
 // Stream is Get for a block whose bytes are passed on as they come: fill writes them, all readers of the block read
-// them. It returns a reader of the block's data, which gives fill's error where fill fails; a block that came whole is
-// kept. size is how many bytes are expected, 0 where that is not known. The reader is used by one goroutine and must be
-// closed.
-func (c *Cache) Stream(ctx context.Context, k Key, size int, fill func(context.Context, *Writer) error) (io.ReadCloser, string, error) {
+// them. A block that came whole is kept. size is how many bytes are expected, 0 where that is not known.
+func (c *Cache) Stream(ctx context.Context, k Key, size int, fill func(context.Context, *Writer) error) (Reader, string, error) {
 	if err := check(k, Value{}); err != nil {
 		return nil, "", err
 	}
@@ -318,6 +326,7 @@ func (c *Cache) Stream(ctx context.Context, k Key, size int, fill func(context.C
 type whole struct{ *bytes.Reader }
 
 func (whole) Close() error { return nil }
+func (whole) Finish()      {}
 
 // Warm makes sure that a block is in the cache and reports whether it had to be fetched.
 func (c *Cache) Warm(ctx context.Context, k Key, fill Fill) (fetched bool, err error) {

@@ -18,7 +18,8 @@ type flight struct {
 	key    Key
 	since  Mark
 	cancel context.CancelFunc
-	refs   int // waiters; guarded by Cache.mu
+	refs   int  // waiters; guarded by Cache.mu
+	finish bool // it goes on without any; guarded by Cache.mu
 
 	done  chan struct{} // closed when err, and the whole block, stand
 	err   error
@@ -122,11 +123,12 @@ func (c *Cache) join(ctx context.Context, k Key, fill func(context.Context, *Wri
 	return f, nil
 }
 
-// leave takes one waiter off; the last one to go ends the fetch.
-func (c *Cache) leave(f *flight) {
+// leave takes one waiter off; the last one to go ends the fetch, unless one said finish.
+func (c *Cache) leave(f *flight, finish bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f.refs--; f.refs == 0 {
+	f.finish = f.finish || finish
+	if f.refs--; f.refs == 0 && !f.finish {
 		f.cancel()
 		c.forget(f)
 	}
@@ -262,11 +264,18 @@ func (r *streamReader) WriteTo(w io.Writer) (int64, error) {
 	}
 }
 
-// Close lets go of the block.
+// Close implements Reader.
 func (r *streamReader) Close() error {
+	r.end(false)
+	return nil
+}
+
+// Finish implements Reader.
+func (r *streamReader) Finish() { r.end(true) }
+
+func (r *streamReader) end(finish bool) {
 	if !r.closed {
 		r.closed = true
-		r.c.leave(r.f)
+		r.c.leave(r.f, finish)
 	}
-	return nil
 }

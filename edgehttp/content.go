@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+
+	"firn/cache"
 )
 
 // content reads an entry slice by slice. It is used by one goroutine.
@@ -20,10 +22,10 @@ type content struct {
 	n      int64         // number of the open slice
 	open   bool          // there is one
 	data   []byte        // of a slice that is in memory
-	stream io.ReadCloser // of one that is on its way
+	stream cache.Reader // of one that is on its way
 	pos    int64         // in stream
 	buf    []byte
-	ahead  io.ReadCloser // the slice after, on its way
+	ahead  cache.Reader // the slice after, on its way
 }
 
 // Seek implements io.Seeker.
@@ -140,7 +142,14 @@ func (c *content) turn(n int64, more bool) error {
 }
 
 func (c *content) close() {
-	if c.stream != nil {
+	switch {
+	case c.stream == nil:
+	case c.err == nil && c.ctx.Err() == nil:
+		if c.pos == c.e.sliceLen(c.n) {
+			_, _ = c.stream.Read(make([]byte, 1)) // waits until it is kept, for who comes next
+		}
+		c.stream.Finish() // the rest of the slice will be asked for, as a rule
+	default:
 		_ = c.stream.Close() // only lets go
 	}
 	c.stream, c.data, c.open = nil, nil, false

@@ -143,7 +143,7 @@ func (e *entry) key(name string, n int64) cache.Key {
 func entryKey(name string) cache.Key { return cache.Key{Object: name} }
 
 // open reads slice n of e from the cache or the origin.
-func (s *Server) open(ctx context.Context, t target, e *entry, n int64) (io.ReadCloser, string, error) {
+func (s *Server) open(ctx context.Context, t target, e *entry, n int64) (cache.Reader, string, error) {
 	return s.cache.Stream(ctx, e.key(t.name, n), int(e.sliceLen(n)), func(ctx context.Context, w *cache.Writer) error {
 		if e.One {
 			return errChanged // it may be no part of another answer

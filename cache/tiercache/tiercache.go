@@ -216,7 +216,7 @@ type reader struct {
 	quiet    bool // nobody waits for it: what it reads counts for nothing
 	off, end int64
 
-	block   io.ReadCloser // the open one
+	block   cache.Reader // the open one
 	left    int64         // bytes of it that are wanted
 	from    *atomic.Uint64
 	run     run
@@ -247,7 +247,8 @@ func (r *reader) Read(p []byte) (int, error) {
 		}
 		fallthrough
 	case r.left == 0:
-		r.closeBlock()
+		r.block.Finish() // who reads a part of it reads on, or comes back
+		r.block = nil
 		return n, nil
 	case errors.Is(err, io.EOF):
 		return n, errShort
