@@ -19,11 +19,11 @@ type content struct {
 	// fetched: the first slice came from the origin.
 	fetched, begun bool
 
-	n      int64         // number of the open slice
-	open   bool          // there is one
-	data   []byte        // of a slice that is in memory
+	n      int64        // number of the open slice
+	open   bool         // there is one
+	data   []byte       // of a slice that is in memory
 	stream cache.Reader // of one that is on its way
-	pos    int64         // in stream
+	pos    int64        // in stream
 	buf    []byte
 	ahead  cache.Reader // the slice after, on its way
 }

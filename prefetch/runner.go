@@ -188,6 +188,9 @@ func (r *Runner) take(ctx context.Context) (s Suggestion, fctx context.Context, 
 			r.mu.stats.Fetched++
 		case cancelled:
 			r.mu.stats.Cancelled++
+			if len(r.mu.queue) < r.opt.Queue { // its turn comes again
+				r.mu.queue = append(r.mu.queue, s)
+			}
 		default:
 			r.mu.stats.Failed++
 		}

@@ -217,7 +217,7 @@ type reader struct {
 	off, end int64
 
 	block   cache.Reader // the open one
-	left    int64         // bytes of it that are wanted
+	left    int64        // bytes of it that are wanted
 	from    *atomic.Uint64
 	run     run
 	fetched atomic.Int64
