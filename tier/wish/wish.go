@@ -3,8 +3,8 @@
 //
 // A wish is in the version's own record and nowhere else, so nothing can get out of step with it: wishes are found by a look
 // at all versions at the start, and by the journal from then on. The package promises that a wish which cannot be granted
-// now is tried again, less and less often, for as long as the version asks; and that the memory for wishes is bounded. It
-// must never decide what a version should ask for.
+// now is tried again, less and less often, for as long as the version asks; that a tier keeps only its own wishes waiting;
+// and that the memory for wishes is bounded. It must never decide what a version should ask for.
 package wish
 
 import (
@@ -42,7 +42,7 @@ type Options struct {
 	Log *slog.Logger
 	// Parallel is how many recalls are asked of the mover at once. Default 4.
 	Parallel int
-	// Remember bounds the wishes of a kind that are known at once. Default 10,000. More are found when these are granted.
+	// Remember bounds the wishes of a kind and tier that are known at once. Default 10,000. More are found when these are granted.
 	Remember int
 }
 
@@ -54,12 +54,17 @@ const (
 
 // Granter grants wishes.
 type Granter struct {
-	ns     *object.Store
-	tiers  Tiers
-	mover  Mover
-	opt    Options
-	moves  *queue
-	recall *queue
+	ns    *object.Store
+	tiers Tiers
+	mover Mover
+	opt   Options
+	again chan struct{} // capacity 1: all versions are to be looked at
+
+	mu     sync.Mutex        // guards all below
+	moves  map[string]*queue // by tier
+	recall map[string]*queue
+	// start has a queue's wishes granted; set by Run.
+	start func(q *queue, grant func(context.Context, string, []id) []error)
 }
 
 // New returns a Granter for a namespace. Nothing happens before Run.
@@ -73,7 +78,34 @@ func New(ns *object.Store, tiers Tiers, mover Mover, opt Options) *Granter {
 	if opt.Remember <= 0 {
 		opt.Remember = 10_000
 	}
-	return &Granter{ns: ns, tiers: tiers, mover: mover, opt: opt, moves: newQueue(opt.Remember), recall: newQueue(opt.Remember)}
+	return &Granter{
+		ns: ns, tiers: tiers, mover: mover, opt: opt, again: make(chan struct{}, 1),
+		moves: map[string]*queue{}, recall: map[string]*queue{},
+	}
+}
+
+// add puts a wish into the queue of its tier.
+func (g *Granter) add(queues map[string]*queue, grant func(context.Context, string, []id) []error, of id, w wish) {
+	g.mu.Lock()
+	q := queues[w.tier]
+	if q == nil {
+		q = newQueue(w.tier, g.opt.Remember, g.again)
+		queues[w.tier] = q
+		g.start(q, grant)
+	}
+	g.mu.Unlock()
+	q.add(of, w)
+}
+
+// each calls fn for all queues.
+func (g *Granter) each(fn func(*queue)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, queues := range []map[string]*queue{g.moves, g.recall} {
+		for _, q := range queues {
+			fn(q)
+		}
+	}
 }
 
 // Waiting is what wishes wait.
@@ -87,17 +119,30 @@ type Waiting struct {
 
 // Waiting returns the wishes that are not granted: moves by the tier they are to go to, recalls by the one they come from.
 func (g *Granter) Waiting() (moves, recalls map[string]Waiting) {
-	return g.moves.waiting(), g.recall.waiting()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return waiting(g.moves), waiting(g.recall)
+}
+
+func waiting(queues map[string]*queue) map[string]Waiting {
+	out := map[string]Waiting{}
+	for tier, q := range queues {
+		if w := q.waiting(); w.Objects > 0 {
+			out[tier] = w
+		}
+	}
+	return out
 }
 
 // Run grants wishes until ctx ends; then it returns nil. Another error is one of the namespace.
 func (g *Granter) Run(ctx context.Context) error {
 	tail := g.ns.JournalTail() // what is before it the look at all versions finds
 	e, ctx := errgroup.WithContext(ctx)
+	g.start = func(q *queue, grant func(context.Context, string, []id) []error) {
+		e.Go(func() error { return g.work(ctx, q, grant) })
+	}
 	e.Go(func() error { return g.follow(ctx, tail) })
 	e.Go(func() error { return g.look(ctx) })
-	e.Go(func() error { return g.work(ctx, g.moves, g.move) })
-	e.Go(func() error { return g.work(ctx, g.recall, g.fetch) })
 	if err := e.Wait(); ctx.Err() == nil || !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -119,7 +164,7 @@ func (g *Granter) follow(ctx context.Context, seq uint64) error {
 		}
 		if errors.Is(err, kv.ErrTrimmed) {
 			seq, err = g.ns.JournalTail(), nil
-			g.moves.lookAgain()
+			signal(g.again)
 		}
 		if err != nil {
 			return err
@@ -145,9 +190,9 @@ func (g *Granter) note(ctx context.Context, of id, since time.Time) error {
 	case err != nil:
 		return err
 	case g.wantsTier(v) != "":
-		g.moves.add(of, wish{tier: g.wantsTier(v), size: v.Size, since: since})
+		g.add(g.moves, g.move, of, wish{tier: g.wantsTier(v), size: v.Size, since: since})
 	case g.wantsLocal(v):
-		g.recall.add(of, wish{tier: v.Location.Tier, size: v.Size, since: since})
+		g.add(g.recall, g.fetch, of, wish{tier: v.Location.Tier, size: v.Size, since: since})
 	}
 	return nil
 }
@@ -168,8 +213,7 @@ func (g *Granter) wantsLocal(v *record.Version) bool {
 // those were granted.
 func (g *Granter) look(ctx context.Context) error {
 	for {
-		g.moves.looking()
-		g.recall.looking()
+		g.each((*queue).looking)
 		buckets, err := g.ns.Buckets(ctx)
 		if err != nil {
 			return err
@@ -182,8 +226,7 @@ func (g *Granter) look(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-g.moves.look:
-		case <-g.recall.look:
+		case <-g.again:
 		}
 	}
 }
@@ -223,7 +266,7 @@ func (g *Granter) lookAt(ctx context.Context, bucket string) error {
 // work grants the wishes of a queue as they come due.
 func (g *Granter) work(ctx context.Context, q *queue, grant func(context.Context, string, []id) []error) error {
 	for {
-		tier, list, next := q.due(time.Now())
+		list, asked, next := q.due(time.Now())
 		if len(list) == 0 {
 			if err := q.wait(ctx, next); err != nil {
 				return err
@@ -232,9 +275,9 @@ func (g *Granter) work(ctx context.Context, q *queue, grant func(context.Context
 		}
 		var first error
 		failed := 0
-		for i, err := range grant(ctx, tier, list) {
+		for i, err := range grant(ctx, q.tier, list) {
 			if err == nil {
-				q.done(list[i])
+				q.done(list[i], asked[i])
 				continue
 			}
 			if ctx.Err() != nil {
@@ -246,7 +289,7 @@ func (g *Granter) work(ctx context.Context, q *queue, grant func(context.Context
 			}
 		}
 		if first != nil {
-			g.opt.Log.Warn("what objects ask for is tried again later", "tier", tier, "objects", failed, "of", len(list), "error", first)
+			g.opt.Log.Warn("what objects ask for is tried again later", "tier", q.tier, "objects", failed, "of", len(list), "error", first)
 		}
 	}
 }
@@ -305,12 +348,14 @@ type wish struct {
 	tier  string
 	size  int64
 	since time.Time
+	asked int           // how often
 	next  time.Time     // when it is tried; zero: at once
 	wait  time.Duration // before the try after that
 }
 
-// queue is wishes of one kind. Its methods may be called concurrently.
+// queue is wishes of one kind and tier. Its methods may be called concurrently.
 type queue struct {
+	tier  string
 	limit int
 	wake  chan struct{} // capacity 1: there is something new
 	look  chan struct{} // capacity 1: all versions are to be looked at
@@ -320,8 +365,8 @@ type queue struct {
 	more bool
 }
 
-func newQueue(limit int) *queue {
-	return &queue{limit: limit, wake: make(chan struct{}, 1), look: make(chan struct{}, 1), all: map[id]*wish{}}
+func newQueue(tier string, limit int, look chan struct{}) *queue {
+	return &queue{tier: tier, limit: limit, wake: make(chan struct{}, 1), look: look, all: map[id]*wish{}}
 }
 
 func signal(ch chan struct{}) {
@@ -334,9 +379,10 @@ func signal(ch chan struct{}) {
 func (q *queue) add(of id, w wish) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch {
-	case q.all[of] != nil:
-		q.all[of].next = time.Time{} // who asks again wants it now
+	switch have := q.all[of]; {
+	case have != nil: // who asks again wants it now, and may be another version without an id
+		have.next, have.size = time.Time{}, w.size
+		have.asked++
 	case len(q.all) >= q.limit:
 		q.more = true
 		return
@@ -353,10 +399,8 @@ func (q *queue) looking() {
 	q.mu.Unlock()
 }
 
-func (q *queue) lookAgain() { signal(q.look) }
-
-// due returns wishes of one tier that are due, or when the next one is; zero: there is none.
-func (q *queue) due(now time.Time) (tier string, list []id, next time.Time) {
+// due returns wishes that are due, each with how often it was asked for, or when the next one is; zero: there is none.
+func (q *queue) due(now time.Time) (list []id, asked []int, next time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for of, w := range q.all {
@@ -366,14 +410,11 @@ func (q *queue) due(now time.Time) (tier string, list []id, next time.Time) {
 			}
 			continue
 		}
-		if len(list) == 0 {
-			tier = w.tier
-		}
-		if w.tier == tier && len(list) < batch {
-			list = append(list, of)
+		if list, asked = append(list, of), append(asked, w.asked); len(list) == batch {
+			break
 		}
 	}
-	return tier, list, next
+	return list, asked, next
 }
 
 // wait returns when there is something new, or at a time where that is not zero.
@@ -393,11 +434,15 @@ func (q *queue) wait(ctx context.Context, at time.Time) error {
 	return nil
 }
 
-func (q *queue) done(of id) {
+// done forgets a wish, unless it was asked for again meanwhile: then what was done may have been for a version that is gone.
+func (q *queue) done(of id, asked int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.all[of].asked != asked {
+		return
+	}
 	if delete(q.all, of); q.more && len(q.all) == 0 {
-		q.lookAgain()
+		signal(q.look)
 	}
 }
 
@@ -409,19 +454,15 @@ func (q *queue) failed(of id, now time.Time) {
 	w.next = now.Add(w.wait)
 }
 
-func (q *queue) waiting() map[string]Waiting {
+func (q *queue) waiting() Waiting {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	out := map[string]Waiting{}
+	s := Waiting{Objects: int64(len(q.all)), More: q.more}
 	for _, w := range q.all {
-		s := out[w.tier]
-		s.Objects++
 		s.Bytes += w.size
 		if s.Oldest.IsZero() || w.since.Before(s.Oldest) {
 			s.Oldest = w.since
 		}
-		s.More = q.more
-		out[w.tier] = s
 	}
-	return out
+	return s
 }

@@ -27,6 +27,7 @@ type away struct {
 	mu    sync.Mutex
 	away  bool
 	calls int
+	once  func() // called by the next request
 }
 
 func (a *away) set(away bool) {
@@ -36,6 +37,13 @@ func (a *away) set(away bool) {
 }
 
 func (a *away) check() error {
+	a.mu.Lock()
+	once := a.once
+	a.once = nil
+	a.mu.Unlock()
+	if once != nil {
+		once()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.calls++; a.away {
@@ -58,20 +66,23 @@ func (a *away) Get(ctx context.Context, key string, offset, length int64) (io.Re
 	return a.Driver.Get(ctx, key, offset, length)
 }
 
-// site is a namespace with one tier. It runs in a bubble of synctest.
+// site is a namespace with two tiers. It runs in a bubble of synctest.
 type site struct {
 	*object.Store
 	t     *testing.T
 	mover *tier.Mover
 	set   *tier.Set
 	cold  *away
+	warm  *away
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, cold: &away{Driver: memblob.New(memblob.Options{})}}
+	s := &site{t: t, cold: &away{Driver: memblob.New(memblob.Options{})}, warm: &away{Driver: memblob.New(memblob.Options{})}}
 	var err error
-	if s.set, err = tier.NewSet([]tier.Place{{Name: "cold", Class: "COLD", Store: blob.New(s.cold, "mem:")}}, nil); err != nil {
+	if s.set, err = tier.NewSet([]tier.Place{
+		{Name: "cold", Class: "COLD", Store: blob.New(s.cold, "mem:")}, {Name: "warm", Class: "WARM", Store: blob.New(s.warm, "mem:")},
+	}, nil); err != nil {
 		t.Fatal(err)
 	}
 	fs := vfs.NewMem()
@@ -194,6 +205,73 @@ func TestAway(t *testing.T) {
 		synctest.Wait()
 		s.is("a", false, true)
 		s.is("b", false, true)
+	})
+}
+
+// TestOverwritten: what is put while the version before it is moved, or waits, goes where it is to go.
+func TestOverwritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		_, stop := s.grant(Options{})
+		defer stop()
+		synctest.Wait()
+		for _, class := range []string{"COLD", "WARM"} {
+			s.put("k", "1", "")
+			s.cold.once = func() {
+				s.put("k", "22", class)
+				time.Sleep(time.Second) // the journal is read meanwhile
+			}
+			s.put("k", "1", "COLD")
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			s.is("k", false, true)
+			if v, err := s.Head(t.Context(), "bkt", "k", ""); err != nil || v.Size != 2 || v.Location == nil || v.StorageClass != class {
+				t.Errorf("%s: %+v, %v", class, v, err)
+			}
+		}
+		s.cold.set(true)
+		s.put("w", "1", "COLD")
+		synctest.Wait()
+		s.is("w", true, false)
+		s.put("w", "22", "WARM")
+		synctest.Wait()
+		s.is("w", false, true)
+	})
+}
+
+// TestOthers: a tier that is away, with more wishes than are remembered, keeps those of others from nothing.
+func TestOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		g, stop := s.grant(Options{Remember: 4})
+		defer stop()
+		s.cold.set(true)
+		for i := range 9 {
+			s.put(fmt.Sprint("k", i), "x", "COLD")
+		}
+		synctest.Wait()
+		s.put("other", "x", "WARM")
+		synctest.Wait()
+		s.is("other", false, true)
+		// A request that hangs is its tier's alone.
+		time.Sleep(2 * maxWait)
+		hang := make(chan struct{})
+		s.cold.once = func() { <-hang }
+		s.put("new", "x", "COLD")
+		time.Sleep(2 * maxWait)
+		s.put("another", "x", "WARM")
+		synctest.Wait()
+		s.is("another", false, true)
+		if m, _ := g.Waiting(); m["cold"].Objects != 4 || !m["cold"].More || m["warm"] != (Waiting{}) {
+			t.Errorf("%+v", m)
+		}
+		close(hang)
+		s.cold.set(false)
+		time.Sleep(time.Hour)
+		for i := range 9 {
+			s.is(fmt.Sprint("k", i), false, true)
+		}
+		s.is("new", false, true)
 	})
 }
 
