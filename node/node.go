@@ -187,7 +187,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 		Domains: cfg.Domains, Region: cfg.Region, MaxConcurrent: cfg.Limits.Requests,
 		HeaderTimeout: time.Duration(cfg.Limits.HeaderTimeout), StallTimeout: time.Duration(cfg.Limits.StallTimeout),
 		IdleTimeout: time.Duration(cfg.Limits.IdleTimeout), Log: n.log.With("door", "s3"), Observe: n.metrics.Request,
-		Keys:    n.keys, StorageClasses: n.tiers.set.Classes(), ArchiveClasses: n.tiers.archives(),
+		Keys: n.keys, StorageClasses: n.tiers.set.Classes(), ArchiveClasses: n.tiers.archives(),
 		MinRate: int64(cfg.Limits.MinRate), Ready: n.ready, Logged: n.logged,
 	}
 	options.Pace = bounds{n.users, pace.New(pace.Limits{

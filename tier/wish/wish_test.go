@@ -36,6 +36,18 @@ func (a *away) set(away bool) {
 	a.away = away
 }
 
+func (a *away) called() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.calls
+}
+
+func (a *away) callOnce(fn func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.once = fn
+}
+
 func (a *away) check() error {
 	a.mu.Lock()
 	once := a.once
@@ -195,9 +207,9 @@ func TestAway(t *testing.T) {
 		if w := moves["cold"]; w.Objects != 2 || w.Bytes != 5 || w.Oldest.Sub(since).Abs() > time.Second || w.More {
 			t.Errorf("%+v", w)
 		}
-		calls := s.cold.calls
+		calls := s.cold.called()
 		time.Sleep(24 * time.Hour)
-		if n := s.cold.calls - calls; n < 24 || n > 24*6*2+20 {
+		if n := s.cold.called() - calls; n < 24 || n > 24*6*2+20 {
 			t.Errorf("tried %d times in a day", n)
 		}
 		s.cold.set(false)
@@ -217,10 +229,10 @@ func TestOverwritten(t *testing.T) {
 		synctest.Wait()
 		for _, class := range []string{"COLD", "WARM"} {
 			s.put("k", "1", "")
-			s.cold.once = func() {
+			s.cold.callOnce(func() {
 				s.put("k", "22", class)
 				time.Sleep(time.Second) // the journal is read meanwhile
-			}
+			})
 			s.put("k", "1", "COLD")
 			time.Sleep(time.Minute)
 			synctest.Wait()
@@ -256,7 +268,7 @@ func TestOthers(t *testing.T) {
 		// A request that hangs is its tier's alone.
 		time.Sleep(2 * maxWait)
 		hang := make(chan struct{})
-		s.cold.once = func() { <-hang }
+		s.cold.callOnce(func() { <-hang })
 		s.put("new", "x", "COLD")
 		time.Sleep(2 * maxWait)
 		s.put("another", "x", "WARM")
