@@ -45,7 +45,7 @@ It prints its address and keys at the first start.`,
 	)
 	site := []*cobra.Command{
 		serveCommand(env), statusCommand(env), userCommand(env), keyCommand(env), kmsCommand(env), groupCommand(env), policyCommand(env), journalCommand(env),
-		checkCommand(env), configCommand(env), pprofCommand(env), tlsCommand(env), bucketCommand(env), lifecycleCommand(env),
+		checkCommand(env), configCommand(env), pprofCommand(env), tlsCommand(env), bucketCommand(env), lifecycleCommand(env), tierCommand(env),
 		auditCommand(env), doctorCommand(env),
 	}
 	for _, c := range site {

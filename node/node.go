@@ -214,6 +214,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	admin.ServeKMS(kms{n.keys, n.engine.store, n.dir})
 	admin.ServeIdentity(identity{n.users, n.engine.store, n.door, iam})
 	admin.ServeQuotas(siteView{n})
+	admin.ServeTiers(tierView{n.tiers})
 	admin.ServeLifecycle(lifecycleView{n.lifecycle})
 	n.admsrv = &http.Server{
 		Handler:           n.audited(admin),

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"firn"
+	"firn/adminapi"
 	"firn/blob"
 	"firn/blob/places"
 	"firn/blob/wrap/mirror"
+	"firn/hlc"
 	"firn/object"
 	"firn/tier"
 	"firn/tier/turns"
@@ -24,6 +27,8 @@ const (
 	followEvery = 10 * time.Second
 	// tidyEvery is the time between looks for what may be removed from tiers.
 	tidyEvery = time.Minute
+	// garbagePage is how many blobs object.TierGarbage tells of at once.
+	garbagePage = 1000
 )
 
 // tiers are the tiers of a site and what is done on them in the background. A site without any has an empty set.
@@ -34,6 +39,9 @@ type tiers struct {
 	mover  *tier.Mover   // after attach
 	wishes *wish.Granter // after attach
 	site   string
+
+	mu      sync.Mutex
+	garbage map[string]adminapi.Backlog // by tier, as of the last look; guarded by mu
 }
 
 // openTiers makes the set of tiers that the configuration names. None of their places is asked: one that is away must not
@@ -125,10 +133,39 @@ func (t *tiers) tidy(ctx context.Context) error {
 		if _, err := t.mover.Collect(ctx); err != nil {
 			return ended(ctx, err)
 		}
+		if err := t.lookAtGarbage(ctx); err != nil {
+			return ended(ctx, err)
+		}
 		if !pause(ctx, tidyEvery) {
 			return nil
 		}
 	}
+}
+
+// lookAtGarbage counts what waits to be removed from tiers, up to a page of each.
+func (t *tiers) lookAtGarbage(ctx context.Context) error {
+	all := map[string]adminapi.Backlog{}
+	for _, c := range t.n.cfg.Tiers {
+		list, err := t.n.engine.store.TierGarbage(ctx, c.Name, time.Now())
+		if err != nil {
+			return err
+		}
+		if len(list) > 0 {
+			all[c.Name] = adminapi.Backlog{
+				Objects: int64(len(list)), Oldest: hlc.Time(list[0].Clock).Wall().UTC(), More: len(list) == garbagePage,
+			}
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.garbage = all
+	return nil
+}
+
+func (t *tiers) waitingGarbage() map[string]adminapi.Backlog {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.garbage
 }
 
 // ended is err, or nil where it is because ctx ended.

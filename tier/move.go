@@ -141,9 +141,11 @@ func (m *Mover) MoveNow(ctx context.Context, tier string, versions []record.Vers
 
 // Recall is the namespace's, in its turn: before all moves that have not begun. Errors as there.
 func (m *Mover) Recall(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error) {
+	from := ""
 	for _, id := range []string{record.MakeOrder(ref.Clock, ref.Site).String(), record.NullID} {
 		if v, err := m.ns.Head(ctx, ref.Bucket, ref.Key, id); err == nil && object.RefOf(v) == ref && v.Location != nil {
-			defer m.work.begin(job{v.Location.Tier, true}, v.Size, m.set.now())()
+			from = v.Location.Tier
+			defer m.work.begin(job{from, true}, v.Size, m.set.now())()
 		}
 	}
 	turn, err := m.turns.Begin(ctx, turns.Recall)
@@ -151,7 +153,12 @@ func (m *Mover) Recall(ctx context.Context, ref object.Ref, o object.RecallOptio
 		return nil, err
 	}
 	defer turn.End()
-	return m.ns.Recall(turns.With(ctx, turn), ref, o)
+	v, err := m.ns.Recall(turns.With(ctx, turn), ref, o)
+	if t := m.set.names[from]; err == nil && t != nil {
+		t.counts.recalled.Add(1)
+		t.counts.recalledBytes.Add(v.Size)
+	}
+	return v, err
 }
 
 func (m *Mover) move(ctx context.Context, tier string, versions []record.Version, o object.MoveOptions, u turns.Urgency) []error {
@@ -242,7 +249,10 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 		if _, errs[i] = m.ns.Switch(ctx, c.ref, c.blob, o); errs[i] != nil {
 			t.stale = true
 			m.giveUp(ctx, c.blob)
+			continue
 		}
+		t.counts.moved.Add(1)
+		t.counts.movedBytes.Add(c.entry.Size)
 	}
 	return errs
 }
@@ -484,5 +494,6 @@ func (m *Mover) collect(ctx context.Context, t *place) (n int64, err error) {
 			return n, err
 		}
 		n += int64(len(list))
+		t.counts.removed.Add(int64(len(list)))
 	}
 }

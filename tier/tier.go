@@ -55,6 +55,7 @@ type place struct {
 	coming    int64 // bytes that are being moved to it, where MaxBytes is set
 
 	rebuilt atomic.Bool // the namespace has all that the catalogue tells of
+	counts  counts
 
 	// writing is held by the one who writes to the catalogue.
 	writing sync.Mutex
@@ -70,6 +71,24 @@ type Status struct {
 	// Away is since when it does not answer; zero where it does.
 	Away time.Time
 	Err  error // why it is away, or not ready
+	Done Done  // since the start
+}
+
+// Done counts what was done on a tier.
+type Done struct {
+	Moved, MovedBytes       int64 // versions that went to it
+	Recalled, RecalledBytes int64 // versions whose bytes came back, for a time or for good
+	Removed                 int64 // blobs that nobody needed any more
+	Errors                  int64 // calls that failed, but for blobs that are not there
+}
+
+type counts struct{ moved, movedBytes, recalled, recalledBytes, removed, errors atomic.Int64 }
+
+func (c *counts) done() Done {
+	return Done{
+		Moved: c.moved.Load(), MovedBytes: c.movedBytes.Load(), Recalled: c.recalled.Load(), RecalledBytes: c.recalledBytes.Load(),
+		Removed: c.removed.Load(), Errors: c.errors.Load(),
+	}
 }
 
 // NewSet returns the tiers. now is nil for time.Now. Names and classes must differ: firn.Invalid.
@@ -99,7 +118,7 @@ func (s *Set) Status() []Status {
 	list := make([]Status, 0, len(s.list))
 	for _, t := range s.list {
 		t.mu.Lock()
-		st := Status{Name: t.Name, Class: t.Class, URL: t.Store.Name(), Ready: t.catalogue != nil, Away: t.since, Err: t.err}
+		st := Status{Name: t.Name, Class: t.Class, URL: t.Store.Name(), Ready: t.catalogue != nil, Away: t.since, Err: t.err, Done: t.counts.done()}
 		if st.Err == nil && !st.Ready {
 			st.Err = t.refused
 		}
@@ -148,6 +167,9 @@ func (t *place) saw(now time.Time, err error) error {
 	if err == nil {
 		t.since, t.err = time.Time{}, nil
 		return nil
+	}
+	if firn.KindOf(err) != firn.NotFound {
+		t.counts.errors.Add(1)
 	}
 	switch firn.KindOf(err) {
 	case firn.Unavailable, firn.Denied:
