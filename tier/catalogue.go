@@ -55,7 +55,10 @@ func (m *Mover) follow(ctx context.Context, t *place) error {
 	defer t.writing.Unlock()
 	c := t.catalogue
 	for {
-		if t.stale || c.Segments() == 0 || c.Segments() >= rewriteAfter {
+		if err := m.settle(ctx, t); err != nil {
+			return err
+		}
+		if c.Segments() == 0 || c.Segments() >= rewriteAfter {
 			return m.rewrite(ctx, t, c)
 		}
 		if c.Journal() >= m.ns.JournalTail() {
@@ -85,8 +88,9 @@ func (m *Mover) changed(ctx context.Context, t *place, from uint64) (to uint64, 
 		if n++; n == followBatch {
 			err = errEnough
 		}
-		// A new version whose bytes are here is no business of the tier's, but for what it replaced.
-		if e.Op == record.OpPut && e.VersionID != record.NullID {
+		// A new version whose bytes are here is no business of the tier's, but for what it replaced. A copy of one on a
+		// tier is there, too, and has its storage class.
+		if e.Op == record.OpPut && e.VersionID != record.NullID && len(e.Classes) == 0 {
 			return err
 		}
 		seen[change{e.Bucket, e.Key, e.VersionID}] = true

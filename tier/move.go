@@ -61,7 +61,7 @@ var errBehind = firn.NewError(firn.Conflict,
 	"its catalogue tells of later changes than this site's journal, as after a data directory was restored: run firn tier rebuild first")
 
 // ready makes sure that a tier is this site's, and finds the end of its catalogue. What an earlier process reserved there
-// and did not switch to is freed.
+// and did not switch to is in doubt.
 func (m *Mover) ready(ctx context.Context, t *place) error {
 	if t.opened() != nil {
 		return nil
@@ -76,44 +76,94 @@ func (m *Mover) ready(ctx context.Context, t *place) error {
 	if err == nil {
 		c, err = plain.OpenCatalogue(ctx, t.Store, m.opt.Site)
 	}
-	if err == nil && c.Journal() > m.ns.JournalTail() && !t.rebuilt.Load() {
-		err = errBehind
+	if err == nil && !t.rebuilt.Load() {
+		err = m.ours(ctx, t, c)
 	}
-	left := false
-	if err == nil {
-		left, err = m.freeReserved(ctx, t)
+	var doubts []doubt
+	if err == nil { // nothing was reserved by this process yet
+		err = m.registered(ctx, t, func(b record.TierBlob) bool {
+			if b.State == record.TierReserved {
+				doubts = append(doubts, doubt{blob: b})
+			}
+			return true
+		})
 	}
 	err = t.saw(m.set.now(), err)
 	if err == nil {
-		t.stale = left || t.rebuilt.Load()
+		t.doubts, t.stale = doubts, len(doubts) > 0 || t.rebuilt.Load()
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.refused = err; err != nil {
-		return firn.E("open tier", t.Name, err)
+		return firn.E("use tier", t.Name, err)
 	}
 	t.catalogue = c
 	return nil
 }
 
-// freeReserved gives up what a process that was killed was about to write, and reports whether there was any.
-func (m *Mover) freeReserved(ctx context.Context, t *place) (left bool, err error) {
-	after := ""
-	for {
+// ours holds that the catalogue of a tier tells of no more than this namespace knows: to write it anew, or to remove from the
+// tier what this namespace takes for garbage, would lose that.
+func (m *Mover) ours(ctx context.Context, t *place, c *plain.Catalogue) error {
+	if c.Journal() > m.ns.JournalTail() {
+		return errBehind
+	}
+	if !c.Damaged() || c.Journal() > 0 {
+		return nil
+	}
+	// No segment can be read. No version was switched to the tier before one could be.
+	used := false
+	err := m.registered(ctx, t, func(b record.TierBlob) bool {
+		used = b.State == record.TierUsed
+		return !used
+	})
+	if err == nil && used {
+		err = firn.NewError(firn.Corrupt, "no segment of its catalogue can be read")
+	}
+	return err
+}
+
+// registered calls fn for the blobs that may be on a tier until it returns false.
+func (m *Mover) registered(ctx context.Context, t *place, fn func(record.TierBlob) bool) error {
+	for after := ""; ; {
 		list, err := m.ns.TierBlobs(ctx, t.Name, after)
 		if err != nil || len(list) == 0 {
-			return left, err
+			return err
 		}
 		for _, b := range list {
-			if b.State == record.TierReserved {
-				left = true
-				if err := m.ns.Free(ctx, b); err != nil && !errors.Is(err, object.ErrNotReserved) {
-					return left, err
-				}
+			if !fn(b) {
+				return nil
 			}
 			after = b.Key
 		}
 	}
+}
+
+// settle has the catalogue say what is so of what is in doubt, and frees that. The caller holds writing.
+func (m *Mover) settle(ctx context.Context, t *place) error {
+	c := t.catalogue
+	switch {
+	case t.stale || c.Damaged():
+		if err := m.rewrite(ctx, t, c); err != nil {
+			return err
+		}
+	case len(t.doubts) > 0:
+		var entries []plain.Entry
+		for _, d := range t.doubts {
+			e, err := m.entryOf(ctx, t, d.change)
+			if err != nil {
+				return err
+			}
+			entries = append(entries, e)
+		}
+		if err := t.saw(m.set.now(), c.Append(ctx, 0, entries)); err != nil {
+			return err
+		}
+	}
+	for _, d := range t.doubts {
+		m.giveUp(ctx, d.blob)
+	}
+	t.doubts = nil
+	return nil
 }
 
 // copied is a version that has a verified copy on a tier.
@@ -182,10 +232,10 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	if o.LocalUntil.IsZero() {
 		o.LocalUntil = m.set.now().Add(t.KeepLocal)
 	}
-	// Each try that fails uses up a name: a tier that is away is asked first.
+	// Nothing is reserved on a tier that is away: it is asked first.
 	if !t.awaySince().IsZero() {
 		if _, err := plain.ReadMark(ctx, t.Store); err != nil {
-			return all(t.saw(m.set.now(), err))
+			return all(firn.E("use tier", t.Name, t.saw(m.set.now(), err)))
 		}
 	}
 	taken, err := m.admit(ctx, t, versions, errs)
@@ -212,7 +262,7 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 			defer waits[i]()
 			turn, err := m.turns.Begin(ctx, u)
 			if err != nil {
-				errs[i] = firn.E("move to tier", versions[i].Bucket+"/"+versions[i].Key, err)
+				errs[i] = firn.E("move to tier "+t.Name, versions[i].Bucket+"/"+versions[i].Key, err)
 				return nil
 			}
 			defer turn.End()
@@ -232,23 +282,21 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
-	if err := t.saw(m.set.now(), t.catalogue.Append(ctx, 0, entries)); err != nil {
-		t.stale = true // the segment may be there after all
-		for i, c := range done {
-			if c != nil {
-				errs[i] = firn.E("move to tier", versions[i].Bucket+"/"+versions[i].Key, err)
-				m.giveUp(ctx, c.blob)
-			}
-		}
-		return errs
+	if err = m.settle(ctx, t); err == nil {
+		err = t.saw(m.set.now(), t.catalogue.Append(ctx, 0, entries))
 	}
 	for i, c := range done {
 		if c == nil {
 			continue
 		}
-		if _, errs[i] = m.ns.Switch(ctx, c.ref, c.blob, o); errs[i] != nil {
-			t.stale = true
-			m.giveUp(ctx, c.blob)
+		errs[i] = err
+		if err == nil {
+			_, errs[i] = m.ns.Switch(ctx, c.ref, c.blob, o)
+		} else {
+			errs[i] = firn.E("move to tier "+t.Name, versions[i].Bucket+"/"+versions[i].Key, err)
+		}
+		if errs[i] != nil {
+			t.doubts = append(t.doubts, doubt{change{c.entry.Bucket, c.entry.Key, c.entry.Version}, c.blob})
 			continue
 		}
 		t.counts.moved.Add(1)
@@ -309,7 +357,7 @@ func (m *Mover) Used(ctx context.Context, class string) (record.Usage, error) {
 
 // giveUp hands a blob that no version will use over to the collector. Where that fails the next start does it.
 func (m *Mover) giveUp(ctx context.Context, b record.TierBlob) {
-	if err := m.ns.Free(context.WithoutCancel(ctx), b); err != nil {
+	if err := m.ns.Free(context.WithoutCancel(ctx), b); err != nil && !errors.Is(err, object.ErrNotReserved) {
 		m.opt.Log.Warn("what was copied to a tier in vain stays there until the next start", "tier", b.Tier, "key", b.Key, "error", err)
 	}
 }
@@ -322,11 +370,11 @@ func (m *Mover) copy(ctx context.Context, t *place, v *record.Version) (*copied,
 		if firn.KindOf(err) == firn.NotFound {
 			err = object.ErrMoved
 		}
-		return nil, firn.E("move to tier", subject, err)
+		return nil, firn.E("move to tier "+t.Name, subject, err)
 	}
 	defer o.Close()
 	if o.Version.Clock != v.Clock || o.Version.Site != v.Site {
-		return nil, firn.E("move to tier", subject, object.ErrMoved)
+		return nil, firn.E("move to tier "+t.Name, subject, object.ErrMoved)
 	}
 	if l := o.Version.Location; l != nil && l.Tier == t.Name {
 		return nil, nil
@@ -334,19 +382,24 @@ func (m *Mover) copy(ctx context.Context, t *place, v *record.Version) (*copied,
 	c := &copied{ref: object.RefOf(o.Version)}
 	src := &stored{ctx: ctx, o: o}
 	if c.blob, err = m.write(ctx, t, o.Version, src); err != nil {
-		return nil, firn.E("move to tier", subject, err)
+		return nil, firn.E("move to tier "+t.Name, subject, err)
 	}
 	sum, err := m.verify(ctx, t, c.blob.Key, src)
 	if err == nil {
+		var now *record.Version
 		var raw []byte
-		if _, raw, err = m.ns.Export(ctx, v.Bucket, v.Key, v.ID); err == nil {
-			c.entry = entry(o.Version, raw)
+		now, raw, err = m.ns.Export(ctx, v.Bucket, v.Key, v.ID)
+		switch {
+		case firn.KindOf(err) == firn.NotFound || err == nil && object.RefOf(now) != c.ref:
+			err = object.ErrMoved
+		case err == nil:
+			c.entry = entry(now, raw)
 			c.entry.Blob, c.entry.BLAKE3 = c.blob.Key, hex.EncodeToString(sum)
 		}
 	}
 	if err != nil {
 		m.giveUp(ctx, c.blob)
-		return nil, firn.E("move to tier", subject, err)
+		return nil, firn.E("move to tier "+t.Name, subject, err)
 	}
 	return c, nil
 }
@@ -358,7 +411,7 @@ func (m *Mover) write(ctx context.Context, t *place, v *record.Version, src *sto
 		id = record.NullID
 	}
 	err := error(firn.NewError(firn.Conflict, "every name for it on the tier is taken"))
-	for _, name := range plain.Names(v.Bucket, v.Key, id, v.Clock) {
+	for _, name := range plain.Names(v.Bucket, v.Key, id, v.Clock, m.set.now()) {
 		list, rerr := m.ns.Reserve(ctx, t.Name, name)
 		if errors.Is(rerr, object.ErrTierKey) {
 			continue
@@ -379,8 +432,14 @@ func (m *Mover) write(ctx context.Context, t *place, v *record.Version, src *sto
 
 // verify reads the blob back and compares it with what was sent.
 func (m *Mover) verify(ctx context.Context, t *place, key string, src *stored) ([]byte, error) {
+	wrong := func(format string, args ...any) error {
+		return firn.NewError(firn.Corrupt, fmt.Sprintf("tier %s does not give back what it was given: %s; nothing was moved", t.Name, fmt.Sprintf(format, args...)))
+	}
 	h := blake3.New()
 	r, err := m.set.Open(ctx, t.Name, key, 0, -1)
+	if firn.KindOf(err) == firn.NotFound {
+		return nil, wrong("it does not have it")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -391,8 +450,7 @@ func (m *Mover) verify(ctx context.Context, t *place, key string, src *stored) (
 	}
 	sum := h.Sum(nil)
 	if n != src.Size() || string(sum) != string(src.sum) {
-		return nil, firn.NewError(firn.Corrupt, fmt.Sprintf("tier %s does not give back what it was given: %d of %d bytes, or other ones; nothing was moved",
-			t.Name, n, src.Size()))
+		return nil, wrong("%d of %d bytes, or other ones", n, src.Size())
 	}
 	return sum, nil
 }

@@ -57,10 +57,19 @@ type place struct {
 	rebuilt atomic.Bool // the namespace has all that the catalogue tells of
 	counts  counts
 
-	// writing is held by the one who writes to the catalogue.
+	// writing is held by the one who writes to the catalogue, and guards all below.
 	writing sync.Mutex
-	// stale: the catalogue may tell of a blob that was given up, and is to be written anew. Guarded by writing.
+	// doubts are blobs that are reserved, that no version uses, and of which the catalogue may tell. They are freed once it
+	// tells what is so: a catalogue that a lost site is made from must name no blob that is gone.
+	doubts []doubt
+	// stale: it is not known what the catalogue tells of the doubts, so it is to be written anew.
 	stale bool
+}
+
+// doubt is a blob and the version that it was to be for.
+type doubt struct {
+	change
+	blob record.TierBlob
 }
 
 // Status is what is known of a tier without asking it.

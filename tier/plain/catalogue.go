@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -94,6 +95,7 @@ type Catalogue struct {
 	journal atomic.Uint64
 	told    uint64 // what the last segment says of journal
 	since   int    // segments since the last full one
+	damaged bool   // the last segment cannot be read
 }
 
 // OpenCatalogue finds the end of the catalogue in store, for writing by the site.
@@ -108,17 +110,29 @@ func OpenCatalogue(ctx context.Context, store *blob.Store, site string) (*Catalo
 	}
 	last := numbers[len(numbers)-1]
 	c.next, c.since = last+1, len(numbers)
-	h, err := readSegment(ctx, store, last, func(Entry) error { return nil })
-	if err != nil {
-		return nil, err
-	}
-	// The numbers of another site's journal say nothing of this one's.
-	if h.Site == site {
-		c.told = h.Journal
-		c.journal.Store(h.Journal)
+	// The last ones may be such as the place took and did not keep: the site gave up what they told of, or told it again.
+	for _, n := range slices.Backward(numbers) {
+		h, err := readSegment(ctx, store, n, func(Entry) error { return nil })
+		switch firn.KindOf(err) {
+		case firn.NotFound:
+			return nil, &firn.Error{Kind: firn.Unavailable, Op: "read catalogue", Subject: segmentKey(n), Err: errors.New("it is listed and cannot be read")}
+		case firn.Corrupt:
+			c.damaged = true
+			continue
+		}
+		// The numbers of another site's journal say nothing of this one's.
+		if err == nil && h.Site == site {
+			c.told = h.Journal
+			c.journal.Store(h.Journal)
+		}
+		return c, err
 	}
 	return c, nil
 }
+
+// Damaged reports whether the last segment cannot be read, so that the catalogue is to be written anew before anything
+// relies on it.
+func (c *Catalogue) Damaged() bool { return c.damaged }
 
 // Journal returns up to which entry of the journal the catalogue knows what happened. It may be called by others.
 func (c *Catalogue) Journal() uint64 { return c.journal.Load() }
@@ -148,6 +162,7 @@ func (c *Catalogue) Append(ctx context.Context, journal uint64, list []Entry) er
 	return nil
 }
 
+// put writes the next segment, and reads it back: the versions it tells of are found by it alone.
 func (c *Catalogue) put(ctx context.Context, w *segment, full string, journal uint64) error {
 	p, err := w.finish(head{
 		Firn: firnWord, Version: catalogueVersion, Site: c.site, Number: c.next, Written: time.Now().UTC().Truncate(time.Second),
@@ -156,8 +171,16 @@ func (c *Catalogue) put(ctx context.Context, w *segment, full string, journal ui
 	if err != nil {
 		return err
 	}
-	if err := c.store.PutBytes(ctx, segmentKey(c.next), p); err != nil {
+	key := segmentKey(c.next)
+	if err := c.store.PutBytes(ctx, key, p); err != nil {
 		return err
+	}
+	back, err := c.store.ReadAll(ctx, key, int64(len(p)))
+	if k := firn.KindOf(err); err != nil && k != firn.NotFound && k != firn.Invalid {
+		return err
+	}
+	if !bytes.Equal(p, back) {
+		return firn.E("write catalogue", key, firn.NewError(firn.Corrupt, "the tier does not give back what it was given"))
 	}
 	c.next++
 	c.since++
@@ -166,13 +189,13 @@ func (c *Catalogue) put(ctx context.Context, w *segment, full string, journal ui
 }
 
 // Rewrite writes the whole catalogue anew from what all gives, and deletes what was before. A run that is cut off leaves
-// the old one in force.
+// the old one in force: only the last segment knows of journal.
 func (c *Catalogue) Rewrite(ctx context.Context, journal uint64, all func(add func(Entry) error) error) error {
 	begin, full := c.next, "begin"
 	w := newSegment()
 	err := all(func(e Entry) error {
 		if w.plain.Len() > segmentTo {
-			if err := c.put(ctx, w, full, journal); err != nil {
+			if err := c.put(ctx, w, full, c.told); err != nil {
 				return err
 			}
 			w, full = newSegment(), ""
@@ -190,6 +213,7 @@ func (c *Catalogue) Rewrite(ctx context.Context, journal uint64, all func(add fu
 		return err
 	}
 	c.journal.Store(journal)
+	c.damaged = false
 	numbers, err := segments(ctx, c.store)
 	if err != nil {
 		return err

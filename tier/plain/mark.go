@@ -36,7 +36,7 @@ func ReadMark(ctx context.Context, store *blob.Store) (Mark, error) {
 		return m, err
 	}
 	switch err := json.Unmarshal(p, &m); {
-	case err != nil || m.Format != markFormat || m.Site == "":
+	case err != nil || m.Format != markFormat || m.Site == "" || m.Tier == "" || m.Version < 1:
 		return m, &firn.Error{Kind: firn.Corrupt, Op: "open tier", Subject: store.Name() + "/" + markKey, Err: errors.New("it is damaged, or not of a tier")}
 	case m.Version != markVersion:
 		return m, &firn.Error{
@@ -62,21 +62,38 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 	case err == nil:
 		return refuse("it belongs to tier %s of site %s since %s: give this one a directory, bucket or prefix of its own, or, if that site is lost, see firn tier rebuild --help",
 			m.Tier, m.Site, m.Created.Format("2006-01-02"))
-	case firn.KindOf(err) != firn.NotFound:
+	case firn.KindOf(err) != firn.NotFound && firn.KindOf(err) != firn.Corrupt:
 		return err
 	}
-	for info, err := range store.List(ctx, "") {
+	// Two things are not to be mistaken for an empty place: one whose mark cannot be read now, and one whose mark is damaged.
+	damaged := err
+	for info, err := range store.List(ctx, markKey) {
+		if err == nil && info.Key == markKey && firn.KindOf(damaged) == firn.NotFound {
+			err = &firn.Error{Kind: firn.Unavailable, Op: "open tier", Subject: store.Name(), Err: errors.New("its mark is listed and cannot be read")}
+		}
 		if err != nil {
 			return err
 		}
-		return refuse("it is not empty (%s) and not a tier: give the tier a directory, bucket or prefix of its own", info.Key)
+	}
+	for info, err := range store.List(ctx, "") {
+		switch {
+		case err != nil:
+			return err
+		case info.Key == markKey:
+		case firn.KindOf(damaged) == firn.Corrupt:
+			return damaged
+		default:
+			return refuse("it is not empty (%s) and not a tier: give the tier a directory, bucket or prefix of its own", info.Key)
+		}
 	}
 	src, err := newMark(site, tier)
 	if err != nil {
 		return err
 	}
 	// Where the place can, of two sites that claim it at once one fails.
-	if err = store.Create(ctx, markKey, src); firn.KindOf(err) == firn.Unsupported {
+	if firn.KindOf(damaged) == firn.Corrupt {
+		err = store.Put(ctx, markKey, src)
+	} else if err = store.Create(ctx, markKey, src); firn.KindOf(err) == firn.Unsupported {
 		err = store.Put(ctx, markKey, src)
 	}
 	if err != nil && firn.KindOf(err) != firn.Exists && firn.KindOf(err) != firn.Unavailable {

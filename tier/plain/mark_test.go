@@ -37,8 +37,24 @@ func TestClaim(t *testing.T) {
 	} {
 		damaged := fresh()
 		put(ctx, t, damaged, markKey, []byte(p))
+		put(ctx, t, damaged, "objects/b/k", []byte("x"))
 		if err := Claim(ctx, damaged, "site-1", "cold"); firn.KindOf(err) != want {
 			t.Errorf("mark %s: %v", p, err)
 		}
+	}
+	// A damaged one that is alone is nobody's.
+	alone := fresh()
+	put(ctx, t, alone, markKey, []byte("{"))
+	if err := Claim(ctx, alone, "site-1", "cold"); err != nil {
+		t.Error(err)
+	}
+	if m, err := ReadMark(ctx, alone); err != nil || m.Site != "site-1" {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if err := TakeOver(ctx, alone, "site-2", "cold"); err != nil {
+		t.Error(err)
+	}
+	if err := Claim(ctx, alone, "site-2", "cold"); err != nil {
+		t.Error(err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/zeebo/blake3"
@@ -18,20 +19,23 @@ const (
 
 // Names returns the names under which a version may be kept, the best first. All are the version's own: no other version
 // of any key has one of them but the first, which a version without an id shares with its predecessors and successors.
-// The second is for when the first is taken, the third for places that cannot hold both "a" and "a/b".
-func Names(bucket, key, versionID string, clock uint64) []string {
+// The next is for when the first is taken, the one with the time for when that is, too, by copies that were given up and are
+// not removed yet. The long ones are for places that cannot hold both "a" and "a/b".
+func Names(bucket, key, versionID string, clock uint64, now time.Time) []string {
 	suffix := fmt.Sprintf("%%~%016x", clock)
+	again := fmt.Sprintf("%s-%x", suffix, now.UnixMilli())
 	h := blake3.Sum256([]byte(key))
-	long := objectsPrefix + bucket + "/" + longPart + "/" + hex.EncodeToString(h[:16]) + suffix
+	long := objectsPrefix + bucket + "/" + longPart + "/" + hex.EncodeToString(h[:16])
 	name, ok := escape(key)
 	if !ok {
-		return []string{long}
+		return []string{long + suffix, long + again}
 	}
 	name = objectsPrefix + bucket + "/" + name
-	if versionID != "null" {
-		return []string{name + suffix, long}
+	list := []string{name + suffix, name + again, long + suffix, long + again}
+	if versionID == "null" {
+		list = append([]string{name}, list...)
 	}
-	return []string{name, name + suffix, long}
+	return list
 }
 
 // escape writes a key so that every place takes it and people can read it: what cannot be in a name becomes a percent

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"firn/blob"
 )
@@ -14,11 +15,11 @@ func TestNames(t *testing.T) {
 		want    []string
 	}{
 		{"a/b.txt", "null", []string{"objects/bkt/a/b.txt", "objects/bkt/a/b.txt%~000000000000002a"}},
-		{"a/b.txt", "v1", []string{"objects/bkt/a/b.txt%~000000000000002a"}},
+		{"a/b.txt", "v1", []string{"objects/bkt/a/b.txt%~000000000000002a", "objects/bkt/a/b.txt%~000000000000002a-1f"}},
 		{"/a//../.", "null", []string{"objects/bkt/%-/a/%-/%2E%2E/%2E"}},
 		{"50%\\\x01\u0085é", "null", []string{"objects/bkt/50%25%5C%01%C2%85é"}},
 	} {
-		got := Names("bkt", c.key, c.id, 42)
+		got := Names("bkt", c.key, c.id, 42, time.UnixMilli(0x1f))
 		for i, want := range c.want {
 			if got[i] != want {
 				t.Errorf("%q: %q, want %q", c.key, got[i], want)
@@ -26,7 +27,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for _, key := range []string{strings.Repeat("a", 201), strings.Repeat("ab/", 300)} {
-		if got := Names("bkt", key, "null", 1); len(got) != 1 || !strings.HasPrefix(got[0], "objects/bkt/%long/") {
+		if got := Names("bkt", key, "null", 1, time.UnixMilli(1)); len(got) != 2 || !strings.HasPrefix(got[0], "objects/bkt/%long/") {
 			t.Errorf("a long key: %q", got)
 		}
 	}
@@ -40,7 +41,7 @@ func FuzzNames(f *testing.F) {
 	f.Add("..", "%2E%2E")
 	f.Add("x%~0000000000000001", "x")
 	f.Fuzz(func(t *testing.T, a, b string) {
-		names := func(key string) []string { return Names("bkt", key, "null", 1) }
+		names := func(key string) []string { return Names("bkt", key, "null", 1, time.UnixMilli(1)) }
 		for _, n := range names(a) {
 			if err := blob.CheckKey(n); err != nil {
 				t.Fatalf("%q: %v", n, err)
