@@ -39,12 +39,16 @@ type adminFlags struct {
 // addAdminFlags adds them to c and to the commands below it.
 func addAdminFlags(c *cobra.Command, env *Env) *adminFlags {
 	a := &adminFlags{env: env}
+	a.register(c)
+	return a
+}
+
+func (a *adminFlags) register(c *cobra.Command) {
 	f := c.PersistentFlags()
 	f.StringVar(&a.data, "data", "", "data directory of the running site (FIRN_DATA; default "+config.Default().Data+")")
 	f.StringVar(&a.url, "admin", "", "URL of a site's admin endpoint, such as http://10.0.0.5:9001, instead of --data")
 	f.StringVar(&a.tok, "token-file", "", "file with the admin token, for --admin (or FIRN_ADMIN_TOKEN with the token itself)")
 	f.StringVar(&a.ca, "admin-ca", "", "file with certificates to trust for --admin https://..., beside the system's")
-	return a
 }
 
 func (a *adminFlags) dataDir() string {

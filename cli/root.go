@@ -46,7 +46,7 @@ It prints its address and keys at the first start.`,
 	site := []*cobra.Command{
 		serveCommand(env), statusCommand(env), userCommand(env), keyCommand(env), kmsCommand(env), groupCommand(env), policyCommand(env), journalCommand(env),
 		checkCommand(env), configCommand(env), pprofCommand(env), tlsCommand(env), bucketCommand(env), lifecycleCommand(env), tierCommand(env),
-		auditCommand(env), doctorCommand(env),
+		auditCommand(env), doctorCommand(env), cacheCommand(env),
 	}
 	for _, c := range site {
 		c.GroupID = "site"
@@ -55,7 +55,7 @@ It prints its address and keys at the first start.`,
 	root.AddCommand(clientCommands(env)...)
 	root.AddCommand(backupCommands(env)...)
 	root.AddCommand(sidecarCommands(env)...)
-	tools := []*cobra.Command{blobCommand(env), cacheCommand(env), benchCommand(env), versionCommand(env)}
+	tools := []*cobra.Command{blobCommand(env), benchCommand(env), versionCommand(env)}
 	for _, c := range tools {
 		c.GroupID = "tools"
 	}

@@ -216,6 +216,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	admin.ServeQuotas(siteView{n})
 	admin.ServeTiers(tierView{n.tiers})
 	admin.ServeLifecycle(lifecycleView{n.lifecycle})
+	admin.ServeCache(cacheView{n})
 	n.admsrv = &http.Server{
 		Handler:           n.audited(admin),
 		ErrorLog:          stdLog(n.log, "admin connection"),
