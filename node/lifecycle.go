@@ -46,8 +46,16 @@ func (n *Node) openLifecycle() error {
 			bytes = append(bytes, telemetry.Sample{Label: a.String(), Value: float64(t.Bytes)})
 		}
 		waiting := func(fn func(*adminapi.LifecycleWaiting) float64) (list []telemetry.Sample) {
+			idle := map[string]bool{}
+			for _, t := range r.n.cfg.Tiers {
+				idle[t.Class] = true
+			}
 			for i := range r.last.Waiting {
+				delete(idle, r.last.Waiting[i].Class)
 				list = append(list, telemetry.Sample{Label: r.last.Waiting[i].Class, Value: fn(&r.last.Waiting[i])})
+			}
+			for class := range idle { // so that it is seen that nothing waits
+				list = append(list, telemetry.Sample{Label: class, Value: fn(&adminapi.LifecycleWaiting{Oldest: time.Unix(0, 0)})})
 			}
 			return list
 		}
