@@ -23,6 +23,7 @@ type Status struct {
 	Memory        ProcessMemory  `json:"memory"`
 	Journal       JournalStatus  `json:"journal"`
 	Scrub         ScrubStatus    `json:"scrub"`
+	Tiers         []string       `json:"tiers,omitempty"` // what stands against the use of tiers, one line each
 	Buckets       []BucketStatus `json:"buckets"`
 }
 

@@ -67,6 +67,9 @@ func printStatus(out io.Writer, s *adminapi.Status) error {
 	fmt.Fprintf(w, "memory\t%s of %s\n", size(s.Memory.Resident), size(uint64(s.Memory.Limit)))
 	fmt.Fprintf(w, "journal\tentries %d to %d\n", s.Journal.First, s.Journal.Last)
 	fmt.Fprintf(w, "scrub\t%s; %d corrupt found\n", scrub, s.Scrub.Corrupt)
+	for _, t := range s.Tiers {
+		fmt.Fprintf(w, "tier\t%s\n", t)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

@@ -174,7 +174,7 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(n.register(), n.registerAudit(), n.openAccessLog(ctx), n.openLifecycle()); err != nil {
+	if err := errors.Join(n.register(), n.registerAudit(), n.openAccessLog(ctx), n.openLifecycle(), n.registerTiers()); err != nil {
 		return nil, err
 	}
 	for _, c := range o.Metrics {

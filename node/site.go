@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log"
 	"log/slog"
 	"os"
@@ -53,6 +54,14 @@ func (v siteView) Status(ctx context.Context) (adminapi.Status, error) {
 	}
 	if u, err := vfs.OS().GetDiskUsage(n.dir.Path); err == nil {
 		s.Disk.Total, s.Disk.Free = u.TotalBytes, u.AvailBytes
+	}
+	for _, t := range n.tiers.set.Status() {
+		switch {
+		case !t.Away.IsZero():
+			s.Tiers = append(s.Tiers, fmt.Sprintf("%s is away since %s", t.Name, t.Away.UTC().Format(minute)))
+		case t.Err != nil:
+			s.Tiers = append(s.Tiers, fmt.Sprintf("%s: %v", t.Name, t.Err))
+		}
 	}
 	first, err := n.engine.store.JournalStart()
 	if err != nil {
