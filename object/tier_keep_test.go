@@ -20,6 +20,14 @@ func TestTierKeepUntil(t *testing.T) {
 			t.Fatalf("%+v, %v", v, err)
 		}
 		f.reopen()
+		_, raw, err := f.Export(ctx, "bucket", key, "") // as it is told to the tier before the move
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, _ := tiered(t, Options{})
+		if v, err := other.Adopt(ctx, "bucket", key, raw, "cold", key); err != nil || !v.KeepUntil.IsZero() || v.Local() {
+			t.Errorf("rebuilt: %+v, %v", v, err)
+		}
 		v := f.mustMove(tiers, key, "cold", MoveOptions{Class: "COLD", LocalUntil: f.now.now().Add(time.Hour)})
 		if !v.Location.LocalUntil.Equal(until) || !v.KeepUntil.IsZero() {
 			t.Errorf("%+v", v.Location)

@@ -242,7 +242,7 @@ func restoreObject(s *Server, rq *request) error {
 	}
 	v, err = s.store.WantLocal(rq.ctx, rq.bucket, rq.key, rq.query.Get("versionId"), until)
 	switch {
-	case errors.Is(err, object.ErrNotOnTier): // it came back for good meanwhile
+	case errors.Is(err, object.ErrNotOnTier):
 		return classes.ErrNotRestorable()
 	case err != nil:
 		return err

@@ -105,12 +105,9 @@ func ErrNotRestorable() error {
 	return s3err.New("InvalidObjectState").Saying("Restore is not allowed for the object's current storage class")
 }
 
-// CheckRestore says whether v may be restored.
+// CheckRestore refuses to restore what is being restored.
 func CheckRestore(v *record.Version, now time.Time) error {
-	switch {
-	case v.Location == nil && v.StorageClass == "":
-		return ErrNotRestorable()
-	case v.Location != nil && !v.Local() && v.Location.Wanted.After(now):
+	if v.Location != nil && !v.Local() && v.Location.Wanted.After(now) {
 		return s3err.New("RestoreAlreadyInProgress")
 	}
 	return nil
