@@ -14,7 +14,7 @@ import (
 )
 
 // smallFile is up to which size a file is read at once and becomes one chunk: the smallest that the chunker cuts.
-const smallFile = 256 << 10
+const smallFile = 512 << 10
 
 // attempts is how often a file that changes while it is read is begun anew.
 const attempts = 3
@@ -206,27 +206,27 @@ func (b *backup) stream(r io.Reader) (tree.Content, error) {
 		}
 	}()
 	for {
-		plain, err := c.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return tree.Content{}, err
-		}
 		var buf []byte
 		select {
 		case buf = <-b.buffers:
 		case <-b.ctx.Done():
 			return tree.Content{}, b.ctx.Err()
 		}
-		buf = append(buf[:0], plain...)
+		plain, err := c.Take(buf)
+		if err != nil {
+			b.buffers <- buf
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			return tree.Content{}, err
+		}
 		p := &pending{size: len(plain), done: make(chan struct{})}
 		queue = append(queue, p)
 		go func() {
 			var stored int
-			p.id, stored, p.err = b.s.Save(b.ctx, repo.Data, buf)
+			p.id, stored, p.err = b.s.Save(b.ctx, repo.Data, plain)
 			b.stored.Add(int64(stored))
-			b.buffers <- buf
+			b.buffers <- plain
 			close(p.done)
 		}()
 		for len(queue) > cap(b.buffers) {

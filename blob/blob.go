@@ -73,6 +73,24 @@ func (s *Store) PutBytes(ctx context.Context, key string, p []byte) error {
 	return s.Put(ctx, key, Bytes(p))
 }
 
+// Stage takes in the content of src, which may change once it returns; the blob appears, and is durable, by commit, which
+// is called once. Where the driver cannot do that, Stage is Put.
+func (s *Store) Stage(ctx context.Context, key string, src driver.Source) (commit func(context.Context) error, err error) {
+	d, ok := As[driver.Stager](s.d)
+	if !ok {
+		return func(context.Context) error { return nil }, s.Put(ctx, key, src)
+	}
+	err = CheckKey(key)
+	var inner func(context.Context) error
+	if err == nil {
+		inner, err = d.Stage(ctx, key, src)
+	}
+	if err != nil {
+		return nil, s.wrap("put", key, err)
+	}
+	return func(ctx context.Context) error { return s.wrap("put", key, inner(ctx)) }, nil
+}
+
 // Create is Put for a key that must not be there: otherwise it fails with firn.Exists. It fails with firn.Unsupported
 // where the driver cannot do that atomically. After firn.Unavailable the blob may have been created.
 func (s *Store) Create(ctx context.Context, key string, src driver.Source) error {

@@ -19,22 +19,19 @@ import (
 
 // Sizes bound the chunks of a stream, in bytes. Only a stream's last chunk may be smaller than Min.
 type Sizes struct {
-	Min, Normal, Max int
+	Min, Mean, Max int
 }
 
-// DefaultSizes fit backups: about 1.2 MiB on average.
-func DefaultSizes() Sizes { return Sizes{Min: 256 << 10, Normal: 1 << 20, Max: 4 << 20} }
+// DefaultSizes fit backups.
+func DefaultSizes() Sizes { return Sizes{Min: 512 << 10, Mean: 1 << 20, Max: 3 << 20} }
 
 // Check says what is wrong with s: firn.Invalid, or nil.
 func (s Sizes) Check() error {
-	if s.Min < 64 || s.Normal <= s.Min || s.Max <= s.Normal || s.Max > 1<<30 || s.Normal&(s.Normal-1) != 0 {
-		return firn.NewError(firn.Invalid, "chunk sizes must be 64 <= min < normal < max <= 1 GiB, normal a power of two")
+	if s.Min < 64 || s.Mean <= s.Min || s.Max <= s.Mean || s.Max > 1<<30 || (s.Mean-s.Min)&(s.Mean-s.Min-1) != 0 {
+		return firn.NewError(firn.Invalid, "chunk sizes must be 64 <= min < mean < max <= 1 GiB, and mean less min a power of two")
 	}
 	return nil
 }
-
-// normalization is how many bits harder a cut is before the normal size, and easier after it: level 2 of FastCDC.
-const normalization = 2
 
 // step is how much is read at once. A chunk ends on average half a step before what was read, and that is moved to the
 // front of the buffer for the next one.
@@ -42,12 +39,14 @@ const step = 128 << 10
 
 // Cutter holds what the cut points of one key and one set of sizes depend on. It is immutable and may be shared.
 //
-// The algorithm is FastCDC (Xia et al., USENIX ATC 2016) with normalized chunking. Its gear table comes from the key,
-// so that the lengths of chunks do not tell which known file they belong to; the hash is taken over 64 bytes.
+// The hash is that of FastCDC (Xia et al., USENIX ATC 2016), taken over 64 bytes, and the first Min bytes of a chunk are
+// skipped as there. Its normalized chunking is left out: where two streams differ by more than a few bytes, the cuts
+// after that come back later with it (docs/adr/0007-cut-points.md). The gear table comes from the key, so that the
+// lengths of chunks do not tell which known file they belong to.
 type Cutter struct {
-	sizes        Sizes
-	small, large uint64 // masks before and after the normal size
-	gear         [256]uint64
+	sizes Sizes
+	mask  uint64
+	gear  [256]uint64
 }
 
 // NewCutter returns the cutter for key. It fails with firn.Invalid for sizes that Check refuses.
@@ -55,8 +54,7 @@ func NewCutter(key [32]byte, sizes Sizes) (*Cutter, error) {
 	if err := sizes.Check(); err != nil {
 		return nil, err
 	}
-	n := bits.Len(uint(sizes.Normal)) - 1
-	c := &Cutter{sizes: sizes, small: mask(n + normalization), large: mask(n - normalization)}
+	c := &Cutter{sizes: sizes, mask: mask(bits.Len(uint(sizes.Mean-sizes.Min)) - 1)}
 	h, err := blake3.NewKeyed(key[:])
 	if err != nil {
 		return nil, err
@@ -80,24 +78,18 @@ func (c *Cutter) Sizes() Sizes { return c.sizes }
 // scan goes on looking for the end of the chunk that begins at p[0], after from bytes were looked at with hash h. It
 // returns the length of the chunk, or 0 and the hash where p ends before the chunk does.
 func (c *Cutter) scan(p []byte, from int, h uint64) (int, uint64) {
-	i := max(from, c.sizes.Min)
 	p = p[:min(len(p), c.sizes.Max)]
-	var n int
-	if n, h = c.find(p[:min(len(p), c.sizes.Normal)], i, h, c.small); n > 0 {
-		return n, 0
+	n, h := c.find(p, max(from, c.sizes.Min), h)
+	if n == 0 && len(p) == c.sizes.Max {
+		n = c.sizes.Max
 	}
-	if n, h = c.find(p, max(i, min(len(p), c.sizes.Normal)), h, c.large); n > 0 {
-		return n, 0
-	}
-	if len(p) == c.sizes.Max {
-		return c.sizes.Max, 0
-	}
-	return 0, h
+	return n, h
 }
 
 // find looks for the first byte of p from i on after which the hash has only zeros under the mask. It returns what is
 // before and with it, or 0 and the hash.
-func (c *Cutter) find(p []byte, i int, h, mask uint64) (int, uint64) {
+func (c *Cutter) find(p []byte, i int, h uint64) (int, uint64) {
+	mask := c.mask
 	// Four bytes in a turn: each hash comes from the one before the turn, so that a turn waits for one shift and one
 	// addition instead of four.
 	for ; i+4 <= len(p); i += 4 {
@@ -178,4 +170,18 @@ func (k *Chunker) Next() ([]byte, error) {
 	}
 	k.start = k.end
 	return k.buf[:k.end], nil
+}
+
+// Take is Next for a caller who keeps the chunk, and gives the memory of one it needs no more in exchange; nil makes some.
+func (k *Chunker) Take(spare []byte) ([]byte, error) {
+	p, err := k.Next()
+	if err != nil {
+		return nil, err
+	}
+	if cap(spare) < len(k.buf) {
+		spare = make([]byte, len(k.buf))
+	}
+	k.end = copy(spare[:len(k.buf)], k.buf[k.start:k.end])
+	k.buf, k.start = spare[:len(k.buf)], 0
+	return p, nil
 }

@@ -123,8 +123,8 @@ func (e *Env) password(ctx context.Context, name, what string, twice bool) ([]by
 	return p, err
 }
 
-// gcPercent keeps garbage below half of what lives: a backup shares its machine with the service it is for.
-const gcPercent = 50
+// gcPercent keeps garbage below a quarter of what lives: a backup shares its machine with the service it is for.
+const gcPercent = 25
 
 // with opens the repository and runs fn.
 func (r *repoFlags) with(ctx context.Context, opt repo.Options, fn func(*repo.Repo) error) error {

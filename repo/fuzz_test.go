@@ -13,7 +13,7 @@ import (
 
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(configMagic + "box"))
-	p, _ := json.Marshal(config{ID: ID{1}, Secret: ID{2}, Min: 1 << 10, Normal: 4 << 10, Max: 16 << 10, PackSize: 1 << 20})
+	p, _ := json.Marshal(config{ID: ID{1}, Secret: ID{2}, Min: 1 << 10, Mean: 5 << 10, Max: 16 << 10, PackSize: 1 << 20})
 	f.Add(p)
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if box, err := configBox(p); err == nil && !bytes.HasSuffix(p, box) {

@@ -34,7 +34,7 @@ func TestVersion1(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := openRepo(t, store)
-	if r.ID().String() != "c6ca8eaa1237a2b07f8e91386dcb749889c6523fa2cbad1538015c37f289a9dd" {
+	if r.ID().String() != "2a64c239ef698c1b3be4e3e2814192ce98ddc630c611117329d9f287f104f4b1" {
 		t.Errorf("id %s", r.ID())
 	}
 	all, err := r.Snapshots(ctx)

@@ -25,6 +25,7 @@ import (
 
 	"firn"
 	"firn/blob"
+	"firn/blob/driver"
 	"firn/chunk"
 	"firn/seal"
 )
@@ -121,8 +122,8 @@ type Options struct {
 	// Memory bounds the buffers of reading and writing in bytes, besides the index (64 bytes a chunk); 0 is 96 MiB, and
 	// what is too little for one pack of each kind is taken as that.
 	Memory int64
-	// Uploads is how many packs are stored at once at most; 0 is 2 for local places. More helps where the way is long;
-	// Memory bounds it.
+	// Uploads is how many packs are handed to the place at once at most; 0 is 2, and 1 for a place that takes a pack into
+	// its cache and makes it durable later. More helps where the way is long; Memory bounds it.
 	Uploads int
 	// Compression is that of new chunks.
 	Compression Compression
@@ -161,7 +162,7 @@ type config struct {
 	ID         ID        `json:"id"`
 	Created    time.Time `json:"created"`
 	Min        int       `json:"chunk_min"`
-	Normal     int       `json:"chunk_normal"`
+	Mean       int       `json:"chunk_mean"`
 	Max        int       `json:"chunk_max"`
 	PackSize   int       `json:"pack_size"`
 	AppendOnly bool      `json:"append_only"`
@@ -183,7 +184,7 @@ const (
 
 // check refuses what cannot be, so that a damaged or hostile config does not make sizes that hurt.
 func (c *config) check() error {
-	err := (chunk.Sizes{Min: c.Min, Normal: c.Normal, Max: c.Max}).Check()
+	err := (chunk.Sizes{Min: c.Min, Mean: c.Mean, Max: c.Max}).Check()
 	if err == nil && (c.Max > MaxChunk || c.PackSize < c.Max+packSlack || c.PackSize > maxPackSize || c.ID.IsZero() ||
 		c.Secret.IsZero() || c.Reserve < 0 || c.Reserve > maxReserve) {
 		err = firn.NewError(firn.Invalid, "chunks up to 8 MiB, packs up to 256 MiB and larger than chunks by 64 KiB, up to 1 GiB of reserve")
@@ -244,11 +245,11 @@ func Init(ctx context.Context, store *blob.Store, password []byte, opt InitOptio
 	}
 	cfg := config{
 		ID: ID(seal.NewKey()), Created: time.Now().UTC().Truncate(time.Second),
-		Min: opt.Sizes.Min, Normal: opt.Sizes.Normal, Max: opt.Sizes.Max,
+		Min: opt.Sizes.Min, Mean: opt.Sizes.Mean, Max: opt.Sizes.Max,
 		PackSize: opt.PackSize, AppendOnly: opt.AppendOnly, Reserve: max(opt.Reserve, 0), Secret: ID(seal.NewKey()),
 	}
 	if like := opt.Like; like != nil {
-		cfg.Min, cfg.Normal, cfg.Max, cfg.Secret = like.cfg.Min, like.cfg.Normal, like.cfg.Max, like.cfg.Secret
+		cfg.Min, cfg.Mean, cfg.Max, cfg.Secret = like.cfg.Min, like.cfg.Mean, like.cfg.Max, like.cfg.Secret
 	}
 	if err := cfg.check(); err != nil {
 		return nil, firn.E(op, store.Name(), err)
@@ -336,6 +337,9 @@ func newRepo(store *blob.Store, cfg config, master seal.Key, opt Options) (*Repo
 	}
 	if opt.Uploads <= 0 {
 		opt.Uploads = 2
+		if _, ok := blob.As[driver.Stager](store.Driver()); ok {
+			opt.Uploads = 1
+		}
 	}
 	r := &Repo{
 		store: store, cfg: cfg, opt: opt, master: master,
@@ -347,7 +351,7 @@ func newRepo(store *blob.Store, cfg config, master seal.Key, opt Options) (*Repo
 		r.ids[k] = secret.Derive("id "+k.String(), nil)
 	}
 	var err error
-	r.cutter, err = chunk.NewCutter(secret.Derive("cut points", nil), chunk.Sizes{Min: cfg.Min, Normal: cfg.Normal, Max: cfg.Max})
+	r.cutter, err = chunk.NewCutter(secret.Derive("cut points", nil), chunk.Sizes{Min: cfg.Min, Mean: cfg.Mean, Max: cfg.Max})
 	if err != nil {
 		return nil, err
 	}
@@ -393,7 +397,7 @@ func (r *Repo) NewChunker(rd io.Reader) *chunk.Chunker {
 	return r.cutter.New(rd)
 }
 
-// FreeChunker lets the memory of c, some 4 MiB, be used for the next one. c must not be used after that.
+// FreeChunker lets the memory of c, some 3 MiB, be used for the next one. c must not be used after that.
 func (r *Repo) FreeChunker(c *chunk.Chunker) {
 	c.Reset(nil)
 	r.chunkers.Put(c)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"firn"
+	"firn/blob"
 	"firn/blob/driver"
 	"firn/seal"
 )
@@ -73,6 +75,7 @@ type Session struct {
 	quiet   func()         // ends the signs of life
 
 	claims  uint32          // number of a pack that stands for chunks that have no place yet
+	staged  chan struct{}   // packs that the place has, and that are not durable yet
 	buffers chan packBuffer // those there are for packs; an empty one is made when it is needed
 	lanes   [kinds]lane
 
@@ -143,6 +146,7 @@ func (r *Repo) beginSession(ctx context.Context, opt SessionOptions, load bool) 
 	s.mu.numbers = append(s.mu.numbers, s.claims)
 	s.mu.written = time.Now()
 	n := max(int(kinds), min(r.opt.Uploads+int(kinds), int(r.opt.Memory/int64(r.cfg.PackSize))-2))
+	s.staged = make(chan struct{}, maxStaged)
 	s.buffers = make(chan packBuffer, n)
 	for range n {
 		s.buffers <- packBuffer{}
@@ -369,22 +373,24 @@ func (s *Session) sealed(p *packer) {
 	}
 }
 
+// maxStaged is how many packs are on their way from a local place's cache to its disk.
+const maxStaged = 32
+
 func (s *Session) upload(p *packer) error {
-	defer func() { s.buffers <- p.packBuffer }()
-	if err := s.ctx.Err(); err != nil {
-		return context.Cause(s.ctx)
-	}
-	out := p.finish()
-	id := sum(out)
-	if err := s.r.store.PutBytes(s.ctx, packKey(id), out); err != nil {
+	commit, id, size, err := s.stage(p)
+	list := slices.Clone(p.list)
+	s.buffers <- p.packBuffer
+	if err != nil {
 		return err
 	}
-	if p.head.kind == Tree {
-		s.r.cache.put(cachePack, id, out)
+	err = commit(s.ctx)
+	<-s.staged
+	if err != nil {
+		return err
 	}
-	s.r.idx.change(p.number, func(i *packInfo) { i.id, i.size, i.state = id, uint32(len(out)), i.state|packStored })
+	s.r.idx.change(p.number, func(i *packInfo) { i.id, i.size, i.state = id, size, i.state|packStored })
 	s.mu.Lock()
-	s.mu.content = appendIndexPack(s.mu.content, id, p.head, uint32(len(out)), p.list)
+	s.mu.content = appendIndexPack(s.mu.content, id, p.head, size, list)
 	s.mu.packs = append(s.mu.packs, p.number)
 	full := len(s.mu.content) >= indexEntries*entrySize || len(s.mu.packs) >= indexPacks || time.Since(s.mu.written) > 2*time.Minute
 	s.mu.Unlock()
@@ -392,6 +398,25 @@ func (s *Session) upload(p *packer) error {
 		return s.writeIndex(s.ctx)
 	}
 	return nil
+}
+
+// stage hands a pack to the place. Its buffer is free then.
+func (s *Session) stage(p *packer) (commit func(context.Context) error, id ID, size uint32, err error) {
+	select {
+	case s.staged <- struct{}{}:
+	case <-s.ctx.Done():
+		return nil, ID{}, 0, context.Cause(s.ctx)
+	}
+	out := p.finish()
+	id = sum(out)
+	if commit, err = s.r.store.Stage(s.ctx, packKey(id), blob.Bytes(out)); err != nil {
+		<-s.staged
+		return nil, ID{}, 0, err
+	}
+	if p.head.kind == Tree {
+		s.r.cache.put(cachePack, id, out)
+	}
+	return commit, id, uint32(len(out)), nil
 }
 
 // writeIndex stores an index file of the packs that were stored since the last one.

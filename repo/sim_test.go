@@ -110,7 +110,7 @@ func (m *machine) List(ctx context.Context, prefix string, fn func(driver.Info) 
 
 // small makes packs of a few chunks, so that little data has many.
 func small() InitOptions {
-	return InitOptions{Sizes: chunk.Sizes{Min: 1 << 10, Normal: 4 << 10, Max: 16 << 10}, PackSize: 96 << 10, Reserve: 1 << 10}
+	return InitOptions{Sizes: chunk.Sizes{Min: 1 << 10, Mean: 5 << 10, Max: 16 << 10}, PackSize: 96 << 10, Reserve: 1 << 10}
 }
 
 // content returns one of a universe of chunks that writers share.

@@ -33,8 +33,8 @@ var levels = map[Compression]zstd.EncoderLevel{
 	CompressionBetter: zstd.SpeedBetterCompression, CompressionOff: zstd.SpeedFastest,
 }
 
-// window is how far back a match may be; most of the gain is nearer, and the memory of an encoder grows with it.
-const window = 1 << 20
+// window is how far back a match may be: all of most chunks, since the encoder moves its history when it slides.
+const window = 2 << 20
 
 func newZipper(n int, c Compression) (*zipper, error) {
 	level, ok := levels[c]

@@ -43,7 +43,7 @@ func parse(args []string) (o options, err error) {
 	f.StringVar(&o.dir, "dir", os.TempDir(), "directory on the disk to measure; a fresh one is made and removed inside it")
 	f.StringVar(&o.write, "write", "", "document whose table is replaced")
 	f.IntVar(&o.rounds, "rounds", 3, "rounds; the table has their medians")
-	tools := f.String("tools", "firn,firn-off,restic,kopia,kopia-zstd", "tools to measure, in order; a peer is looked for on PATH and in BENCH_PEERS, and left out where it is not found")
+	tools := f.String("tools", "firn,firn-fastest,firn-off,restic,kopia,kopia-zstd", "tools to measure, in order; a peer is looked for on PATH and in BENCH_PEERS, and left out where it is not found")
 	loads := f.String("loads", "tree,small,large", "trees to measure")
 	f.Int64Var(&o.random, "random", 1<<30, "bytes of random content in the tree")
 	f.Int64Var(&o.text, "text", 1<<30, "bytes of text in the tree")
@@ -98,7 +98,7 @@ func run(ctx context.Context, args []string) (err error) {
 func findTools(ctx context.Context, o options, dir string) (tools []tool, err error) {
 	for _, name := range o.tools {
 		switch name {
-		case "firn", "firn-off":
+		case "firn", "firn-fastest", "firn-off":
 			bin := filepath.Join(dir, "firn")
 			cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", bin, "./cmd/firn")
 			cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -106,7 +106,7 @@ func findTools(ctx context.Context, o options, dir string) (tools []tool, err er
 			if err := cmd.Run(); err != nil {
 				return nil, fmt.Errorf("build firn: %w", err)
 			}
-			tools = append(tools, map[string]func(string) tool{"firn": firn, "firn-off": plain}[name](bin))
+			tools = append(tools, withCompression(firn(bin), name))
 		case "restic", "kopia", "kopia-zstd":
 			program, _, _ := strings.Cut(name, "-")
 			bin := findPeer(program)
@@ -122,7 +122,7 @@ func findTools(ctx context.Context, o options, dir string) (tools []tool, err er
 			t.version = strings.TrimSpace(strings.SplitN(string(out), "\n", 2)[0])
 			tools = append(tools, t)
 		default:
-			return nil, fmt.Errorf("tool %q: expected firn, firn-off, restic, kopia or kopia-zstd", name)
+			return nil, fmt.Errorf("tool %q: expected firn, firn-fastest, firn-off, restic, kopia or kopia-zstd", name)
 		}
 	}
 	return tools, nil

@@ -43,13 +43,15 @@ func firn(bin string) tool {
 	}
 }
 
-// plain is Firn as kopia comes: without compression.
-func plain(bin string) tool {
-	t := firn(bin)
-	t.name, t.compresses = "firn-off", false
-	t.sync = "as firn, with --compression off"
+// withCompression is Firn with the compression that the name ends in: off is how kopia comes.
+func withCompression(t tool, name string) tool {
+	_, level, ok := strings.Cut(name, "-")
+	if !ok {
+		return t
+	}
+	t.name, t.compresses, t.sync = name, level != "off", "as firn, with --compression "+level
 	env := t.env
-	t.env = func(work string) []string { return append(env(work), "FIRN_REPO_COMPRESSION=off") }
+	t.env = func(work string) []string { return append(env(work), "FIRN_REPO_COMPRESSION="+level) }
 	return t
 }
 

@@ -74,6 +74,14 @@ type Creator interface {
 	Create(ctx context.Context, key string, src Source) error
 }
 
+// Stager is a driver that can take in the content of a blob long before it is durable, so that its caller can go on.
+type Stager interface {
+	// Stage takes in the content of src, which may change once it returns, and shows nothing of it. The blob appears by
+	// commit, which does and returns what Put does otherwise, and is called once; given a context that has ended, it
+	// drops the content.
+	Stage(ctx context.Context, key string, src Source) (commit func(context.Context) error, err error)
+}
+
 // Batcher is a driver that can apply several changes as one: all of them happen, or none.
 type Batcher interface {
 	Apply(ctx context.Context, changes []Change) error

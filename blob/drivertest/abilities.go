@@ -1,7 +1,9 @@
 package drivertest
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -58,6 +60,52 @@ func (s *suite) create(t *testing.T) {
 		t.Errorf("create after one that failed: %v", err)
 	}
 	wantKeys(t, d, "", "again", "dir/0", "dir/1", "dir/2", "put")
+}
+
+func (s *suite) stage(t *testing.T) {
+	d := s.fresh(t)
+	if _, ok := blob.As[driver.Stager](d); !ok {
+		return
+	}
+	store := blob.New(d, "stage:")
+	put(t, d, "dir/1", []byte("old"))
+	for i, size := range []int64{0, 10, 1 << 20, 3<<20 + 17} {
+		for _, key := range []string{"dir/1", fmt.Sprintf("new/%d", i)} {
+			was, wasErr := read(t.Context(), d, key, 0, -1)
+			p := version(uint64(i), size)
+			src := newSource(bytes.Clone(p))
+			commit, err := store.Stage(t.Context(), key, src)
+			if err = errors.Join(err, src.done()); err != nil {
+				t.Fatalf("stage of %d bytes: %v", size, err)
+			}
+			clear(src.p) // the caller's again
+			if got, err := read(t.Context(), d, key, 0, -1); !bytes.Equal(got, was) || firn.KindOf(err) != firn.KindOf(wasErr) {
+				t.Errorf("before the commit of %s: %d bytes, %v; want %d, %v", key, len(got), err, len(was), wasErr)
+			}
+			if err := commit(t.Context()); err != nil {
+				t.Fatalf("commit of %d bytes: %v", size, err)
+			}
+			want(t, d, key, p)
+		}
+	}
+	// One that is dropped, or fails, changes nothing.
+	commit, err := store.Stage(t.Context(), "dir/1", blob.Bytes([]byte("dropped")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := commit(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("a commit with a context that ended: %v", err)
+	}
+	if _, err := store.Stage(t.Context(), "dir/1", &source{p: []byte("12"), size: 3, fail: -1}); firn.KindOf(err) != firn.Invalid {
+		t.Errorf("stage from a short source: %v, want firn.Invalid", err)
+	}
+	if _, err := store.Stage(t.Context(), "../x", blob.Bytes(nil)); firn.KindOf(err) != firn.Invalid {
+		t.Errorf("stage of no key: %v, want firn.Invalid", err)
+	}
+	want(t, d, "dir/1", version(3, 3<<20+17))
+	wantKeys(t, d, "", "dir/1", "new/0", "new/1", "new/2", "new/3")
 }
 
 func (s *suite) apply(t *testing.T) {

@@ -33,6 +33,7 @@ const (
 	Batcher
 	BulkDeleter
 	Measurer
+	Stager
 )
 
 // Expect says which optional abilities the driver has: exactly these. Without it the suite tests those it finds.
@@ -103,6 +104,7 @@ func Run(t *testing.T, open OpenFunc, opts ...Option) {
 		{"Cancelled", s.cancelled},
 		{"Create", s.create},
 		{"CreateContended", s.createContended},
+		{"Stage", s.stage},
 		{"Apply", s.apply},
 		{"DeleteAll", s.deleteAll},
 		{"Space", s.space},
@@ -157,10 +159,13 @@ func (s *suite) abilities(t *testing.T) {
 	if _, ok := blob.As[driver.Measurer](d); ok {
 		has |= Measurer
 	}
-	t.Logf("%T: creator %t, batcher %t, bulk deleter %t, measurer %t", d,
-		has&Creator != 0, has&Batcher != 0, has&BulkDeleter != 0, has&Measurer != 0)
+	if _, ok := blob.As[driver.Stager](d); ok {
+		has |= Stager
+	}
+	t.Logf("%T: creator %t, batcher %t, bulk deleter %t, measurer %t, stager %t", d,
+		has&Creator != 0, has&Batcher != 0, has&BulkDeleter != 0, has&Measurer != 0, has&Stager != 0)
 	if s.expect != nil && has != *s.expect {
-		t.Errorf("abilities are %04b, want %04b (measurer, bulk deleter, batcher, creator)", has, *s.expect)
+		t.Errorf("abilities are %05b, want %05b (stager, measurer, bulk deleter, batcher, creator)", has, *s.expect)
 	}
 }
 

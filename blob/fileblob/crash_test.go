@@ -58,6 +58,14 @@ func TestOrderOfWrites(t *testing.T) {
 	step("put a/b", func() error { return d.Put(ctx, "a/b", blob.Bytes(make([]byte, 100_000))) })
 	step("put a/b again", func() error { return d.Put(ctx, "a/b", blob.Bytes([]byte("x"))) })
 	step("put a large one", func() error { return d.Put(ctx, "a/large", blob.Bytes(make([]byte, 2<<20+5000))) })
+	step("stage a large one", func() error {
+		commit, err := d.Stage(ctx, "a/staged", blob.Bytes(make([]byte, 2<<20+5000)))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&log, "commit")
+		return commit(ctx)
+	})
 	step("create a/c", func() error { return d.Create(ctx, "a/c", blob.Bytes(nil)) })
 	step("create a/c again", func() error {
 		if err := d.Create(ctx, "a/c", blob.Bytes(nil)); firn.KindOf(err) != firn.Exists {
@@ -105,6 +113,14 @@ func content(t *testing.T, fsys vfs.FS, key string) []byte {
 	return append([]byte{}, p...)
 }
 
+func stage(ctx context.Context, d *Driver, key string, p []byte) error {
+	commit, err := d.Stage(ctx, key, blob.Bytes(p))
+	if err != nil {
+		return err
+	}
+	return commit(ctx)
+}
+
 // TestCrashes takes the power away after every change of the file system: each blob is the old one or the new one, and
 // what was acknowledged is there.
 func TestCrashes(t *testing.T) {
@@ -115,6 +131,8 @@ func TestCrashes(t *testing.T) {
 	}{
 		"put new":     {nil, big, func(ctx context.Context, d *Driver) error { return d.Put(ctx, "x/y/key", blob.Bytes(big)) }},
 		"put over":    {old, big, func(ctx context.Context, d *Driver) error { return d.Put(ctx, "x/y/key", blob.Bytes(big)) }},
+		"stage new":   {nil, big, func(ctx context.Context, d *Driver) error { return stage(ctx, d, "x/y/key", big) }},
+		"stage over":  {old, big, func(ctx context.Context, d *Driver) error { return stage(ctx, d, "x/y/key", big) }},
 		"create":      {nil, big, func(ctx context.Context, d *Driver) error { return d.Create(ctx, "x/y/key", blob.Bytes(big)) }},
 		"delete":      {old, nil, func(ctx context.Context, d *Driver) error { return d.Delete(ctx, "x/y/key") }},
 		"delete more": {old, nil, func(ctx context.Context, d *Driver) error { return d.DeleteAll(ctx, []string{"none", "x/y/key"}) }},
@@ -199,6 +217,28 @@ func faulty(t *testing.T) (*Driver, *vfs.Tap, string) {
 		t.Fatal(err)
 	}
 	return d, tap, root
+}
+
+// TestStageThatCannotBeSynced: what was taken in is dropped, and the blob that was there stays.
+func TestStageThatCannotBeSynced(t *testing.T) {
+	d, tap, _ := faulty(t)
+	if err := d.Put(t.Context(), "key", blob.Bytes([]byte("old"))); err != nil {
+		t.Fatal(err)
+	}
+	commit, err := d.Stage(t.Context(), "key", blob.Bytes([]byte("new")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fired := once(tap, vfs.OpSync, "", vfs.Fault{Err: syscall.ENOSPC})
+	if err := commit(t.Context()); firn.KindOf(err) != firn.NoSpace || !fired() {
+		t.Errorf("commit on a full disk: %v (%v), want firn.NoSpace", err, firn.KindOf(err))
+	}
+	if p, err := get(t, d, "key"); err != nil || string(p) != "old" {
+		t.Errorf("after it the blob is %q, %v", p, err)
+	}
+	if names, err := d.fs.List(d.path(tempName)); err != nil || len(names) > 0 {
+		t.Errorf("temporary files stay: %v, %v", names, err)
+	}
 }
 
 // noLocks is a file system whose locks are lost: nothing here may ask for one.

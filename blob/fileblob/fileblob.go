@@ -68,10 +68,11 @@ func FromURL(u *url.URL) (Options, error) {
 
 func invalid(text string) error { return firn.NewError(firn.Invalid, text) }
 
-// Driver is one directory. It has the abilities Creator, BulkDeleter and Measurer.
+// Driver is one directory. It has the abilities Creator, Stager, BulkDeleter and Measurer.
 type Driver struct {
 	fs     vfs.FS
 	root   string
+	local  bool // no network file system
 	closed atomic.Bool
 	swept  atomic.Bool
 	mu     struct {
@@ -81,7 +82,8 @@ type Driver struct {
 }
 
 func (o Options) driver() (*Driver, error) {
-	if o.FS == nil {
+	given := o.FS != nil
+	if !given {
 		o.FS = vfs.OS()
 		abs, err := filepath.Abs(o.Root)
 		if err != nil {
@@ -89,7 +91,7 @@ func (o Options) driver() (*Driver, error) {
 		}
 		o.Root = abs
 	}
-	d := &Driver{fs: o.FS, root: o.Root}
+	d := &Driver{fs: o.FS, root: o.Root, local: given || isLocal(o.Root)}
 	d.mu.dirs = map[string]struct{}{}
 	return d, nil
 }
@@ -125,7 +127,7 @@ func Init(ctx context.Context, o Options) error {
 	if err := vfs.MkdirAllSync(d.fs, d.path(tempName), 0o777); err != nil {
 		return wrap(err)
 	}
-	temp, err := d.writeTemp(ctx, blob.Bytes([]byte(marker)))
+	temp, err := d.writeTemp(ctx, blob.Bytes([]byte(marker)), true)
 	if err != nil {
 		return wrap(err)
 	}

@@ -30,9 +30,10 @@ const (
 // buffers are for large writes. Allocations of this size are aligned to pages, as direct I/O wants.
 var buffers = sync.Pool{New: func() any { return new([writeSize]byte) }}
 
-// temp is a file that is complete and synced, but for its name.
+// temp is a file that is complete, but for its name.
 type temp struct {
 	path string
+	f    vfs.File // open while it is not synced, else nil
 	info vfs.FileInfo
 }
 
@@ -48,31 +49,65 @@ func (d *Driver) Create(ctx context.Context, key string, src driver.Source) erro
 }
 
 func (d *Driver) put(ctx context.Context, key string, src driver.Source, create bool) error {
-	if err := d.start(ctx); err != nil {
-		return err
+	t, err := d.writeAny(ctx, src, true)
+	if err == nil {
+		err = d.publish(t, key, create)
 	}
-	var t temp
-	err := again(func() (err error) {
-		t, err = d.writeTemp(ctx, src)
+	return wrap(err)
+}
+
+// Stage implements driver.Stager. A local file system takes the content into its cache and begins to write it; on a
+// network file system, where syncing can fail in ways that only a second put mends, Stage puts the blob.
+func (d *Driver) Stage(ctx context.Context, key string, src driver.Source) (func(context.Context) error, error) {
+	if !d.local {
+		return func(context.Context) error { return nil }, d.put(ctx, key, src, false)
+	}
+	t, err := d.writeAny(ctx, src, false)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	return func(ctx context.Context) error {
+		err := ctx.Err()
+		if err != nil {
+			_ = t.f.Close()
+			_ = d.fs.Remove(t.path)
+			return err
+		}
+		if err = d.sync(&t); err == nil {
+			err = d.publish(t, key, false)
+		}
+		return wrap(err)
+	}, nil
+}
+
+// writeAny writes the content of src to a new file, and syncs it if it is told to.
+func (d *Driver) writeAny(ctx context.Context, src driver.Source, synced bool) (t temp, err error) {
+	if err := d.start(ctx); err != nil {
+		return t, err
+	}
+	err = again(func() (err error) {
+		t, err = d.writeTemp(ctx, src, synced)
 		return err
 	})
 	if isNotThere(err) {
 		// The directory of temporary files is made by Init and may be removed by hand; without it nothing is written
 		// into a mount point that has lost its mount.
 		if err := d.there(); err != nil {
-			return err
+			return t, err
 		}
 		if err := vfs.MkdirAllSync(d.fs, d.path(tempName), 0o777); err != nil {
-			return wrap(err)
+			return t, err
 		}
-		t, err = d.writeTemp(ctx, src)
+		t, err = d.writeTemp(ctx, src, synced)
 	}
-	if err != nil {
-		return wrap(err)
-	}
+	return t, err
+}
+
+// publish gives t, which is synced, its name.
+func (d *Driver) publish(t temp, key string, create bool) error {
 	d.sweep(t.info.ModTime())
 	path := d.file(key)
-	err = d.place(t, path, create)
+	err := d.place(t, path, create)
 	if err == nil {
 		err = again(func() error { return vfs.SyncDir(d.fs, d.fs.PathDir(path)) })
 	}
@@ -80,37 +115,48 @@ func (d *Driver) put(ctx context.Context, key string, src driver.Source, create 
 		// What cannot be removed now is swept later.
 		_ = d.fs.Remove(t.path)
 	}
-	return wrap(err)
+	return err
 }
 
-// writeTemp writes the content of src to a new file and syncs it.
-func (d *Driver) writeTemp(ctx context.Context, src driver.Source) (t temp, err error) {
+// writeTemp writes the content of src to a new file.
+func (d *Driver) writeTemp(ctx context.Context, src driver.Source, synced bool) (t temp, err error) {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
 	t.path = d.path(tempName + "/" + hex.EncodeToString(id[:]))
-	f, err := d.fs.Create(t.path, vfs.CategoryPart)
-	if err != nil {
+	if t.f, err = d.fs.Create(t.path, vfs.CategoryPart); err != nil {
 		return temp{}, err
 	}
-	err = write(ctx, f, src)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		t.info, err = f.Stat()
-	}
-	// NFS may tell at close that something could not be written.
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
+	if err := write(ctx, t.f, src, synced); err != nil {
+		_ = t.f.Close()
 		_ = d.fs.Remove(t.path)
 		return temp{}, err
 	}
+	if synced {
+		return t, d.sync(&t)
+	}
+	_, _ = t.f.SyncTo(src.Size()) // begins to write it, where it can; sync says what becomes of it
 	return t, nil
 }
 
-func write(ctx context.Context, f vfs.File, src driver.Source) (err error) {
+// sync makes the content of t durable, or removes it.
+func (d *Driver) sync(t *temp) error {
+	err := t.f.Sync()
+	if err == nil {
+		t.info, err = t.f.Stat()
+	}
+	// NFS may tell at close that something could not be written.
+	if e := t.f.Close(); err == nil {
+		err = e
+	}
+	t.f = nil
+	if err != nil {
+		_ = d.fs.Remove(t.path)
+	}
+	return err
+}
+
+// write writes the content of src, past the page cache if that pays and direct is set.
+func write(ctx context.Context, f vfs.File, src driver.Source, direct bool) (err error) {
 	r, err := blob.OpenExact(ctx, src)
 	if err != nil {
 		return err
@@ -129,7 +175,7 @@ func write(ctx context.Context, f vfs.File, src driver.Source) (err error) {
 		pooled := buffers.Get().(*[writeSize]byte)
 		defer buffers.Put(pooled)
 		buf = pooled[:]
-		w.direct = vfs.SetDirect(f)
+		w.direct = direct && vfs.SetDirect(f)
 	}
 	var total int64
 	for {
