@@ -35,6 +35,8 @@ openssh-client /usr/bin/ssh-keygen
 openssh-server /usr/sbin/sshd
 nginx-light /usr/sbin/nginx
 libnginx-mod-http-dav-ext /usr/lib/nginx/modules/ngx_http_dav_ext_module.so
+chromium /usr/bin/chromium
+ffmpeg /usr/bin/ffmpeg
 redis-server /usr/bin/redis-server
 redis-tools /usr/bin/redis-cli
 postgresql /usr/bin/pg_ctlcluster

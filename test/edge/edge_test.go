@@ -1,5 +1,5 @@
 // Package edge runs the edge cache of the real binary before a real nginx: ranges, a herd on a cold content, an origin that
-// is killed and comes back. With -compare it holds it against nginx's proxy_cache on the same contents.
+// is killed and comes back, Chromium that plays a film from a cold tier. With -compare it holds it against nginx's proxy_cache on the same contents.
 package edge
 
 import (
