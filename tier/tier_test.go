@@ -84,6 +84,7 @@ type site struct {
 	*object.Store
 	t     *testing.T
 	fs    *vfs.MemFS
+	tap   *vfs.Tap // over fs, where it is not nil
 	db    *pebblekv.DB
 	mover *Mover
 	set   *Set
@@ -122,10 +123,14 @@ func (s *site) open() {
 	if s.set, err = NewSet([]Place{{Name: "cold", Class: "COLD", Store: s.store}}, clock); err != nil {
 		s.t.Fatal(err)
 	}
-	if s.db, err = pebblekv.Open(s.fs, "data/kv", pebblekv.Options{}); err != nil {
+	var files vfs.FS = s.fs
+	if s.tap != nil {
+		files = s.tap
+	}
+	if s.db, err = pebblekv.Open(files, "data/kv", pebblekv.Options{}); err != nil {
 		s.t.Fatal(err)
 	}
-	s.Store, err = object.Open(s.t.Context(), s.fs, "data", s.db, object.Options{Now: clock, ReserveBytes: -1, Remote: s.set})
+	s.Store, err = object.Open(s.t.Context(), files, "data", s.db, object.Options{Now: clock, ReserveBytes: -1, Remote: s.set})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -392,7 +397,11 @@ func cloneOf(t *testing.T, d driver.Driver) driver.Driver {
 // rebuilt is a new site made from the tier.
 func (s *site) rebuilt() *site {
 	s.t.Helper()
-	n := &site{t: s.t, fs: vfs.NewMem(), now: s.now.Add(time.Hour), cold: &faulty{Driver: cloneOf(s.t, s.cold.Driver)}}
+	from := s.store.Driver()
+	if s.cold != nil {
+		from = s.cold.Driver
+	}
+	n := &site{t: s.t, fs: vfs.NewMem(), now: s.now.Add(time.Hour), cold: &faulty{Driver: cloneOf(s.t, from)}}
 	n.store = blob.New(n.cold, "mem:cold")
 	n.open()
 	s.t.Cleanup(n.close)

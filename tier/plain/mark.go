@@ -99,7 +99,11 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 	if err != nil && firn.KindOf(err) != firn.Exists && firn.KindOf(err) != firn.Unavailable {
 		return err
 	}
-	if m, err = ReadMark(ctx, store); err == nil && (m.Site != site || m.Tier != tier) {
+	lost := err
+	if m, err = ReadMark(ctx, store); firn.KindOf(err) == firn.NotFound && lost != nil {
+		return lost
+	}
+	if err == nil && (m.Site != site || m.Tier != tier) {
 		err = refuse("tier %s of site %s was faster", m.Tier, m.Site)
 	}
 	return err
