@@ -82,6 +82,10 @@ type Config struct {
 	// docs/tiers.md tells how. A name is for good, since versions on the tier name it. In the file only, one section a
 	// name.
 	Tiers []Tier `yaml:"tiers"`
+	// Rules by temperature, by name: which tier objects belong on by their age and by when and how often they are read.
+	// docs/lifecycle.md tells how. Of several rules that are for an object the one that names its bucket counts, and of
+	// those the one with the longest prefix. In the file only, one section a name.
+	Temperature []Temperature `yaml:"temperature"`
 	// Backups by name, run by firn agent and firn serve at their times. docs/backup.md tells what a backup keeps. In
 	// the file only, one section a name.
 	Backups map[string]Backup `yaml:"backups"`
@@ -291,6 +295,46 @@ const (
 // DefaultTier returns the settings of a tier of which only the URL is given.
 func DefaultTier() Tier { return Tier{Layout: LayoutPlain} }
 
+// Temperature is a rule by temperature.
+type Temperature struct {
+	Name string `yaml:"-"`
+	// Bucket that the rule is for. By default all.
+	Bucket string `yaml:"bucket"`
+	// What the keys begin with that the rule is for. By default all.
+	Prefix string `yaml:"prefix"`
+	// Tier of warm objects. By default they stay where the hot ones are, in the data directory.
+	Warm string `yaml:"warm"`
+	// Tier of cold objects. By default they stay where the warm ones are.
+	Cold string `yaml:"cold"`
+	// Age below which an object is hot.
+	HotAge Duration `yaml:"hot_age"`
+	// An object that was read within this time is warm. As long as min_stay, or longer.
+	WarmRead Duration `yaml:"warm_read"`
+	// An object that was read more often than this is warm as long as it is younger than warm_age.
+	WarmReads uint64 `yaml:"warm_reads"`
+	// Age from which an object is cold that was not read within warm_read, however often it was before.
+	WarmAge Duration `yaml:"warm_age"`
+	// Time that an object stays on the tier it was moved to, before its temperature moves it again.
+	MinStay Duration `yaml:"min_stay"`
+	// Reads within promote_window that bring an object up to where it belongs: 2 or more.
+	PromoteReads uint64 `yaml:"promote_reads"`
+	// Time in which promote_reads have to happen, counted in days of UTC: 24h to 192h.
+	PromoteWindow Duration `yaml:"promote_window"`
+	// Size in bytes below which objects do not leave the data directory.
+	MinSize Size `yaml:"min_size"`
+	// Temperature at which objects are held, whatever their use: hot, or warm, and hot as long as they are young. hot or
+	// warm.
+	Pin string `yaml:"pin"`
+}
+
+// DefaultTemperature returns the settings of a rule by temperature of which only the tiers are given.
+func DefaultTemperature() Temperature {
+	return Temperature{
+		HotAge: 3 * day, WarmRead: 7 * day, WarmReads: 100, WarmAge: 30 * day,
+		MinStay: day, PromoteReads: 3, PromoteWindow: 2 * day, MinSize: 128 * kib,
+	}
+}
+
 // DefaultPlace returns the settings of a place of which only the URL is given.
 func DefaultPlace() Place { return Place{Retry: true} }
 
@@ -350,9 +394,16 @@ type AccessLog struct {
 
 // Lifecycle configures when the lifecycle rules of buckets are carried out.
 type Lifecycle struct {
-	// Time between runs of the rules. Each looks at all versions in buckets that have rules. 0 leaves it to
-	// firn lifecycle run.
+	// Time between runs of the rules. Each looks at the versions for which something may be due; the first after a start
+	// at all versions in buckets that rules are for. 0 leaves it to firn lifecycle run.
 	Interval Duration `yaml:"interval"`
+	// Tier to which the objects go that were not used for the longest time when the disk of the data directory fills up.
+	// By default none do.
+	Overflow string `yaml:"overflow"`
+	// Percentage of the disk in use from which objects go to overflow.
+	High int `yaml:"high"`
+	// Percentage of the disk in use down to which they go.
+	Low int `yaml:"low"`
 }
 
 // Moves configures when and how fast content moves to tiers and back.
@@ -529,7 +580,7 @@ func Default() Config {
 			OnFailure: AuditRefuse, MaxFile: 64 * mib, MaxAge: day, Keep: 90 * day, KeepSize: 4 * gib,
 		},
 		AccessLog: AccessLog{Interval: Duration(5 * time.Minute)},
-		Lifecycle: Lifecycle{Interval: Duration(time.Hour)},
+		Lifecycle: Lifecycle{Interval: Duration(time.Hour), High: 85, Low: 75},
 		Moves:     Moves{Parallel: 4},
 		Metrics:   Metrics{Enabled: true},
 		Cache:     ContentCache{Memory: 64 * mib, Disk: 1 * gib, Prefetch: Rate(4 * mib)},

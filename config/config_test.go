@@ -75,7 +75,7 @@ func TestEveryKeyFromEverySource(t *testing.T) {
 		"tls.mode": "acme", "tls.names": "s3.example,s3.test", "tls.min_version": "1.3", "tls.cert": "", "tls.key": "",
 		"tls.acme_directory": "https://ca.example/dir", "tls.acme_email": "ops@example.com", "tls.acme_roots": "/etc/ca.pem",
 		"audit.enabled": "true", "audit.dir": "/var/log/firn", "audit.on_failure": "drop", "audit.max_file": "1MiB",
-		"audit.max_age": "2h", "access_log.interval": "30s", "lifecycle.interval": "6h", "moves.parallel": "2", "moves.rate": "20MiB/s",
+		"audit.max_age": "2h", "access_log.interval": "30s", "lifecycle.interval": "6h", "lifecycle.overflow": "", "lifecycle.high": "90", "lifecycle.low": "60", "moves.parallel": "2", "moves.rate": "20MiB/s",
 		"moves.windows": "22:00-06:00,12:00-13:00", "audit.keep": "10d", "audit.keep_size": "1GiB", "audit.webhook": "https://collector.example/",
 		"audit.webhook_token": "long-enough", "limits.min_rate": "1KiB/s", "limits.user_requests": "50",
 		"limits.user_concurrent": "9", "limits.user_rate": "1MiB/s",

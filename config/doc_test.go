@@ -77,6 +77,15 @@ In variables and flags, items of a list are separated by commas.
 		}
 		fmt.Fprintf(&b, "\n### tiers.NAME.%s\n\n%s · default %s\n\n%s\n", k.Name, k.Type, def, k.Doc)
 	}
+	fmt.Fprintf(&b, "\n## temperature\n\n%s\n\n```yaml\ntemperature:\n  videos:\n    bucket: edge-videos\n    warm: region\n    cold: cloud\n"+
+		"  index:\n    bucket: edge-videos\n    prefix: index/\n    cold: cloud\n    pin: hot\n```\n", TemperatureDoc())
+	for _, k := range TemperatureKeys() {
+		def := "none"
+		if k.Default != "" {
+			def = "`" + k.Default + "`"
+		}
+		fmt.Fprintf(&b, "\n### temperature.NAME.%s\n\n%s · default %s\n\n%s\n", k.Name, k.Type, def, k.Doc)
+	}
 	fmt.Fprintf(&b, "\n## backups\n\n%s\n\n```yaml\nbackups:\n  app:\n    repository: place:nas\n    password_file: /etc/firn/password\n"+
 		"    paths: [/srv/app, /etc]\n    exclude: ['*.tmp']\n    schedule: every 6h\n    jitter: 10m\n    keep_daily: 7\n    keep_weekly: 5\n"+
 		"    prune: '@weekly'\n    drill: '@monthly'\n```\n", BackupsDoc())

@@ -22,7 +22,7 @@ func (e *Effective) applyFile(keys []Key, path string, raw []byte) Problems {
 		}
 		return Problems{{Where: path, What: err.Error()}}
 	}
-	w := &walker{e: e, path: path, keys: map[string]Key{}, sections: map[string]bool{}, seen: map[string]bool{}, tierLines: map[string]ast.Node{}}
+	w := &walker{e: e, path: path, keys: map[string]Key{}, sections: map[string]bool{}, seen: map[string]bool{}, tierLines: map[string]ast.Node{}, temperatureLines: map[string]ast.Node{}}
 	for _, k := range keys {
 		w.keys[k.Name] = k
 		if section, _, ok := strings.Cut(k.Name, "."); ok {
@@ -40,6 +40,7 @@ func (e *Effective) applyFile(keys []Key, path string, raw []byte) Problems {
 		w.mapping(doc.Body, "")
 	}
 	w.tierPlaces()
+	w.temperatureTiers()
 	return w.problems
 }
 
@@ -52,6 +53,8 @@ type walker struct {
 	problems Problems
 
 	tierLines map[string]ast.Node // names of tiers
+
+	temperatureLines map[string]ast.Node // names of rules by temperature
 }
 
 func (w *walker) where(n ast.Node) string {
@@ -87,6 +90,8 @@ func (w *walker) mapping(n ast.Node, section string) {
 			w.places(m.Value)
 		case full == tiersSection:
 			w.tiers(m.Value)
+		case full == temperatureSection:
+			w.temperature(m.Value)
 		case full == backupsSection:
 			w.backups(m.Value)
 		case full == edgeRulesSection:
@@ -128,7 +133,7 @@ func (w *walker) unknown(name string, dotted bool) string {
 	for s := range w.sections {
 		names = append(names, s)
 	}
-	names = append(names, placesSection, tiersSection, backupsSection, edgeRulesSection)
+	names = append(names, placesSection, tiersSection, temperatureSection, backupsSection, edgeRulesSection)
 	msg := fmt.Sprintf("unknown key %q", name)
 	if near := nearest(name, names); near != "" {
 		return msg + fmt.Sprintf(": did you mean %q?", near)

@@ -55,7 +55,7 @@ func Sections() []Section {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		name := f.Tag.Get("yaml")
-		if f.Type.Kind() == reflect.Map || f.Type == reflect.TypeFor[[]Tier]() {
+		if f.Type.Kind() == reflect.Map || f.Type == reflect.TypeFor[[]Tier]() || f.Type == reflect.TypeFor[[]Temperature]() {
 			continue // see PlaceKeys
 		}
 		if f.Type.Kind() != reflect.Struct {
@@ -78,6 +78,9 @@ func PlaceKeys() []Key { return namedKeys(reflect.ValueOf(DefaultPlace())) }
 
 // TierKeys are those of one tier, as PlaceKeys.
 func TierKeys() []Key { return namedKeys(reflect.ValueOf(DefaultTier())) }
+
+// TemperatureKeys are those of one rule by temperature, as PlaceKeys.
+func TemperatureKeys() []Key { return namedKeys(reflect.ValueOf(DefaultTemperature())) }
 
 // BackupKeys are those of one backup, as PlaceKeys.
 func BackupKeys() []Key { return namedKeys(reflect.ValueOf(DefaultBackup())) }
@@ -119,6 +122,9 @@ func PlacesDoc() string { return fieldDocs()["Config.Places"] }
 
 // TiersDoc is the manual of the section tiers.
 func TiersDoc() string { return fieldDocs()["Config.Tiers"] }
+
+// TemperatureDoc is the manual of the section temperature.
+func TemperatureDoc() string { return fieldDocs()["Config.Temperature"] }
 
 // BackupsDoc is the manual of the section backups.
 func BackupsDoc() string { return fieldDocs()["Config.Backups"] }

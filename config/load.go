@@ -318,6 +318,12 @@ func (e *Effective) validateAudit(bad complain, oneOf func(key, value string, al
 	if _, err := turns.ParseWindows(e.Moves.Windows); err != nil {
 		bad("moves.windows", "%s", err)
 	}
+	if l := &e.Lifecycle; l.Low < 1 || l.Low >= l.High || l.High > 99 {
+		bad("lifecycle.high", "want 1 <= lifecycle.low < lifecycle.high <= 99, not %d and %d", l.Low, l.High)
+	}
+	if o := e.Lifecycle.Overflow; o != "" && e.ClassOf(o) == "" {
+		bad("lifecycle.overflow", "there is no tier %q: name one of tiers", o)
+	}
 	if i := e.AccessLog.Interval; i < Duration(1e9) || i > day {
 		bad("access_log.interval", "want 1s to 24h, not %s", i)
 	}

@@ -102,6 +102,11 @@ type Version struct {
 	LockedUntil time.Time
 	LegalHold   bool
 
+	// For rules by temperature: when its bytes came to where they are, zero where they were written there or that is not
+	// known, and how it was read.
+	Moved time.Time
+	Use   Use
+
 	anyTags bool // its tags are not known
 }
 
@@ -121,12 +126,16 @@ const (
 	Move
 	// Abort ends an unfinished upload.
 	Abort
+	// Recall brings its bytes back from a tier, for good.
+	Recall
+	// Free drops the local copy of a version that is on a tier.
+	Free
 )
 
-var actionNames = [...]string{"keep", "remove", "hide behind a delete marker", "remove the delete marker", "move", "abort"}
+var actionNames = [...]string{"keep", "remove", "hide behind a delete marker", "remove the delete marker", "move", "abort", "bring back", "free the local copy"}
 
 // Actions returns all actions but Keep.
-func Actions() []Action { return []Action{Remove, Hide, RemoveMarker, Move, Abort} }
+func Actions() []Action { return []Action{Remove, Hide, RemoveMarker, Move, Recall, Free, Abort} }
 
 func (a Action) String() string {
 	if int(a) < len(actionNames) {
@@ -138,7 +147,7 @@ func (a Action) String() string {
 // Decision is what is to be done, since when, and why.
 type Decision struct {
 	Action Action
-	Class  string    // the new storage class of a Move
+	Class  string    // the new storage class of a Move or Recall
 	Rule   string    // the ID of the rule
 	Due    time.Time // since when; for Keep, when a rule will act next, zero where none will
 	Reason string    // in words
@@ -254,14 +263,22 @@ const (
 )
 
 // MayAct reports whether something may be due for v, whose tags and locks are not known yet: where it says no, Decide keeps
-// v. It costs a fraction of Decide, and spares a walk from looking at each version more closely.
-func (p *Policy) MayAct(v *Version, now time.Time) bool {
+// v, and next is when something may be due, zero where that is never. It costs a fraction of Decide, and spares a walk from
+// looking at each version more closely.
+func (p *Policy) MayAct(v *Version, now time.Time) (act bool, next time.Time) {
 	w := *v
 	w.anyTags = true
-	due := false
-	p.candidates(&w, func(c candidate) { due = due || !now.Before(c.due) }, func(string) {})
-	return due
+	p.candidates(&w, func(c candidate) {
+		if now.Before(c.due) {
+			next = earlier(next, c.due)
+		} else {
+			act = true
+		}
+	}, func(string) {})
+	return act, next
 }
+
+const keptReason = "kept: no rule has anything in store for it"
 
 // Decide returns what is to be done with v at the time now.
 func (p *Policy) Decide(v *Version, now time.Time) Decision {
@@ -294,7 +311,7 @@ func (p *Policy) Decide(v *Version, now time.Time) Decision {
 			Reason: fmt.Sprintf("kept until %s, then %s: %s", stamp(next.due), says(&next), next.why()),
 		}
 	default:
-		d = Decision{Reason: "kept: no rule has anything in store for it"}
+		d = Decision{Reason: keptReason}
 	}
 	if len(notes) > 0 {
 		d.Reason += " (" + strings.Join(notes, "; ") + ")"
@@ -415,7 +432,7 @@ func (p *Policy) noncurrent(r *Rule, v *Version, yield func(candidate), note fun
 func (p *Policy) move(r *Rule, v *Version, class string, due time.Time, why func() string, yield func(candidate), note func(string)) {
 	from := v.Class
 	if from == "" {
-		from = "STANDARD"
+		from = standard
 	}
 	if from == class {
 		return

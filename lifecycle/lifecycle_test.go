@@ -359,7 +359,7 @@ func TestDecideAgainstOracle(t *testing.T) {
 		d := p.Decide(&v, now)
 		untold := v
 		untold.Tags, untold.LockedUntil, untold.LegalHold = nil, time.Time{}, false
-		if d.Action != Keep && !p.MayAct(&untold, now) {
+		if may, _ := p.MayAct(&untold, now); d.Action != Keep && !may {
 			t.Fatalf("nothing may be due, and then %s\nrules %+v\nversion %+v\nnow %v", d.Reason, rules, v, now)
 		}
 		a, class := oracle(rules, opt, v, now)

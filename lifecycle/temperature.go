@@ -61,6 +61,9 @@ func (r TemperatureRules) Check() error {
 	if r.HotAge < 0 || r.WarmRead < 0 || r.WarmAge < 0 || r.MinStay < 0 {
 		return firn.NewError(firn.Invalid, "times of temperature rules must not be negative")
 	}
+	if r.WarmRead < r.MinStay {
+		return firn.NewError(firn.Invalid, "what was brought back by its reads must count as warm for as long as it is to stay")
+	}
 	if r.PromoteReads < 2 || r.PromoteWindow < Day || r.PromoteWindow > Buckets*Day {
 		return firn.NewError(firn.Invalid, fmt.Sprintf(
 			"a promotion takes 2 reads or more, within 1 to %d days: single reads do not bring data back", Buckets))

@@ -341,7 +341,7 @@ func TestTracker(t *testing.T) {
 		go func() { done <- tr.Run(ctx, func(error) { failures.Add(1) }) }()
 		reads := func(n int) {
 			for i := range n {
-				tr.Read(fmt.Sprint("bucket/", i%100), time.Now())
+				tr.Read(fmt.Sprint("bucket/", i%100), 1, time.Now())
 			}
 		}
 		reads(10_000)
@@ -390,7 +390,7 @@ func TestTrackerIsBounded(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- tr.Run(ctx, nil) }()
 		for i := range 1000 {
-			tr.Read(fmt.Sprint(i), time.Now())
+			tr.Read(fmt.Sprint(i), 1, time.Now())
 			synctest.Wait()
 			if n := tr.Stats().Waiting; n > 100 {
 				t.Fatalf("%d objects wait", n)
@@ -410,7 +410,7 @@ func TestTrackerIsBounded(t *testing.T) {
 		}
 		// With room half taken it does not wait for the interval.
 		for i := range 60 {
-			tr.Read(fmt.Sprint("n", i), time.Now())
+			tr.Read(fmt.Sprint("n", i), 1, time.Now())
 		}
 		synctest.Wait()
 		if _, n, _ := s.state(); n < 150 {
@@ -447,6 +447,6 @@ func BenchmarkTrackerRead(b *testing.B) {
 	var n int
 	for b.Loop() {
 		n++
-		tr.Read(ids[n%len(ids)], now)
+		tr.Read(ids[n%len(ids)], 1, now)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // UseStore keeps uses across restarts.
 type UseStore interface {
-	// AddUses adds to the uses of objects, in one transaction: all or nothing. An object that is gone is passed over.
+	// AddUses adds to the uses of objects, in one transaction: all or nothing.
 	AddUses(ctx context.Context, uses map[string]Use) error
 }
 
@@ -63,8 +63,8 @@ func NewTracker(store UseStore, opt TrackerOptions) (*Tracker, error) {
 	return t, nil
 }
 
-// Read counts one read of an object at the time now. It does no I/O.
-func (t *Tracker) Read(id string, now time.Time) {
+// Read counts n reads of an object at the time now; with n 0 it notes that it was of use. It does no I/O.
+func (t *Tracker) Read(id string, n uint64, now time.Time) {
 	t.mu.Lock()
 	u, known := t.mu.counts[id]
 	if !known && len(t.mu.counts) >= t.opt.Objects {
@@ -72,12 +72,12 @@ func (t *Tracker) Read(id string, now time.Time) {
 		t.mu.Unlock()
 		return
 	}
-	u.Read(1, now)
+	u.Read(n, now)
 	t.mu.counts[id] = u
-	t.mu.stats.Reads++
-	n := len(t.mu.counts)
+	t.mu.stats.Reads += n
+	held := len(t.mu.counts)
 	t.mu.Unlock()
-	if !known && n >= t.opt.Objects/2 {
+	if !known && held >= t.opt.Objects/2 {
 		select {
 		case t.full <- struct{}{}:
 		default:
@@ -133,7 +133,7 @@ func (t *Tracker) Flush(ctx context.Context) error {
 	for id, old := range uses {
 		u, known := t.mu.counts[id]
 		if !known && len(t.mu.counts) >= t.opt.Objects {
-			t.mu.stats.Missed += old.Reads
+			t.mu.stats.Missed += max(old.Reads, 1)
 			continue
 		}
 		u.Add(old)

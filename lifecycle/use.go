@@ -22,7 +22,7 @@ type Use struct {
 
 func dayNumber(t time.Time) int64 { return t.Unix() / int64(Day/time.Second) }
 
-// Read counts n reads, the last of them at t. Reads may be counted in any order.
+// Read counts n reads, the last of them at t. Reads may be counted in any order. With n 0 it notes the time alone.
 func (u *Use) Read(n uint64, t time.Time) {
 	d := dayNumber(t)
 	if d > u.today {
@@ -47,9 +47,6 @@ func (u *Use) Read(n uint64, t time.Time) {
 
 // Add counts what o counted, too.
 func (u *Use) Add(o Use) {
-	if o.Reads == 0 {
-		return
-	}
 	known := uint64(0)
 	for ago := Buckets - 1; ago >= 0; ago-- {
 		if n := uint64(o.recent[ago]); n > 0 {

@@ -196,6 +196,9 @@ func Build(ctx context.Context, cfg config.Config, o Options) (_ *Node, err erro
 	if n.audit != nil {
 		options.Done = n.finished
 	}
+	if n.lifecycle.counts() {
+		options.Read = n.lifecycle.read
+	}
 	n.door = s3api.New(n.engine.store, n.users, options)
 	if edgeListener != nil {
 		if n.edge, err = n.openEdge(edgeListener); err != nil {

@@ -111,6 +111,9 @@ func getObject(s *Server, rq *request) error {
 		return err
 	}
 	sse.Tell(rq.h, v.Encryption, key)
+	if s.opt.Read != nil {
+		s.opt.Read(rq.bkt, v, sp.offset == 0)
+	}
 	if sp.length == 0 {
 		rq.writeHeader(sp.status)
 		return nil

@@ -23,6 +23,7 @@ import (
 
 	"firn/auth/sigv4"
 	"firn/object"
+	"firn/object/record"
 	"firn/s3api/classes"
 	"firn/s3api/s3err"
 	"firn/s3api/sse"
@@ -59,6 +60,8 @@ type Options struct {
 	Done func(*Finished)
 	// Logged is told of every finished request to a bucket that asks for an access log. It must not wait. It may be nil.
 	Logged func(*Finished)
+	// Read is told of each version that a client gets, and whether with its first byte. It must not wait. It may be nil.
+	Read func(b *record.Bucket, v *record.Version, first bool)
 	// Log gets a line for each request at debug level and for each failure of the server; nil discards.
 	Log *slog.Logger
 	// Observe is told of every finished request: the operation (such as "GetObject"), the HTTP status, the

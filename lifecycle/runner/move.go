@@ -37,7 +37,7 @@ type lane struct {
 	class   string
 	next    batchOf
 	batches chan batchOf
-	away    error // set and read by the lane's goroutine: the tier does not answer, and is not tried again in this pass
+	away    error // set and read by the lane's goroutine: why the tier is not tried again in this pass
 }
 
 // batchOf is versions that are moved in one call.
@@ -102,12 +102,14 @@ func (m *moves) send(l *lane) {
 }
 
 func (m *moves) carryOut(l *lane, b batchOf) {
-	if l.away == nil {
-		for i, err := range m.r.opt.Move(m.ctx, l.class, b.versions, b.options) {
-			if b.about[i].Err = err; waits(err) {
-				l.away = err
-			}
+	if l.class == object.StandardClass {
+		m.recall(b)
+	} else if l.away == nil {
+		errs := m.r.opt.Move(m.ctx, l.class, b.versions, b.options)
+		for i, err := range errs {
+			b.about[i].Err = err
 		}
+		l.away = taken(errs)
 	} else {
 		for i := range b.about {
 			b.about[i].Err = l.away
@@ -118,14 +120,60 @@ func (m *moves) carryOut(l *lane, b batchOf) {
 	}
 }
 
-// waits reports whether a move was not made for the tier's sake, and can be made once the tier is there, has room, or
-// takes its credentials again.
+// recall brings the versions of a batch back. They may be on different tiers.
+func (m *moves) recall(b batchOf) {
+	away := map[string]error{}
+	for i := range b.versions {
+		v := &b.versions[i]
+		if v.Location == nil {
+			b.about[i].Err = errChanged
+			continue
+		}
+		err := away[v.Location.Tier]
+		if err == nil {
+			if _, err = m.r.opt.Recall(m.ctx, object.RefOf(v), object.RecallOptions{}); firn.KindOf(err) == firn.Unavailable {
+				away[v.Location.Tier] = err
+			}
+		}
+		b.about[i].Err = err
+	}
+}
+
+// taken returns why a tier took nothing of a batch and needs no other one in this pass, nil where that is not so. One
+// version that it does not take must not keep others from it.
+func taken(errs []error) error {
+	for _, err := range errs {
+		if !waits(err) {
+			return nil
+		}
+	}
+	switch firn.KindOf(errs[0]) {
+	case firn.Unavailable, firn.Denied:
+		return errs[0]
+	}
+	if len(errs) > 1 {
+		return errs[0]
+	}
+	return nil
+}
+
+// waits reports whether a move was not made for the tier's sake, and can be made once the tier is there, has room, takes
+// its credentials again, or is this site's.
 func waits(err error) bool {
+	if errors.Is(err, object.ErrMoved) || errors.Is(err, errChanged) {
+		return false
+	}
 	switch firn.KindOf(err) {
-	case firn.Unavailable, firn.Denied, firn.NoSpace:
-		return true
+	case firn.Unavailable, firn.Denied, firn.NoSpace, firn.Conflict:
+		return err != nil
 	}
 	return errors.Is(err, errNoTier)
+}
+
+func (m *moves) failed() {
+	m.mu.Lock()
+	m.res.Failed++
+	m.mu.Unlock()
 }
 
 func (m *moves) scanned() {
@@ -144,7 +192,11 @@ func (m *moves) changed() {
 func (m *moves) done(it Item) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	moved := it.Decision.Action == lifecycle.Move
+	moved := false // needs a tier
+	switch it.Decision.Action {
+	case lifecycle.Move, lifecycle.Recall, lifecycle.Free:
+		moved = true
+	}
 	switch {
 	case it.Err == nil:
 		m.res.Tally.Add(it.Bucket, it.Decision, it.Size)

@@ -1,5 +1,6 @@
-// Package runner carries out what the lifecycle rules of buckets decide: it walks the versions and unfinished uploads of
-// buckets that have rules, removes what has expired, and says what waits for a tier.
+// Package runner carries out what the lifecycle rules of buckets and the site's rules by temperature decide: it looks at
+// the versions and unfinished uploads for which something may be due, removes, moves and brings back, and says what waits
+// for a tier.
 //
 // It owns the walk and its report. It promises that each change is made only if the version is still the one that was
 // decided about, that a lock is stronger than a rule, that one object's trouble stops no other, and that its memory does
@@ -16,8 +17,8 @@ import (
 
 	"firn"
 	"firn/lifecycle"
+	"firn/lifecycle/usekv"
 	"firn/object"
-	"firn/object/listing"
 	"firn/object/record"
 )
 
@@ -39,6 +40,12 @@ type Options struct {
 	// Move brings versions to a storage class other than STANDARD, as tier.Mover.Move does, and returns an error or nil for
 	// each. It is called for one class at a time, for several at once. nil: there are no tiers, and moves wait.
 	Move func(ctx context.Context, class string, versions []record.Version, o object.MoveOptions) []error
+	// Recall brings a version back, as tier.Mover.Recall does; needed with Placements.
+	Recall func(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error)
+	// Placements are the site's rules by temperature.
+	Placements []lifecycle.Placement
+	// Uses tells how versions were read; nil: they were not.
+	Uses *usekv.Store
 }
 
 // Runner carries out rules on one namespace. Its methods may be called concurrently.
@@ -46,8 +53,20 @@ type Runner struct {
 	ns  *object.Store
 	opt Options
 
-	mu   sync.Mutex           // guards all below
+	mu   sync.Mutex           // guards away
 	away map[string]time.Time // storage classes whose moves wait, and since when
+
+	// running holds a token while no pass changes anything; who has it owns spans, which are by a bucket's id, and seq,
+	// the journal's entry up to which they are true.
+	running chan struct{}
+	spans   map[uint64]*bucketSpans
+	seq     uint64
+	perSpan int
+
+	touched struct {
+		sync.Mutex
+		keys map[touched]struct{}
+	}
 }
 
 // New returns a runner.
@@ -58,7 +77,11 @@ func New(ns *object.Store, opt Options) *Runner {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{ns: ns, opt: opt, away: map[string]time.Time{}}
+	r := &Runner{ns: ns, opt: opt, away: map[string]time.Time{}, running: make(chan struct{}, 1), spans: map[uint64]*bucketSpans{}}
+	r.running <- struct{}{}
+	r.touched.keys = map[touched]struct{}{}
+	r.seq, r.perSpan = ns.JournalTail(), perSpan
+	return r
 }
 
 // PassOptions say what a pass is about.
@@ -67,6 +90,9 @@ type PassOptions struct {
 	Prefix string
 	// DryRun decides and reports, and changes nothing.
 	DryRun bool
+	// Due looks only at versions for which something may be due, by what earlier passes of this kind saw and the journal
+	// told since; the first one looks at all. Not with Bucket, Prefix or DryRun.
+	Due bool
 	// At is the time that decisions are made for, with DryRun only; zero is now.
 	At time.Time
 	// Report gets each version and upload that a rule acts on, in the order of the walk; nil for none.
@@ -116,6 +142,20 @@ func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error
 	if o.DryRun && !o.At.IsZero() {
 		now = o.At
 	}
+	if !o.DryRun {
+		select {
+		case <-r.running:
+			defer func() { r.running <- struct{}{} }()
+		case <-ctx.Done():
+			return res, ctx.Err()
+		}
+	}
+	if o.Due {
+		if err := r.follow(ctx); err != nil {
+			return res, err
+		}
+		r.takeTouched()
+	}
 	buckets, err := r.ns.Buckets(ctx)
 	if err != nil {
 		return res, err
@@ -128,18 +168,19 @@ func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error
 			continue
 		}
 		found = true
-		policy, err := r.policy(b)
+		plan, err := r.plan(b)
 		if err != nil {
 			// Rules that a later version of Firn took are left to it.
 			r.opt.Log.Error("lifecycle rules cannot be read: the bucket is left alone", "bucket", b.Name, "error", err)
-			res.Failed++
+			m.failed()
 			continue
 		}
-		if policy.Empty() {
+		if plan.Empty() {
+			delete(r.spans, b.ID)
 			continue
 		}
 		res.Buckets++
-		p := &pass{Runner: r, o: &o, moves: m, res: &res, bucket: b, policy: policy, now: now}
+		p := &pass{Runner: r, o: &o, moves: m, bucket: b, plan: plan, now: now}
 		if err := errors.Join(p.versions(ctx), p.uploads(ctx)); err != nil && firn.KindOf(err) != firn.NotFound {
 			return res, err // a bucket that was removed meanwhile has nothing to expire
 		}
@@ -148,7 +189,25 @@ func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error
 		return res, fmt.Errorf("lifecycle: %w", object.ErrNoSuchBucket)
 	}
 	m.end()
+	if o.Due {
+		r.bound()
+	}
 	return res, ctx.Err()
+}
+
+// bound merges spans where there are too many of them.
+func (r *Runner) bound() {
+	for _, b := range r.spans {
+		b.merge(maxSpans / len(r.spans))
+	}
+}
+
+func (r *Runner) plan(b *record.Bucket) (*lifecycle.Plan, error) {
+	policy, err := r.policy(b)
+	if err != nil {
+		return nil, err
+	}
+	return lifecycle.NewPlan(policy, r.opt.Placements, b.Name), nil
 }
 
 func (r *Runner) policy(b *record.Bucket) (*lifecycle.Policy, error) {
@@ -176,240 +235,15 @@ func (r *Runner) Explain(ctx context.Context, bucket, key, versionID string, at 
 		if b.Name != bucket {
 			continue
 		}
-		policy, err := r.policy(b)
+		plan, err := r.plan(b)
 		if err != nil {
 			return lifecycle.Decision{}, err
 		}
 		if at.IsZero() {
 			at = r.opt.Now()
 		}
-		p := &pass{Runner: r, o: &PassOptions{Prefix: key}, res: &Result{}, bucket: b, policy: policy, now: at}
+		p := &pass{Runner: r, o: &PassOptions{DryRun: true}, bucket: b, plan: plan, now: at}
 		return p.explain(ctx, key, versionID)
 	}
 	return lifecycle.Decision{}, object.ErrNoSuchBucket
-}
-
-// pass is the walk over one bucket.
-type pass struct {
-	*Runner
-	o      *PassOptions
-	moves  *moves
-	res    *Result
-	bucket *record.Bucket
-	policy *lifecycle.Policy
-	now    time.Time
-
-	items []object.DeleteItem
-	about []Item // one for each of items
-}
-
-// each calls fn for all versions below prefix with what the rules need to know of them, without tags and locks.
-func (p *pass) each(ctx context.Context, prefix string, fn func(*record.Version, *lifecycle.Version) error) error {
-	var (
-		held  record.Version // waits for its successor: only that says whether the key has others
-		view  lifecycle.Version
-		have  bool
-		first bool      // held is the newest of its key
-		newer int       // versions of the key that are newer than held
-		since time.Time // when the version before held came to be
-	)
-	give := func(next *record.Version) error {
-		view = lifecycle.Version{
-			Key: held.Key, Size: held.Size, Modified: held.Modified, Current: first, Marker: held.DeleteMarker,
-			Class: held.StorageClass, Only: first && (next == nil || next.Key != held.Key),
-		}
-		if view.Class == "" {
-			view.Class = "STANDARD"
-		}
-		if !first {
-			view.Noncurrent, view.Newer = since, newer-1
-		}
-		return fn(&held, &view)
-	}
-	lo := listing.Options{Prefix: prefix, Limit: object.MaxList}
-	for {
-		l, err := p.ns.ListVersions(ctx, p.bucket.Name, lo)
-		if err != nil {
-			return err
-		}
-		for i := range l.Versions {
-			v := &l.Versions[i]
-			if have {
-				if err := give(v); err != nil {
-					return err
-				}
-			}
-			if have && held.Key == v.Key {
-				first, newer, since = false, newer+1, held.Modified
-			} else {
-				first, newer = true, 0
-			}
-			held, have = *v, true
-		}
-		lo.After, lo.VersionAfter = l.NextKey, l.NextVersion
-		truncated := l.Truncated
-		p.ns.Recycle(l)
-		if !truncated {
-			break
-		}
-	}
-	if !have {
-		return nil
-	}
-	return give(nil)
-}
-
-// complete adds what a listing does not tell. The tags and locks of most versions are of no interest: only those that a
-// rule would act on are looked at.
-func (p *pass) complete(ctx context.Context, v *record.Version, view *lifecycle.Version) error {
-	if v.DeleteMarker {
-		return nil
-	}
-	full, err := p.ns.Head(ctx, p.bucket.Name, v.Key, p.id(v))
-	if err != nil {
-		return err
-	}
-	if full.Clock != v.Clock {
-		return errChanged
-	}
-	view.LegalHold = full.LegalHold
-	if full.Retention.Mode != record.RetentionNone {
-		view.LockedUntil = full.Retention.Until
-	}
-	for _, t := range full.Tags {
-		view.Tags = append(view.Tags, lifecycle.Tag{Name: t.Name, Value: t.Value})
-	}
-	return nil
-}
-
-// id names the version in calls: a bucket that never was versioned knows no ids.
-func (p *pass) id(v *record.Version) string {
-	if p.bucket.Versioning == record.VersioningOff {
-		return ""
-	}
-	return v.ID
-}
-
-func (p *pass) versions(ctx context.Context) error {
-	err := p.each(ctx, p.o.Prefix, func(v *record.Version, view *lifecycle.Version) error {
-		p.moves.scanned()
-		if !p.policy.MayAct(view, p.now) {
-			return nil
-		}
-		switch err := p.complete(ctx, v, view); {
-		case errors.Is(err, errChanged) || firn.KindOf(err) == firn.NotFound:
-			p.moves.changed()
-			return nil
-		case err != nil:
-			return err
-		}
-		d := p.policy.Decide(view, p.now)
-		if d.Action == lifecycle.Keep {
-			return nil
-		}
-		return p.act(ctx, v, Item{Bucket: p.bucket.Name, Key: v.Key, VersionID: v.ID, Size: v.Size, Decision: d})
-	})
-	return errors.Join(err, p.flush(ctx))
-}
-
-// act carries out one decision, deletes in batches.
-func (p *pass) act(ctx context.Context, v *record.Version, it Item) error {
-	if it.Decision.Action == lifecycle.Move {
-		p.moves.add(v, it)
-		return ctx.Err()
-	}
-	id := p.id(v)
-	if it.Decision.Action == lifecycle.Hide {
-		id = ""
-	}
-	clock, site := v.Clock, v.Site
-	p.about = append(p.about, it)
-	p.items = append(p.items, object.DeleteItem{Key: v.Key, VersionID: id, DeleteOptions: object.DeleteOptions{
-		Precondition: func(now *record.Version) error {
-			if now == nil || now.Clock != clock || now.Site != site {
-				return errChanged
-			}
-			return nil
-		},
-	}})
-	if len(p.items) < batch {
-		return nil
-	}
-	return p.flush(ctx)
-}
-
-// flush removes what was gathered.
-func (p *pass) flush(ctx context.Context) error {
-	items, about := p.items, p.about
-	p.items, p.about = p.items[:0], p.about[:0]
-	if len(items) == 0 {
-		return nil
-	}
-	if !p.o.DryRun {
-		results, err := p.ns.DeleteMany(ctx, p.bucket.Name, items)
-		if err != nil {
-			return err
-		}
-		for i := range results {
-			about[i].Err = results[i].Err
-		}
-	}
-	for _, it := range about {
-		p.moves.done(it)
-	}
-	return nil
-}
-
-func (p *pass) uploads(ctx context.Context) error {
-	lo := object.UploadListOptions{Prefix: p.o.Prefix, Limit: object.MaxList}
-	for {
-		l, err := p.ns.ListUploads(ctx, p.bucket.Name, lo)
-		if err != nil {
-			return err
-		}
-		for _, u := range l.Uploads {
-			p.moves.scanned()
-			d := p.policy.DecideUpload(&lifecycle.Upload{Key: u.Key, Begun: u.Initiated}, p.now)
-			if d.Action == lifecycle.Keep {
-				continue
-			}
-			it := Item{Bucket: p.bucket.Name, Key: u.Key, VersionID: u.ID, Decision: d}
-			if !p.o.DryRun {
-				if it.Err = p.ns.AbortUpload(ctx, p.bucket.Name, u.Key, u.ID); firn.KindOf(it.Err) == firn.NotFound {
-					it.Err = errChanged
-				}
-			}
-			p.moves.done(it)
-		}
-		if !l.Truncated {
-			return nil
-		}
-		lo.KeyMarker, lo.UploadIDMarker = l.NextKey, l.NextUploadID
-	}
-}
-
-// explain decides about one version.
-func (p *pass) explain(ctx context.Context, key, versionID string) (d lifecycle.Decision, err error) {
-	found := false
-	stop := errors.New("found")
-	err = p.each(ctx, key, func(v *record.Version, view *lifecycle.Version) error {
-		if v.Key != key {
-			return stop
-		}
-		if versionID == "" && !view.Current || versionID != "" && versionID != v.ID {
-			return nil
-		}
-		if err := p.complete(ctx, v, view); err != nil {
-			return err
-		}
-		d, found = p.policy.Decide(view, p.now), true
-		return stop
-	})
-	switch {
-	case found:
-		return d, nil
-	case err == nil || errors.Is(err, stop):
-		return d, object.ErrNoSuchVersion
-	}
-	return d, err
 }

@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"firn"
+	"firn/kv"
 	"firn/kv/pebblekv"
 	"firn/lifecycle"
 	"firn/object"
 	"firn/object/listing"
 	"firn/object/record"
+	"firn/object/remote"
 	"firn/vfs"
 )
 
@@ -23,11 +25,18 @@ import (
 type site struct {
 	*object.Store
 	t   *testing.T
+	db  kv.DB
 	now time.Time
 	ids map[string]string // version ids by "key content"
 }
 
 func newSite(t *testing.T) *site {
+	t.Helper()
+	return newSiteOn(t, nil)
+}
+
+// newSiteOn makes a site whose tiers are what remote, which may be nil, makes of its clock.
+func newSiteOn(t *testing.T, tiers func(now func() time.Time) remote.Tiers) *site {
 	t.Helper()
 	s := &site{t: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), ids: map[string]string{}}
 	fsys := vfs.NewMem()
@@ -35,7 +44,13 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Store, err = object.Open(t.Context(), fsys, "data", db, object.Options{Now: func() time.Time { return s.now }, ReserveBytes: -1})
+	s.db = db
+	clock := func() time.Time { return s.now }
+	o := object.Options{Now: clock, ReserveBytes: -1}
+	if tiers != nil {
+		o.Remote = tiers(clock)
+	}
+	s.Store, err = object.Open(t.Context(), fsys, "data", db, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,16 +201,17 @@ func TestDecidedAnew(t *testing.T) {
 
 	// Between the decision and the delete it is written anew.
 	o, res := &PassOptions{Report: func(Item) {}}, &Result{}
-	p := &pass{Runner: r, o: o, moves: r.newMoves(t.Context(), o, res), res: res, now: s.now}
+	p := &pass{Runner: r, o: o, moves: r.newMoves(t.Context(), o, res), now: s.now}
 	for _, b := range must(s.Buckets(t.Context())) {
 		p.bucket = b
 	}
-	p.policy = must(r.policy(p.bucket))
-	if err := p.each(t.Context(), "", func(v *record.Version, view *lifecycle.Version) error {
-		if err := p.complete(t.Context(), v, view); err != nil {
+	p.plan = must(r.plan(p.bucket))
+	if err := p.each(t.Context(), "", "", func(at *seen) error {
+		v := &at.v
+		if err := p.complete(t.Context(), at); err != nil {
 			return err
 		}
-		d := p.policy.Decide(view, p.now)
+		d := p.plan.Decide(&at.view, p.now)
 		if (d.Action == lifecycle.Remove) != (v.Key != "stays") {
 			t.Errorf("%s: %+v", v.Key, d)
 		}
@@ -210,8 +226,8 @@ func TestDecidedAnew(t *testing.T) {
 	if err := p.flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if p.res.Changed != 1 || p.res.Failed != 0 {
-		t.Errorf("%+v", p.res)
+	if res.Changed != 1 || res.Failed != 0 {
+		t.Errorf("%+v", res)
 	}
 	s.want("bkt", "stays 1", "written 2")
 }

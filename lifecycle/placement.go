@@ -1,0 +1,211 @@
+package lifecycle
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Placement is a rule by temperature: where the versions of a bucket, or those below a prefix in it, belong.
+type Placement struct {
+	Name           string
+	Bucket, Prefix string // "" is every bucket, every key
+	Rules          TemperatureRules
+	// Warm and Cold are the storage classes of warm and cold versions. Without Warm they stay with the hot ones, which
+	// are in STANDARD; without Cold they stay with the warm ones.
+	Warm, Cold string
+	MinSize    int64 // smaller versions stay where they are
+	// Pinned holds versions at PinnedAt or warmer.
+	Pinned   bool
+	PinnedAt Temperature
+}
+
+const standard = "STANDARD"
+
+// class returns the storage class for a temperature.
+func (p *Placement) class(t Temperature) string {
+	switch {
+	case t >= Cold && p.Cold != "":
+		return p.Cold
+	case t >= Warm && p.Warm != "":
+		return p.Warm
+	}
+	return standard
+}
+
+// at returns the temperature of the versions that are in a storage class.
+func (p *Placement) at(class string) (t Temperature, known bool) {
+	switch class {
+	case standard:
+		return Hot, true
+	case p.Warm:
+		return Warm, true
+	case p.Cold:
+		return Cold, true
+	}
+	return Hot, false
+}
+
+// Plan is all that decides about the versions of a bucket: its own rules, and the site's by temperature. It does not
+// change and may be used concurrently.
+type Plan struct {
+	policy     *Policy
+	bucket     string
+	placements []Placement // those that may be for it
+}
+
+// NewPlan joins the rules of a bucket with those of the placements that are for it.
+func NewPlan(policy *Policy, placements []Placement, bucket string) *Plan {
+	p := &Plan{policy: policy, bucket: bucket}
+	for _, x := range placements {
+		if x.Bucket == "" || x.Bucket == bucket {
+			p.placements = append(p.placements, x)
+		}
+	}
+	return p
+}
+
+// Empty reports whether nothing is in store for any version.
+func (p *Plan) Empty() bool { return p.policy.Empty() && len(p.placements) == 0 }
+
+// Tempered reports whether reads of versions count.
+func (p *Plan) Tempered() bool { return len(p.placements) > 0 }
+
+// Placement returns the rule by temperature for a key, nil where none is for it.
+func (p *Plan) Placement(key string) *Placement { return FindPlacement(p.placements, p.bucket, key) }
+
+// FindPlacement returns the rule by temperature for a key in a bucket, nil where none is for it: one that names the bucket
+// goes before one that does not, and then the longer prefix.
+func FindPlacement(list []Placement, bucket, key string) *Placement {
+	var best *Placement
+	for i := range list {
+		x := &list[i]
+		if x.Bucket != "" && x.Bucket != bucket || !strings.HasPrefix(key, x.Prefix) {
+			continue
+		}
+		if best == nil || best.Bucket == "" && x.Bucket != "" ||
+			(best.Bucket == "") == (x.Bucket == "") && len(x.Prefix) > len(best.Prefix) {
+			best = x
+		}
+	}
+	return best
+}
+
+// DecideUpload is Policy's.
+func (p *Plan) DecideUpload(u *Upload, now time.Time) Decision { return p.policy.DecideUpload(u, now) }
+
+// MayAct reports whether something may be due for v, of which tags, locks and where its bytes are are not known yet:
+// where it says no, Decide keeps v. next is then when it may be, zero where that is never: neither v nor its use changing.
+func (p *Plan) MayAct(v *Version, now time.Time) (act bool, next time.Time) {
+	act, next = p.policy.MayAct(v, now)
+	if x := p.Placement(v.Key); !act && x != nil {
+		d := x.decide(v, now)
+		act, next = d.Action != Keep, earlier(next, d.Due)
+	}
+	return act, next
+}
+
+// earlier returns the earlier of two times that may be zero, which is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// Decide returns what is to be done with v at the time now. The bucket's own rules go first.
+func (p *Plan) Decide(v *Version, now time.Time) Decision {
+	d := p.policy.Decide(v, now)
+	x := p.Placement(v.Key)
+	if d.Action != Keep || x == nil || v.Marker {
+		return d
+	}
+	t := x.decide(v, now)
+	if t.Action != Keep {
+		floor, rule := p.policy.floor(v, now)
+		if p.policy.rank[t.Class] >= p.policy.rank[floor] {
+			return t
+		}
+		t.Action, t.Due = Keep, time.Time{}
+		t.Reason += fmt.Sprintf(", but rule %q of the bucket keeps it in %s or colder", rule, floor)
+		t.Class = ""
+	}
+	if d.Reason != keptReason {
+		t.Reason = d.Reason + "; " + t.Reason
+	}
+	if t.Due = earlier(t.Due, d.Due); t.Due.Equal(d.Due) && !d.Due.IsZero() {
+		t.Rule = d.Rule
+	}
+	return t
+}
+
+// decide returns what the temperature of v asks for.
+func (p *Placement) decide(v *Version, now time.Time) Decision {
+	d := Decision{Rule: p.Name}
+	says := func(format string, args ...any) Decision {
+		d.Reason = fmt.Sprintf("temperature rule %q: ", p.Name) + fmt.Sprintf(format, args...)
+		return d
+	}
+	from := v.Class
+	if from == "" {
+		from = standard
+	}
+	at, known := p.at(from)
+	switch {
+	case v.Marker:
+		return says("a delete marker has no bytes")
+	case !known:
+		return says("left in %s, which it does not speak of", from)
+	case v.Size < p.MinSize && at == Hot:
+		return says("stays: it is smaller than %d bytes", p.MinSize)
+	}
+	s := Subject{Written: v.Modified, At: at, Moved: v.Moved, Use: v.Use, Pinned: p.Pinned, PinnedAt: p.PinnedAt}
+	want, why := p.Rules.Decide(s, now)
+	since, next := p.Rules.turns(&s, now)
+	switch class := p.class(want); {
+	case class == from:
+		d.Due = next
+		if want != at {
+			return says("stays: what is %s is in %s here (%s)", want, class, why)
+		}
+		return says("%s", why)
+	case class == standard:
+		d.Action, d.Class, d.Due = Recall, class, since
+		return says("bring back from %s: %s", from, why)
+	default:
+		d.Action, d.Class, d.Due = Move, class, since
+		return says("move to %s: %s", class, why)
+	}
+}
+
+// turns returns the last and the next moment at which what is decided about s may become another without a read: the
+// last up to now, the next after it. Zero where there is none.
+func (r TemperatureRules) turns(s *Subject, now time.Time) (last, next time.Time) {
+	for _, t := range []struct {
+		from  time.Time
+		after time.Duration
+	}{{s.Written, r.HotAge}, {s.Use.Last, r.WarmRead}, {s.Written, r.WarmAge}, {s.Moved, r.MinStay}} {
+		if t.from.IsZero() {
+			continue
+		}
+		if at := t.from.Add(t.after); at.After(now) {
+			next = earlier(next, at)
+		} else if at.After(last) {
+			last = at
+		}
+	}
+	return last, next
+}
+
+// floor returns the coldest storage class that a rule has moved v to, or would have, and the rule: STANDARD where none
+// has. What a bucket's rules sent down does not come up again: they would send it down anew.
+func (p *Policy) floor(v *Version, now time.Time) (class, rule string) {
+	w := *v
+	w.Class, class = standard, standard
+	p.candidates(&w, func(c candidate) {
+		if c.action == Move && !now.Before(c.due) && p.rank[c.class] > p.rank[class] {
+			class, rule = c.class, c.rule.ID
+		}
+	}, func(string) {})
+	return class, rule
+}
