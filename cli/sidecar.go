@@ -303,7 +303,9 @@ func (s *sidecarFlags) options(ctx context.Context, env *Env, log *slog.Logger) 
 		return err
 	}
 	t.log = log
+	t.opener.watch = newMirrors(log)
 	o := &s.o
+	o.Metrics = t.opener.watch
 	o.Dir, o.Open, o.Rules, o.Log, o.Shrink, o.Prefer = dir, t.open, t.rules, log, share, sidecar.Prefer(s.prefer)
 	o.Keep = t.keep
 	o.Interval, o.Debounce, o.Grace = time.Duration(s.interval), time.Duration(s.debounce), time.Duration(s.grace)

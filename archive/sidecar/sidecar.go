@@ -19,6 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"firn"
 	"firn/archive/lease"
 	"firn/blob"
@@ -90,6 +92,8 @@ type Options struct {
 	// Info says for people who this is; the machine's name.
 	Info string
 	Log  *slog.Logger
+	// Metrics are shown by the Handler beside the sidecar's own; nil for none.
+	Metrics prometheus.Collector
 }
 
 func (o *Options) defaults() error {
@@ -163,6 +167,11 @@ func New(o Options) (*Sidecar, error) {
 		return nil, err
 	}
 	s := &Sidecar{o: o, metrics: newMetrics(), requests: make(chan request), moved: make(chan error, 1)}
+	if o.Metrics != nil {
+		if err := s.metrics.reg.Register(o.Metrics); err != nil {
+			return nil, err
+		}
+	}
 	s.renewing.stop = func() {}
 	s.mu.status = Status{Phase: Starting, Directory: o.Dir, Interval: Duration(o.Interval)}
 	return s, nil
