@@ -28,8 +28,9 @@ import (
 )
 
 // TestClients runs all clients against one server, each in buckets of its own.
-func TestClients(t *testing.T) {
-	s := server.Start(t)
+func TestClients(t *testing.T) { runClients(t, server.Start(t)) }
+
+func runClients(t *testing.T, s *server.Server) {
 	trees := makeTrees(t)
 	for _, c := range []struct {
 		name  string
