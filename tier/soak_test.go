@@ -33,7 +33,7 @@ import (
 var (
 	soakSeeds   = flag.String("seeds", "1-3", "seeds of TestSoak")
 	soakObjects = flag.Int("objects", 150, "objects that TestSoak begins with")
-	soakSteps   = flag.Int("steps", 700, "steps of TestSoak")
+	soakSteps   = flag.Int("steps", 500, "steps of TestSoak")
 )
 
 // unruly is a place in memory that does what places do on bad days, and remembers what was under each key before.

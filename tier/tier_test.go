@@ -334,48 +334,6 @@ func (s *site) once(op string, fn func()) {
 	}
 }
 
-// TestKilledBetween ends the process after each step of a move.
-func TestKilledBetween(t *testing.T) {
-	for step := range 12 {
-		s := newSite(t)
-		s.put("bkt", "first", "1")
-		s.move("bkt")
-		s.put("bkt", "k", large("x"))
-		var clone *vfs.MemFS
-		var tier driver.Driver
-		n := 0
-		s.cold.before = func(string, string) {
-			if n++; n == step+1 {
-				clone, tier = vfs.CrashClone(s.fs), cloneOf(t, s.cold.Driver)
-			}
-		}
-		s.move("bkt")
-		if clone == nil {
-			clone, tier = vfs.CrashClone(s.fs), cloneOf(t, s.cold.Driver)
-		}
-		s.close()
-		after := &site{t: t, fs: clone, now: s.now, cold: &faulty{Driver: tier}}
-		after.store = blob.New(after.cold, "mem:cold")
-		after.open()
-		after.want("bkt", "k", "", large("x"))
-		after.want("bkt", "first", "", "1")
-		after.move("bkt")
-		after.now = after.now.Add(2 * time.Hour)
-		if _, err := after.mover.Collect(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		after.want("bkt", "k", "", large("x"))
-		if got := after.objects(); len(got) != 2 {
-			t.Errorf("step %d: on the tier: %q", step, got)
-		}
-		if err := after.mover.Follow(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		after.same(after.rebuilt())
-		after.close()
-	}
-}
-
 func cloneOf(t *testing.T, d driver.Driver) driver.Driver {
 	t.Helper()
 	from, to := blob.New(d, "mem:"), blob.New(memblob.New(memblob.Options{}), "mem:")

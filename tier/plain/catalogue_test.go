@@ -74,6 +74,9 @@ func TestCatalogue(t *testing.T) {
 	mustKeys(t, store, "k1", "k2", "k3", "k4")
 
 	c = open(t, store)
+	if c.Journal() != 9 {
+		t.Errorf("journal %d after one that was cut off: what happened before it is not told", c.Journal())
+	}
 	for _, n := range []int{3, 1} { // in several segments, in one
 		if err := c.Rewrite(ctx, 20, func(add func(Entry) error) error {
 			for i := range n {
