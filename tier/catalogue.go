@@ -319,8 +319,12 @@ func (m *Mover) adoptAll(ctx context.Context, t *place, o *RebuildOptions, r *Re
 }
 
 func (m *Mover) adopt(ctx context.Context, t *place, e *plain.Entry, r *Rebuilt) error {
+	export, err := plain.LoadRecord(ctx, t.Store, e)
+	if err = t.saw(m.set.now(), err); err != nil {
+		return err
+	}
 	if e.Key == "" {
-		err := m.ns.AdoptBucket(ctx, e.Bucket, e.Record)
+		err := m.ns.AdoptBucket(ctx, e.Bucket, export)
 		switch {
 		case errors.Is(err, object.ErrAdopted):
 			r.Present++
@@ -330,7 +334,7 @@ func (m *Mover) adopt(ctx context.Context, t *place, e *plain.Entry, r *Rebuilt)
 		}
 		return err
 	}
-	v, err := m.ns.Adopt(ctx, e.Bucket, e.Key, e.Record, t.Name, e.Blob)
+	v, err := m.ns.Adopt(ctx, e.Bucket, e.Key, export, t.Name, e.Blob)
 	switch {
 	case errors.Is(err, object.ErrAdopted):
 		// A version without an id may be in the place of a later one.

@@ -234,7 +234,11 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	}
 	// Nothing is reserved on a tier that is away: it is asked first.
 	if !t.awaySince().IsZero() {
-		if _, err := plain.ReadMark(ctx, t.Store); err != nil {
+		_, err := plain.ReadMark(ctx, t.Store)
+		if firn.KindOf(err) == firn.NotFound {
+			err = firn.NewError(firn.Unavailable, "its mark is not there")
+		}
+		if err != nil {
 			return all(firn.E("use tier", t.Name, t.saw(m.set.now(), err)))
 		}
 	}

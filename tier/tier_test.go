@@ -91,6 +91,7 @@ type site struct {
 	cold  *faulty
 	store *blob.Store
 	now   time.Time
+	block int // bytes of a block; 0 is the default
 }
 
 func newSite(t *testing.T) *site {
@@ -130,7 +131,7 @@ func (s *site) open() {
 	if s.db, err = pebblekv.Open(files, "data/kv", pebblekv.Options{}); err != nil {
 		s.t.Fatal(err)
 	}
-	s.Store, err = object.Open(s.t.Context(), files, "data", s.db, object.Options{Now: clock, ReserveBytes: -1, Remote: s.set})
+	s.Store, err = object.Open(s.t.Context(), files, "data", s.db, object.Options{Now: clock, ReserveBytes: -1, Remote: s.set, BlockSize: s.block})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -468,6 +469,33 @@ func TestRebuild(t *testing.T) {
 	if _, err := plain.ReadMark(ctx, s.store); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLongCheckData: a version with so many blocks that its record does not go into a line of the catalogue comes back, too.
+func TestLongCheckData(t *testing.T) {
+	s := newSite(t)
+	s.close()
+	s.block = 4 << 10
+	s.open()
+	content := strings.Repeat("0123456789abcdef", 36<<20/16)
+	s.put("bkt", "a", content)
+	s.put("bkt", "b", "small")
+	s.move("bkt")
+	if err := s.mover.Follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	records := 0
+	for _, err := range s.store.List(t.Context(), "catalogue-records/") {
+		if records++; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if records != 1 {
+		t.Errorf("%d records have blobs of their own", records)
+	}
+	n := s.rebuilt()
+	s.same(n)
+	n.want("bkt", "a", "", content)
 }
 
 func TestNewSet(t *testing.T) {

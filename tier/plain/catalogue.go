@@ -30,7 +30,7 @@ const (
 	maxSegment = 64 << 20 // bytes of a segment, unpacked
 	maxLine    = 8 << 20  // bytes of a line: a record and a version's check data, in base64
 	tellAfter  = 100_000  // entries of the journal, of nothing the tier has, after which a segment says so
-	segmentTo  = 4 << 20  // bytes of lines after which a full catalogue begins another segment
+	segmentTo  = 4 << 20  // bytes of lines after which another segment begins
 )
 
 // Entry is one line of the catalogue. The latest of a bucket, or of a version, is the one that counts.
@@ -49,8 +49,10 @@ type Entry struct {
 	Blob string `json:"blob,omitempty"`
 	// BLAKE3 is that of the blob.
 	BLAKE3 string `json:"blake3,omitempty"`
-	// Record is the namespace's record of the bucket or version, in its own encoding.
+	// Record is the namespace's record of the bucket or version, in its own encoding. LoadRecord reads one that is long.
 	Record []byte `json:"record,omitempty"`
+	// RecordBlob is the name of the blob that has the record, where that is long.
+	RecordBlob string `json:"record_blob,omitempty"`
 }
 
 // head is a segment's first line, and foot its last.
@@ -96,6 +98,8 @@ type Catalogue struct {
 	told    uint64 // what the last segment says of journal
 	since   int    // segments since the last full one
 	damaged bool   // the last segment cannot be read
+	// records are the long ones that are known to be there. Rewrite leaves those that it names.
+	records map[string]bool
 }
 
 // OpenCatalogue finds the end of the catalogue in store, for writing by the site.
@@ -104,7 +108,7 @@ func OpenCatalogue(ctx context.Context, store *blob.Store, site string) (*Catalo
 	if err != nil {
 		return nil, err
 	}
-	c := &Catalogue{store: store, site: site, next: 1}
+	c := &Catalogue{store: store, site: site, next: 1, records: map[string]bool{}}
 	if len(numbers) == 0 {
 		return c, nil
 	}
@@ -140,9 +144,9 @@ func (c *Catalogue) Journal() uint64 { return c.journal.Load() }
 // Segments returns how many segments a reader would have to read.
 func (c *Catalogue) Segments() int { return c.since }
 
-// Append adds entries in one segment. journal is the last entry of the site's journal that they, or those before, tell
-// of. Nothing to add is only written down now and then. After an error the segment may be there, or not; the next Append
-// tries the same number.
+// Append adds entries, in one segment where they fit. journal is the last entry of the site's journal that they, or those
+// before, tell of. Nothing to add is only written down now and then. After an error the segment may be there, or not; the
+// next Append tries the same number.
 func (c *Catalogue) Append(ctx context.Context, journal uint64, list []Entry) error {
 	journal = max(journal, c.journal.Load())
 	if len(list) == 0 && journal-c.told < tellAfter {
@@ -150,8 +154,18 @@ func (c *Catalogue) Append(ctx context.Context, journal uint64, list []Entry) er
 		return nil
 	}
 	w := newSegment()
-	for i := range list {
-		if err := w.add(&list[i]); err != nil {
+	for _, e := range list {
+		if w.plain.Len() > segmentTo {
+			if err := c.put(ctx, w, "", c.told); err != nil {
+				return err
+			}
+			w = newSegment()
+		}
+		err := c.part(ctx, &e)
+		if err == nil {
+			err = w.add(&e)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -171,7 +185,16 @@ func (c *Catalogue) put(ctx context.Context, w *segment, full string, journal ui
 	if err != nil {
 		return err
 	}
-	key := segmentKey(c.next)
+	if err := c.putVerified(ctx, segmentKey(c.next), p); err != nil {
+		return err
+	}
+	c.next++
+	c.since++
+	c.told = journal
+	return nil
+}
+
+func (c *Catalogue) putVerified(ctx context.Context, key string, p []byte) error {
 	if err := c.store.PutBytes(ctx, key, p); err != nil {
 		return err
 	}
@@ -182,9 +205,6 @@ func (c *Catalogue) put(ctx context.Context, w *segment, full string, journal ui
 	if !bytes.Equal(p, back) {
 		return firn.E("write catalogue", key, firn.NewError(firn.Corrupt, "the tier does not give back what it was given"))
 	}
-	c.next++
-	c.since++
-	c.told = journal
 	return nil
 }
 
@@ -193,12 +213,19 @@ func (c *Catalogue) put(ctx context.Context, w *segment, full string, journal ui
 func (c *Catalogue) Rewrite(ctx context.Context, journal uint64, all func(add func(Entry) error) error) error {
 	begin, full := c.next, "begin"
 	w := newSegment()
+	records := map[string]bool{}
 	err := all(func(e Entry) error {
 		if w.plain.Len() > segmentTo {
 			if err := c.put(ctx, w, full, c.told); err != nil {
 				return err
 			}
 			w, full = newSegment(), ""
+		}
+		if err := c.part(ctx, &e); err != nil {
+			return err
+		}
+		if e.RecordBlob != "" {
+			records[e.RecordBlob] = true
 		}
 		return w.add(&e)
 	})
@@ -225,7 +252,10 @@ func (c *Catalogue) Rewrite(ctx context.Context, journal uint64, all func(add fu
 		}
 	}
 	c.since = len(numbers) - len(old)
-	return c.store.Delete(ctx, old...)
+	if err := c.store.Delete(ctx, old...); err != nil {
+		return err
+	}
+	return c.sweepRecords(ctx, records)
 }
 
 // segment is one that is being made.

@@ -1,6 +1,7 @@
 package plain
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -65,7 +66,7 @@ func TestCatalogue(t *testing.T) {
 	cut := errors.New("cut")
 	err := c.Rewrite(ctx, 10, func(add func(Entry) error) error {
 		big := entry(4)
-		big.Record = make([]byte, segmentTo)
+		big.ETag = strings.Repeat("x", segmentTo)
 		return errors.Join(add(big), add(entry(5)), cut)
 	})
 	if !errors.Is(err, cut) {
@@ -82,7 +83,7 @@ func TestCatalogue(t *testing.T) {
 			for i := range n {
 				e := entry(i)
 				if n > 1 {
-					e.Record = make([]byte, segmentTo)
+					e.ETag = strings.Repeat("x", segmentTo)
 				}
 				if err := add(e); err != nil {
 					return err
@@ -148,5 +149,83 @@ func put(ctx context.Context, t *testing.T, store *blob.Store, key string, p []b
 	t.Helper()
 	if err := store.PutBytes(ctx, key, p); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLongRecords: a record of any length is kept, one that is damaged is told, and what no segment names goes.
+func TestLongRecords(t *testing.T) {
+	store := blob.New(memblob.New(memblob.Options{}), "mem:")
+	ctx := t.Context()
+	c := open(t, store)
+	// Check data of a version of 300 GB, and more of those of a few GB than go into one segment.
+	var list []Entry
+	for i, n := range []int{300, longRecord - 1, longRecord, 20 << 20} {
+		e := entry(i)
+		e.Record = bytes.Repeat([]byte{byte(i + 1)}, n)
+		list = append(list, e)
+	}
+	for i := range 300 {
+		e := entry(10 + i)
+		e.Record = bytes.Repeat([]byte{byte(i)}, longRecord-1)
+		list = append(list, e)
+	}
+	records := func() (names []string) {
+		for info, err := range store.List(ctx, recordPrefix) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, info.Key)
+		}
+		return names
+	}
+	same := func(want []Entry) {
+		t.Helper()
+		i := 0
+		if err := ReadCatalogue(ctx, store, func(e Entry) error {
+			p, err := LoadRecord(ctx, store, &e)
+			if err != nil || e.Key != want[i].Key || !bytes.Equal(p, want[i].Record) {
+				t.Errorf("%s: %d bytes, %v; want %s, %d", e.Key, len(p), err, want[i].Key, len(want[i].Record))
+			}
+			i++
+			return nil
+		}); err != nil || i != len(want) {
+			t.Errorf("%d entries, %v; want %d", i, err, len(want))
+		}
+	}
+	if err := c.Append(ctx, 7, list); err != nil {
+		t.Fatal(err)
+	}
+	same(list)
+	if n := len(records()); n != 2 {
+		t.Errorf("%d records", n)
+	}
+	if c = open(t, store); c.Journal() != 7 || c.Segments() < 3 {
+		t.Errorf("journal %d, %d segments", c.Journal(), c.Segments())
+	}
+	// Anew, and without the longest.
+	list = slices.Delete(list, 3, 4)
+	if err := c.Rewrite(ctx, 8, func(add func(Entry) error) error {
+		for _, e := range list {
+			if err := add(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	same(list)
+	if n := len(records()); n != 1 {
+		t.Errorf("%d records after the catalogue was written anew", n)
+	}
+	put(ctx, t, store, records()[0], []byte("x"))
+	if err := ReadCatalogue(ctx, store, func(e Entry) error {
+		_, err := LoadRecord(ctx, store, &e)
+		return err
+	}); firn.KindOf(err) != firn.Corrupt || !strings.Contains(err.Error(), records()[0]) {
+		t.Errorf("a damaged record: %v", err)
+	}
+	if _, err := LoadRecord(ctx, store, &Entry{RecordBlob: "objects/b/k"}); firn.KindOf(err) != firn.Corrupt {
+		t.Errorf("a record elsewhere: %v", err)
 	}
 }
