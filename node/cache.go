@@ -151,10 +151,11 @@ func (k *contents) purge(ctx context.Context, m cache.Match) error {
 
 // changed is purge for a content of which each version has its own name. Other nodes are told when they can be.
 func (k *contents) changed(ctx context.Context, m cache.Match) error {
+	err := k.purgeHere(ctx, m)
 	if k.bus != nil {
-		k.bus.Tell(m)
+		k.bus.Tell(m) // not before: who hears it may ask here
 	}
-	return k.purgeHere(ctx, m)
+	return err
 }
 
 // purgeHere forgets what m selects here.
