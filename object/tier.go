@@ -65,7 +65,8 @@ func (r *Ref) subject() string { return subject(r.Bucket, r.Key) }
 // MoveOptions say what becomes of a version besides.
 type MoveOptions struct {
 	Class string // its storage class from then on; "" is STANDARD
-	// LocalUntil is until when the local bytes stay as well; a time that is past: they go at once.
+	// LocalUntil is until when the local bytes stay as well; a time that is past: they go at once. A copy that was asked for
+	// stays for its time.
 	LocalUntil time.Time
 }
 
@@ -412,6 +413,9 @@ func (s *Store) switchTo(ctx context.Context, ref Ref, blob record.TierBlob, o *
 		until := o.LocalUntil
 		if v.KeepUntil.After(until) {
 			until = v.KeepUntil
+		}
+		if l := v.Location; l != nil && l.LocalUntil.After(until) {
+			until = l.LocalUntil
 		}
 		v.KeepUntil = time.Time{}
 		if until.After(t.now) && v.Local() {

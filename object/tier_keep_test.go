@@ -35,6 +35,11 @@ func TestTierKeepUntil(t *testing.T) {
 		f.want("bucket", key, "", content)
 		f.check()
 	}
+	// It stays also where the version goes on to another tier.
+	if v := f.mustMove(tiers, "file", "ice", MoveOptions{Class: "ICE"}); v.Location.Tier != "ice" || !v.Location.LocalUntil.Equal(until) {
+		t.Errorf("%+v", v.Location)
+	}
+	f.check()
 	f.now.advance(25 * time.Hour)
 	if n, err := f.ExpireLocal(ctx); err != nil || n != 2 {
 		t.Errorf("%d, %v", n, err)
