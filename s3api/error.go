@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"firn"
 	"firn/auth"
@@ -176,5 +177,11 @@ func (rq *request) dropEntityHeaders() {
 		"Expires", "Etag", "Accept-Ranges",
 	} {
 		delete(rq.h, k)
+	}
+	// A client that finds one compares the error's document with it.
+	for k := range rq.h {
+		if strings.HasPrefix(k, "X-Amz-Checksum-") {
+			delete(rq.h, k)
+		}
 	}
 }

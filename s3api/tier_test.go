@@ -545,6 +545,11 @@ func TestTierAway(t *testing.T) {
 		if r.header.Get("Retry-After") == "" || !strings.Contains(r.body, "tier cold, which cannot be read since 2026-03-04 05:06:07 UTC") {
 			t.Errorf("%s %s: %v %s", method, target, r.header, r.body)
 		}
+		for k := range r.header {
+			if strings.HasPrefix(k, "X-Amz-Checksum-") {
+				t.Errorf("the answer has %s of the object", k)
+			}
+		}
 		if strings.Contains(r.body, "10.1.2.3") {
 			t.Errorf("the answer has the tier's address: %s", r.body)
 		}
@@ -553,7 +558,7 @@ func TestTierAway(t *testing.T) {
 		target := "/bkt/" + o.name
 		source := append([]string{"x-amz-copy-source: " + target}, o.source...)
 		if o.content != "" {
-			refused("GET", target, "", o.read...)
+			refused("GET", target, "", append(o.read, "x-amz-checksum-mode: ENABLED")...)
 			refused("GET", target, "", append(o.read, "Range: bytes=1-2")...)
 			refused("PUT", "/bkt/copy", "", source...)
 		}

@@ -39,7 +39,7 @@ func (m *Mover) Follow(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return err
 			}
-			m.opt.Log.Warn("the catalogue of a tier is behind", "tier", t.Name, "error", err)
+			m.complain(t, err)
 		}
 	}
 	return nil
@@ -142,6 +142,23 @@ func (m *Mover) entryOf(ctx context.Context, t *place, c change) (plain.Entry, e
 	return e, nil
 }
 
+// withClass gives the version in an export the storage class that it is about to have.
+func withClass(export []byte, class string) ([]byte, error) {
+	e, err := record.DecodeExport(export)
+	if err != nil {
+		return nil, err
+	}
+	r := &record.Record{}
+	if err := record.Decode(r, e.Record); err != nil {
+		return nil, err
+	}
+	if r.StorageClass = class; class == object.StandardClass {
+		r.StorageClass = ""
+	}
+	e.Record = record.Append(nil, r)
+	return e.Encode(), nil
+}
+
 // rewrite writes the whole catalogue: the buckets, the versions on the tier, and the delete markers.
 func (m *Mover) rewrite(ctx context.Context, t *place, c *plain.Catalogue) error {
 	tail := m.ns.JournalTail() // what happens meanwhile is told of again
@@ -234,7 +251,7 @@ func (m *Mover) Rebuild(ctx context.Context, tier string, o RebuildOptions) (r R
 	}
 	mark, err := plain.ReadMark(ctx, t.Store)
 	if err == nil && mark.Site != m.opt.Site && mark.Site != o.From {
-		err = firn.NewError(firn.Conflict, fmt.Sprintf("it is tier %s of site %s, since %s: if that site is lost, name it as the one to rebuild from",
+		err = firn.NewError(firn.Conflict, fmt.Sprintf("it is tier %s of site %s, since %s: if that site is lost, say so by its id (--from)",
 			mark.Tier, mark.Site, mark.Created.Format("2006-01-02")))
 	}
 	if err == nil && o.From != "" && mark.Site != o.From {

@@ -270,7 +270,7 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 				return nil
 			}
 			defer turn.End()
-			done[i], errs[i] = m.copy(turns.With(ctx, turn), t, &versions[i])
+			done[i], errs[i] = m.copy(turns.With(ctx, turn), t, &versions[i], o.Class)
 			return nil
 		})
 	}
@@ -367,7 +367,7 @@ func (m *Mover) giveUp(ctx context.Context, b record.TierBlob) {
 }
 
 // copy makes a verified copy of a version on a tier. It returns nil and no error for what is there already.
-func (m *Mover) copy(ctx context.Context, t *place, v *record.Version) (*copied, error) {
+func (m *Mover) copy(ctx context.Context, t *place, v *record.Version, class string) (*copied, error) {
 	subject := v.Bucket + "/" + v.Key
 	o, err := m.ns.Open(ctx, v.Bucket, v.Key, v.ID)
 	if err != nil {
@@ -392,7 +392,9 @@ func (m *Mover) copy(ctx context.Context, t *place, v *record.Version) (*copied,
 	if err == nil {
 		var now *record.Version
 		var raw []byte
-		now, raw, err = m.ns.Export(ctx, v.Bucket, v.Key, v.ID)
+		if now, raw, err = m.ns.Export(ctx, v.Bucket, v.Key, v.ID); err == nil {
+			raw, err = withClass(raw, class)
+		}
 		switch {
 		case firn.KindOf(err) == firn.NotFound || err == nil && object.RefOf(now) != c.ref:
 			err = object.ErrMoved
@@ -519,7 +521,7 @@ func (r *hashed) Close() error {
 func (m *Mover) Collect(ctx context.Context) (blobs int64, err error) {
 	for _, t := range m.set.list {
 		if err := m.ready(ctx, t); err != nil {
-			m.opt.Log.Warn("a tier cannot be tidied up", "tier", t.Name, "error", err)
+			m.complain(t, err)
 			continue
 		}
 		// The catalogue first: it must not tell of what is gone.
@@ -533,10 +535,21 @@ func (m *Mover) Collect(ctx context.Context) (blobs int64, err error) {
 			if ctx.Err() != nil {
 				return blobs, err
 			}
-			m.opt.Log.Warn("a tier cannot be tidied up", "tier", t.Name, "error", err)
+			m.complain(t, err)
 		}
 	}
 	return blobs, nil
+}
+
+// complain logs why a tier cannot be worked on, once for as long as it is the same.
+func (m *Mover) complain(t *place, err error) {
+	t.mu.Lock()
+	same := t.warned == err.Error()
+	t.warned = err.Error()
+	t.mu.Unlock()
+	if !same {
+		m.opt.Log.Warn("a tier cannot be brought up to date", "tier", t.Name, "error", err)
+	}
 }
 
 func (m *Mover) collect(ctx context.Context, t *place) (n int64, err error) {

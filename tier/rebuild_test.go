@@ -179,6 +179,19 @@ func TestRemovedStaysRemoved(t *testing.T) {
 	}
 }
 
+// TestRebuildOfWhatWasMovedLast: a site that is lost right after a move has told of it already, its storage class included.
+func TestRebuildOfWhatWasMovedLast(t *testing.T) {
+	s := newSite(t)
+	s.put("bkt", "a", "1")
+	s.put("versions", "b", large("z"))
+	if err := s.mover.Follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.move("bkt")
+	s.move("versions")
+	s.same(s.rebuilt())
+}
+
 func TestMaxBytes(t *testing.T) {
 	s := newSite(t)
 	s.set.list[0].MaxBytes = 10

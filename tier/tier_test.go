@@ -399,7 +399,7 @@ func (s *site) same(other *site) {
 				}
 				if full.Location != nil {
 					content, err := s.read(b.Name, v.Key, v.ID)
-					all = append(all, fmt.Sprint(v.Key, v.ID, v.ETag, full.Metadata, full.Tags, len(content), err))
+					all = append(all, fmt.Sprint(v.Key, v.ID, v.StorageClass, v.ETag, full.Metadata, full.Tags, len(content), err))
 				}
 			}
 		}
