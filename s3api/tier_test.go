@@ -537,6 +537,8 @@ func TestTierAway(t *testing.T) {
 	h.must("PUT", "/bkt", "")
 	objects := h.objects()
 	h.must("PUT", "/bkt/here", "here")
+	h.must("PUT", "/bkt/summed", "summed", "x-amz-storage-class: COLD", "x-amz-sdk-checksum-algorithm: CRC32", "x-amz-checksum-crc32: "+sumOf(record.ChecksumCRC32, "summed"))
+	h.move("summed", "", "cold", "COLD")
 	since := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	h.tier.away(since)
 	refused := func(method, target, body string, headers ...string) {
@@ -554,11 +556,13 @@ func TestTierAway(t *testing.T) {
 			t.Errorf("the answer has the tier's address: %s", r.body)
 		}
 	}
+	refused("GET", "/bkt/summed", "", "x-amz-checksum-mode: ENABLED")
+	h.must("DELETE", "/bkt/summed", "")
 	for _, o := range objects {
 		target := "/bkt/" + o.name
 		source := append([]string{"x-amz-copy-source: " + target}, o.source...)
 		if o.content != "" {
-			refused("GET", target, "", append(o.read, "x-amz-checksum-mode: ENABLED")...)
+			refused("GET", target, "", o.read...)
 			refused("GET", target, "", append(o.read, "Range: bytes=1-2")...)
 			refused("PUT", "/bkt/copy", "", source...)
 		}

@@ -45,10 +45,10 @@ type Set struct {
 type place struct {
 	Place
 
-	mu    sync.Mutex // guards all below
-	since time.Time  // when it was first found away; zero: it answers
-	err   error      // why it was, or the last it could not take
-	warned string // what was logged last
+	mu     sync.Mutex // guards all below
+	since  time.Time  // when it was first found away; zero: it answers
+	err    error      // why it was, or the last it could not take
+	warned string     // what was logged last
 	// refused is why it is not this site's to write to; nil where that is not so, or not known.
 	refused error
 	// catalogue is nil before the tier was claimed.
