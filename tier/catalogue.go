@@ -101,12 +101,25 @@ func (m *Mover) changed(ctx context.Context, t *place, from uint64) (to uint64, 
 	}
 	for _, c := range slices.SortedFunc(maps.Keys(seen), compareChanges) {
 		e, err := m.entryOf(ctx, t, c)
+		if m.broken(t, c, err) {
+			continue // what was told of it before is told still
+		}
 		if err != nil {
 			return 0, nil, err
 		}
 		entries = append(entries, e)
 	}
 	return to, entries, nil
+}
+
+// broken reports whether an error says that a version is damaged here: it must not keep all others out of the catalogue.
+func (m *Mover) broken(t *place, c change, err error) bool {
+	if firn.KindOf(err) != firn.Corrupt {
+		return false
+	}
+	m.opt.Log.Error("a version is damaged here, and the catalogue of its tier does not tell of it as it is",
+		"tier", t.Name, "bucket", c.bucket, "key", c.key, "version", c.version, "error", err)
+	return true
 }
 
 func compareChanges(a, b change) int {
@@ -123,6 +136,10 @@ func (m *Mover) entryOf(ctx context.Context, t *place, c change) (plain.Entry, e
 		}
 		return plain.Entry{Bucket: c.bucket, Record: raw}, err
 	}
+	here := func(v *record.Version) bool { return v.Location != nil && v.Location.Tier == t.Name }
+	if v, err := m.ns.Head(ctx, c.bucket, c.key, c.version); err == nil && !here(v) {
+		return removed, nil // its bytes are elsewhere: here, or on another tier whose catalogue has it
+	}
 	v, raw, err := m.ns.Export(ctx, c.bucket, c.key, c.version)
 	if firn.KindOf(err) == firn.NotFound {
 		return removed, nil
@@ -130,9 +147,9 @@ func (m *Mover) entryOf(ctx context.Context, t *place, c change) (plain.Entry, e
 	if err != nil {
 		return removed, err
 	}
-	on := v.Location != nil && v.Location.Tier == t.Name
+	on := here(v)
 	if !on && !v.DeleteMarker {
-		return removed, nil // its bytes are elsewhere: here, or on another tier whose catalogue has it
+		return removed, nil // since a moment
 	}
 	e := entry(v, raw)
 	e.Version = c.version
@@ -183,6 +200,9 @@ func (m *Mover) rewrite(ctx context.Context, t *place, c *plain.Catalogue) error
 func (m *Mover) rewriteBucket(ctx context.Context, t *place, bucket string, add func(plain.Entry) error) error {
 	one := func(c change) error {
 		e, err := m.entryOf(ctx, t, c)
+		if m.broken(t, c, err) {
+			return nil
+		}
 		if err == nil && !e.Removed {
 			err = add(e)
 		}

@@ -150,6 +150,9 @@ func (m *Mover) settle(ctx context.Context, t *place) error {
 		var entries []plain.Entry
 		for _, d := range t.doubts {
 			e, err := m.entryOf(ctx, t, d.change)
+			if m.broken(t, d.change, err) {
+				e, err = plain.Entry{Bucket: d.bucket, Key: d.key, Version: d.version, Removed: true}, nil
+			}
 			if err != nil {
 				return err
 			}

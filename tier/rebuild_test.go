@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"firn"
+	"firn/kv"
 	"firn/object"
 	"firn/object/record"
 	"firn/tier/plain"
@@ -238,4 +239,45 @@ func TestQuietCatalogue(t *testing.T) {
 		t.Errorf("%d puts, %+v", puts, b)
 	}
 	s.same(s.rebuilt())
+}
+
+// TestDamagedVersion: a version whose check data are gone keeps no other out of the catalogue, nor garbage on the tier.
+func TestDamagedVersion(t *testing.T) {
+	s := newSite(t)
+	ctx := t.Context()
+	s.put("bkt", "bad", large("x"))
+	s.put("bkt", "good", large("y"))
+	s.move("bkt")
+	v, err := s.Head(ctx, "bkt", "bad", "")
+	if err == nil {
+		err = s.db.Update(ctx, func(tx kv.Tx) error {
+			tx.Delete(record.OutboardKey(v.Location.ID, 0))
+			return nil
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"bad", "good"} {
+		if _, err := s.UpdateVersion(ctx, "bkt", key, "", false, func(v *record.Version) error {
+			v.Tags = []record.Field{{Name: "t", Value: "u"}}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, anew := range []bool{false, true} {
+		s.set.list[0].stale = anew
+		if err := s.mover.Follow(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if b := s.mover.Backlog()[0]; b.Entries != 0 {
+			t.Errorf("anew %v: %+v", anew, b)
+		}
+		n := s.rebuilt()
+		n.want("bkt", "good", "", large("y"))
+		if v, err := n.Head(ctx, "bkt", "good", ""); err != nil || len(v.Tags) != 1 {
+			t.Errorf("anew %v: %+v, %v", anew, v, err)
+		}
+	}
 }
