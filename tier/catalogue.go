@@ -46,7 +46,7 @@ func (m *Mover) Follow(ctx context.Context) error {
 }
 
 func (m *Mover) follow(ctx context.Context, t *place) error {
-	turn, err := m.turns.Begin(ctx, turns.Follow)
+	turn, err := m.turns.Begin(ctx, t.Name, turns.Follow)
 	if err != nil {
 		return err
 	}

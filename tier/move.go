@@ -24,7 +24,7 @@ import (
 type Options struct {
 	Site string       // id of the site: a tier belongs to one
 	Log  *slog.Logger // nil discards
-	// Parallel is how many versions are copied at once, to tiers or back; 0 is 4.
+	// Parallel is how many versions are copied at once to a tier or back; 0 is 4.
 	Parallel int
 	// BytesPerSecond bounds moves and recalls together, reading back included; 0 is no bound.
 	BytesPerSecond int64
@@ -201,7 +201,7 @@ func (m *Mover) Recall(ctx context.Context, ref object.Ref, o object.RecallOptio
 			defer m.work.begin(job{from, true}, v.Size, m.set.now())()
 		}
 	}
-	turn, err := m.turns.Begin(ctx, turns.Recall)
+	turn, err := m.turns.Begin(ctx, from, turns.Recall)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +267,7 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 		}
 		g.Go(func() error {
 			defer waits[i]()
-			turn, err := m.turns.Begin(ctx, u)
+			turn, err := m.turns.Begin(ctx, tier, u)
 			if err != nil {
 				errs[i] = firn.E("move to tier "+t.Name, versions[i].Bucket+"/"+versions[i].Key, err)
 				return nil

@@ -1,6 +1,6 @@
 // Package turns decides who uses the way to the tiers next: what somebody waits for before what has time.
 //
-// It promises that no more work at once than was set, that bytes pass at no more than the rate that was set plus a burst,
+// It promises that no more is at work at once on a tier than was set, that a tier that does not answer holds up no other, that bytes pass at no more than the rate that was set plus a burst,
 // that moves begin only in their windows, that a more urgent one never waits behind a less urgent one that has not begun,
 // and that the most urgent one under way gets half of the rate at least. What has begun is never interrupted. It must never import another package of this module.
 package turns
@@ -30,7 +30,7 @@ const (
 
 // Options are the settings of Turns.
 type Options struct {
-	Parallel       int   // at work at once; 0 is 4
+	Parallel       int   // at work at once on a tier; 0 is 4
 	BytesPerSecond int64 // of all together, both ways; 0 is no bound
 	Windows        Windows
 	Now            func() time.Time // nil is time.Now; its location is that of the windows
@@ -42,9 +42,11 @@ var ErrClosed = firn.NewError(firn.Unavailable, "moves have their times of day")
 // Turns are those of one way. Its methods may be called concurrently.
 type Turns struct {
 	opt   Options
-	slots *queue
 	bytes *queue // whoever takes bytes holds its one place
 	rate  *rate.Limiter
+
+	mu    sync.Mutex
+	slots map[string]*queue // by tier; guarded by mu
 }
 
 // burst is how many bytes may pass at once: a more urgent one waits for no more than that.
@@ -58,14 +60,14 @@ func New(opt Options) *Turns {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
-	t := &Turns{opt: opt, slots: newQueue(opt.Parallel), bytes: newQueue(1)}
+	t := &Turns{opt: opt, slots: map[string]*queue{}, bytes: newQueue(1)}
 	if opt.BytesPerSecond > 0 {
 		t.rate = rate.NewLimiter(rate.Limit(opt.BytesPerSecond), burst(opt.BytesPerSecond))
 	}
 	return t
 }
 
-// Parallel returns how many are at work at once.
+// Parallel returns how many are at work at once on a tier.
 func (t *Turns) Parallel() int { return t.opt.Parallel }
 
 // Opens returns when moves may begin: now, or a later time.
@@ -77,23 +79,31 @@ func (t *Turns) Opens() (at time.Time, open bool) {
 
 // Turn is somebody's turn, until it ends. The methods of a nil Turn do nothing.
 type Turn struct {
-	t *Turns
-	u Urgency
+	t    *Turns
+	slot *queue
+	u    Urgency
 }
 
-// Begin waits for its turn. A Move outside the windows does not wait: ErrClosed. Otherwise the error is the context's.
-func (t *Turns) Begin(ctx context.Context, u Urgency) (*Turn, error) {
+// Begin waits for its turn on a tier, of which there are few. A Move outside the windows does not wait: ErrClosed. Otherwise the error is the context's.
+func (t *Turns) Begin(ctx context.Context, tier string, u Urgency) (*Turn, error) {
 	if err := t.closed(u); err != nil {
 		return nil, err
 	}
-	if err := t.slots.enter(ctx, u); err != nil {
+	t.mu.Lock()
+	slot := t.slots[tier]
+	if slot == nil {
+		slot = newQueue(t.opt.Parallel)
+		t.slots[tier] = slot
+	}
+	t.mu.Unlock()
+	if err := slot.enter(ctx, u); err != nil {
 		return nil, err
 	}
 	if err := t.closed(u); err != nil { // while it waited
-		t.slots.leave()
+		slot.leave()
 		return nil, err
 	}
-	return &Turn{t, u}, nil
+	return &Turn{t, slot, u}, nil
 }
 
 func (t *Turns) closed(u Urgency) error {
@@ -106,7 +116,7 @@ func (t *Turns) closed(u Urgency) error {
 // End ends the turn.
 func (t *Turn) End() {
 	if t != nil {
-		t.t.slots.leave()
+		t.slot.leave()
 	}
 }
 

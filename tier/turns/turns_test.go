@@ -47,14 +47,14 @@ func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := New(Options{Parallel: 2})
 		ctx := t.Context()
-		first, _ := turns.Begin(ctx, Move)
-		second, _ := turns.Begin(ctx, Move)
+		first, _ := turns.Begin(ctx, "cold", Move)
+		second, _ := turns.Begin(ctx, "cold", Move)
 		var mu sync.Mutex
 		var order []Urgency
 		var wg sync.WaitGroup
 		for _, u := range []Urgency{Follow, Move, Asked, Move, Recall} {
 			wg.Go(func() {
-				turn, err := turns.Begin(ctx, u)
+				turn, err := turns.Begin(ctx, "cold", u)
 				if err != nil {
 					t.Error(err)
 					return
@@ -69,21 +69,26 @@ func TestOrder(t *testing.T) {
 		}
 		gone, cancel := context.WithCancel(ctx)
 		wg.Go(func() {
-			if _, err := turns.Begin(gone, Recall); !errors.Is(err, context.Canceled) {
+			if _, err := turns.Begin(gone, "cold", Recall); !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
 		})
 		synctest.Wait()
 		cancel()
 		synctest.Wait()
+		if other, err := turns.Begin(ctx, "warm", Follow); err != nil { // which waits for nobody
+			t.Error(err)
+		} else {
+			other.End()
+		}
 		first.End()
 		wg.Wait()
 		second.End()
 		if want := []Urgency{Recall, Asked, Move, Move, Follow}; !slices.Equal(order, want) {
 			t.Errorf("%v, want %v", order, want)
 		}
-		if turns.slots.free != 2 {
-			t.Errorf("%d places are free", turns.slots.free)
+		if turns.slots["cold"].free != 2 {
+			t.Errorf("%d places are free", turns.slots["cold"].free)
 		}
 	})
 }
@@ -96,7 +101,7 @@ func TestRate(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				turn, _ := turns.Begin(t.Context(), Move)
+				turn, _ := turns.Begin(t.Context(), "cold", Move)
 				defer turn.End()
 				for range 64 {
 					if err := turn.Take(t.Context(), 1<<20); err != nil {
@@ -106,7 +111,7 @@ func TestRate(t *testing.T) {
 			})
 		}
 		time.Sleep(10 * time.Second)
-		turn, _ := turns.Begin(t.Context(), Recall)
+		turn, _ := turns.Begin(t.Context(), "cold", Recall)
 		asked := time.Now()
 		if err := turn.Take(t.Context(), 4<<20); err != nil {
 			t.Error(err)
@@ -139,33 +144,33 @@ func TestClosed(t *testing.T) {
 		turns := New(Options{Parallel: 1, Windows: ws, Now: func() time.Time { return time.Now().UTC() }})
 		ctx := t.Context()
 		time.Sleep(time.Until(time.Date(2030, 1, 1, 21, 59, 0, 0, time.UTC)))
-		_, err := turns.Begin(ctx, Move)
+		_, err := turns.Begin(ctx, "cold", Move)
 		if !errors.Is(err, ErrClosed) || !strings.Contains(err.Error(), "2030-01-01 22:00 UTC") {
 			t.Error(err)
 		}
 		for _, u := range []Urgency{Recall, Asked, Follow} {
-			turn, err := turns.Begin(ctx, u)
+			turn, err := turns.Begin(ctx, "cold", u)
 			if err != nil {
 				t.Error(u, err)
 			}
 			turn.End()
 		}
 		time.Sleep(time.Minute)
-		turn, err := turns.Begin(ctx, Move)
+		turn, err := turns.Begin(ctx, "cold", Move)
 		if err != nil {
 			t.Fatal(err)
 		}
 		// One that waits until the window is closed does not begin.
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if _, err := turns.Begin(ctx, Move); !errors.Is(err, ErrClosed) {
+			if _, err := turns.Begin(ctx, "cold", Move); !errors.Is(err, ErrClosed) {
 				t.Error(err)
 			}
 		})
 		time.Sleep(9 * time.Hour)
 		turn.End()
 		wg.Wait()
-		if turn, err := turns.Begin(ctx, Recall); err != nil {
+		if turn, err := turns.Begin(ctx, "cold", Recall); err != nil {
 			t.Error(err)
 		} else {
 			turn.End()
