@@ -8,6 +8,7 @@ package classes
 import (
 	"encoding/xml"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,9 +89,9 @@ func (r *RestoreRequest) Until(now time.Time) (time.Time, error) {
 	case r.Days == nil:
 		return now, s3err.New("MalformedXML")
 	case *r.Days < 1:
-		return now, s3err.InvalidArgument("Days", "", "restoration days should be at least 1")
+		return now, s3err.InvalidArgument("Days", strconv.Itoa(*r.Days), "restoration days should be at least 1")
 	case *r.Days > maxRestoreDays:
-		return now, s3err.InvalidArgument("Days", "", "restoration days should be at most %d", maxRestoreDays)
+		return now, s3err.InvalidArgument("Days", strconv.Itoa(*r.Days), "restoration days should be at most %d", maxRestoreDays)
 	}
 	const day = 24 * time.Hour
 	t := now.UTC().Add(time.Duration(*r.Days) * day)
