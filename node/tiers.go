@@ -118,7 +118,10 @@ func (t *tiers) follow(ctx context.Context) error {
 		if !pause(ctx, followEvery) {
 			return nil
 		}
-		// A tier that was away is tried again even where nothing happens.
+		if t.behind() {
+			continue
+		}
+		// A tier that was never there is tried again even where nothing happens.
 		wait, cancel := context.WithTimeout(ctx, tidyEvery)
 		err := store.WaitJournal(wait, tail)
 		cancel()
@@ -126,6 +129,11 @@ func (t *tiers) follow(ctx context.Context) error {
 			return ended(ctx, err)
 		}
 	}
+}
+
+// behind reports whether a catalogue has still to be told of something, its tier having been away.
+func (t *tiers) behind() bool {
+	return slices.ContainsFunc(t.mover.Backlog(), func(b tier.Backlog) bool { return b.Entries > 0 })
 }
 
 func (t *tiers) tidy(ctx context.Context) error {

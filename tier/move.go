@@ -8,6 +8,7 @@ import (
 	"hash"
 	"io"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -289,8 +290,15 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
+	buckets := map[string][32]byte{}
 	if err = m.settle(ctx, t); err == nil {
+		entries, err = m.withBuckets(ctx, t, entries, buckets)
+	}
+	if err == nil {
 		err = t.saw(m.set.now(), t.catalogue.Append(ctx, 0, entries))
+	}
+	if err == nil {
+		maps.Copy(t.buckets, buckets)
 	}
 	for i, c := range done {
 		if c == nil {
@@ -310,6 +318,27 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 		t.counts.movedBytes.Add(c.entry.Size)
 	}
 	return errs
+}
+
+// withBuckets adds to entries those of their buckets that the catalogue may not know as they are: a version without its
+// bucket cannot be made again. What is new to t.buckets once that was written is put into told.
+func (m *Mover) withBuckets(ctx context.Context, t *place, entries []plain.Entry, told map[string][32]byte) ([]plain.Entry, error) {
+	var all []plain.Entry
+	for i := range entries {
+		name := entries[i].Bucket
+		if _, ok := told[name]; ok {
+			continue
+		}
+		e, err := m.entryOf(ctx, t, change{bucket: name})
+		if err != nil {
+			return nil, err
+		}
+		told[name] = blake3.Sum256(e.Record)
+		if !e.Removed && t.buckets[name] != told[name] {
+			all = append(all, e)
+		}
+	}
+	return append(all, entries...), nil
 }
 
 // admit sets the errors of those versions that the tier has no room for, and returns the bytes of the others, to be given to

@@ -65,6 +65,8 @@ type place struct {
 	doubts []doubt
 	// stale: it is not known what the catalogue tells of the doubts, so it is to be written anew.
 	stale bool
+	// buckets are, by name, the hashes of their records as moves told of them.
+	buckets map[string][32]byte
 }
 
 // doubt is a blob and the version that it was to be for.
@@ -117,7 +119,7 @@ func NewSet(list []Place, now func() time.Time) (*Set, error) {
 		case classes[p.Class] != "":
 			return nil, firn.NewError(firn.Invalid, fmt.Sprintf("tiers %s and %s have one storage class, %s", classes[p.Class], p.Name, p.Class))
 		}
-		t := &place{Place: p}
+		t := &place{Place: p, buckets: map[string][32]byte{}}
 		s.list, s.names[p.Name], classes[p.Class] = append(s.list, t), t, p.Name
 	}
 	return s, nil
