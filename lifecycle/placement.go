@@ -98,11 +98,28 @@ func (p *Plan) DecideUpload(u *Upload, now time.Time) Decision { return p.policy
 // where it says no, Decide keeps v. next is then when it may be, zero where that is never: neither v nor its use changing.
 func (p *Plan) MayAct(v *Version, now time.Time) (act bool, next time.Time) {
 	act, next = p.policy.MayAct(v, now)
-	if x := p.Placement(v.Key); !act && x != nil {
-		d := x.decide(v, now)
-		act, next = d.Action != Keep, earlier(next, d.Due)
+	if x := p.Placement(v.Key); !act && x != nil && !v.Marker {
+		due, keep := x.stays(v, now)
+		if !keep {
+			d := x.decide(v, now)
+			act, due = d.Action != Keep, d.Due
+		}
+		next = earlier(next, due)
 	}
 	return act, next
+}
+
+// stays reports whether v is where it belongs, and when that may end. It spares most versions decide's words.
+func (p *Placement) stays(v *Version, now time.Time) (next time.Time, yes bool) {
+	want := p.Rules.temperature(v.Modified, &v.Use, now)
+	if p.Pinned {
+		want = min(want, p.PinnedAt)
+	}
+	if v.Class == "" || p.class(want) != v.Class {
+		return next, false
+	}
+	_, next = p.Rules.turns(&Subject{Written: v.Modified, Moved: v.Moved, Use: v.Use}, now)
+	return next, true
 }
 
 // earlier returns the earlier of two times that may be zero, which is never.

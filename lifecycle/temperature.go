@@ -86,18 +86,36 @@ type Subject struct {
 // Classify returns the temperature of a version that was written and used so, and why.
 func (r TemperatureRules) Classify(written time.Time, use Use, now time.Time) (Temperature, string) {
 	age := now.Sub(written)
+	t := r.temperature(written, &use, now)
 	switch {
-	case age < r.HotAge:
-		return Hot, fmt.Sprintf("hot: written %s ago, which is less than %s", span(age), span(r.HotAge))
-	case !use.Last.IsZero() && now.Sub(use.Last) < r.WarmRead:
-		return Warm, fmt.Sprintf("warm: read %s ago, which is less than %s", span(now.Sub(use.Last)), span(r.WarmRead))
-	case use.Reads > r.WarmReads && age < r.WarmAge:
-		return Warm, fmt.Sprintf("warm: read %d times, which is more than %d, and written %s ago, which is less than %s",
+	case t == Hot:
+		return t, fmt.Sprintf("hot: written %s ago, which is less than %s", span(age), span(r.HotAge))
+	case t == Warm && r.lately(&use, now):
+		return t, fmt.Sprintf("warm: read %s ago, which is less than %s", span(now.Sub(use.Last)), span(r.WarmRead))
+	case t == Warm:
+		return t, fmt.Sprintf("warm: read %d times, which is more than %d, and written %s ago, which is less than %s",
 			use.Reads, r.WarmReads, span(age), span(r.WarmAge))
 	case use.Last.IsZero():
-		return Cold, fmt.Sprintf("cold: written %s ago and never read since reads are counted", span(age))
+		return t, fmt.Sprintf("cold: written %s ago and never read since reads are counted", span(age))
 	}
-	return Cold, fmt.Sprintf("cold: written %s ago, last read %s ago, read %d times", span(age), span(now.Sub(use.Last)), use.Reads)
+	return t, fmt.Sprintf("cold: written %s ago, last read %s ago, read %d times", span(age), span(now.Sub(use.Last)), use.Reads)
+}
+
+// temperature is Classify without words.
+func (r TemperatureRules) temperature(written time.Time, use *Use, now time.Time) Temperature {
+	age := now.Sub(written)
+	switch {
+	case age < r.HotAge:
+		return Hot
+	case r.lately(use, now), use.Reads > r.WarmReads && age < r.WarmAge:
+		return Warm
+	}
+	return Cold
+}
+
+// lately reports whether it was read within WarmRead.
+func (r TemperatureRules) lately(use *Use, now time.Time) bool {
+	return !use.Last.IsZero() && now.Sub(use.Last) < r.WarmRead
 }
 
 // Decide returns the temperature of the place where a version belongs, which is Subject.At where it stays, and why.

@@ -214,14 +214,17 @@ func (r *rules) byClock(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		res, err := r.runner.Pass(ctx, runner.PassOptions{Due: true})
-		if ctx.Err() != nil {
-			return
+		for more := true; more; {
+			res, err := r.runner.Pass(ctx, runner.PassOptions{Due: true})
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				r.n.log.Error("a run of the lifecycle rules ended early: the next one goes on", "error", err)
+			}
+			r.count(&res, err, true)
+			more = res.More && err == nil
 		}
-		if err != nil {
-			r.n.log.Error("a run of the lifecycle rules ended early: the next one goes on", "error", err)
-		}
-		r.count(&res, err, true)
 	}
 }
 

@@ -19,6 +19,12 @@ const (
 	moveBytes   = 256 << 20
 )
 
+// moveFor is how long a pass begins batches. What is due after that is counted as waiting, so that a backlog of days on a
+// slow link keeps nothing from expiring and is told as it is; Result.More asks for the next pass at once.
+const moveFor = 5 * time.Minute
+
+var errLater = firn.NewError(firn.Unavailable, "there is more to move than goes within one run; it goes on at once")
+
 // moves gathers the moves of a pass by storage class, and carries out the batches of different classes side by side. It
 // also keeps the pass's counts: outcomes come from the walk and from the movers.
 type moves struct {
@@ -72,6 +78,10 @@ func (m *moves) add(v *record.Version, it Item) {
 		m.done(it)
 		return
 	case m.o.DryRun:
+		m.done(it)
+		return
+	case m.r.opt.Now().Sub(m.res.Began) >= moveFor:
+		it.Err = errLater
 		m.done(it)
 		return
 	}
@@ -221,8 +231,12 @@ func (m *moves) wait(it *Item) {
 	class := it.Decision.Class
 	w := m.res.Waiting[class]
 	if w.Objects == 0 {
-		w.Since, w.Why = m.r.waitsSince(class, m.res.Began), it.Err.Error()
+		w.Since, w.Why = m.res.Began, it.Err.Error()
+		if !errors.Is(it.Err, errLater) {
+			w.Since = m.r.waitsSince(class, m.res.Began)
+		}
 	}
+	m.res.More = m.res.More || errors.Is(it.Err, errLater)
 	w.Objects++
 	w.Bytes += it.Size
 	if w.Oldest.IsZero() || it.Decision.Due.Before(w.Oldest) {

@@ -116,6 +116,8 @@ type Result struct {
 	Scanned int64 // versions and uploads looked at
 	Failed  int64 // decisions that could not be carried out
 	Changed int64 // versions that were replaced or removed while the pass ran, and left alone
+	// More says that there is more to move, for which the pass had no time.
+	More bool
 	// Waiting are the moves that are due and wait for their tier, by storage class.
 	Waiting map[string]Backlog
 	Tally   lifecycle.Tally

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -401,6 +402,56 @@ func TestBacklogOfATierAway(t *testing.T) {
 	x.now = x.now.Add(4 * lifecycle.Day)
 	if w := x.pass(r, PassOptions{Due: true}).Waiting["COLD"]; w.Objects != 1 || !w.Since.Equal(x.now) {
 		t.Errorf("away anew: %+v", w)
+	}
+}
+
+// TestSlowTier: a backlog on a slow tier does not keep a pass, and goes on with the next.
+func TestSlowTier(t *testing.T) {
+	x := newTiered(t)
+	x.bucket("bkt", expireLogs, record.VersioningOff)
+	const n = 4*moveObjects + 1
+	for i := range n {
+		x.put("bkt", fmt.Sprintf("%04d", i), "x", object.PutOptions{})
+	}
+	x.put("bkt", "logs/a", "x", object.PutOptions{})
+	x.now = x.now.Add(5 * lifecycle.Day)
+	r := x.runner(placement("", "COLD"))
+	move := r.opt.Move
+	var mu sync.Mutex // the clock is read by the walk while a batch goes on
+	late := 0 * time.Second
+	r.opt.Now = func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return x.now.Add(late)
+	}
+	r.opt.Move = func(ctx context.Context, class string, list []record.Version, o object.MoveOptions) []error {
+		mu.Lock()
+		late += 4 * time.Minute
+		mu.Unlock()
+		return move(ctx, class, list, o)
+	}
+	moved := int64(0)
+	for pass := 0; ; pass++ {
+		mu.Lock()
+		x.now, late = x.now.Add(late), 0
+		mu.Unlock()
+		res := x.pass(r, PassOptions{Due: true})
+		moved += res.Tally[tallied("bkt", "t", lifecycle.Move)].Objects
+		if pass == 0 && (res.Tally[tallied("bkt", "logs", lifecycle.Remove)].Objects != 1 || !res.More) {
+			t.Errorf("%+v", res)
+		}
+		if w := res.Waiting["COLD"]; w.Objects != n-moved || (w.Objects > 0) != res.More || res.Failed+res.Changed > 0 {
+			t.Errorf("pass %d: %+v, %d moved", pass, res, moved)
+		}
+		if !res.More {
+			break
+		}
+		if pass > 4 {
+			t.Fatal("it does not end")
+		}
+	}
+	if moved != n {
+		t.Errorf("%d moved", moved)
 	}
 }
 
