@@ -48,10 +48,7 @@ func (n *Node) openLifecycle() (err error) {
 	if r.reads, err = lifecycle.NewTracker(useStore{r}, lifecycle.TrackerOptions{Objects: 20_000}); err != nil {
 		return err
 	}
-	r.space = func() (used, capacity int64, err error) {
-		u, err := vfs.OS().GetDiskUsage(n.dir.Path)
-		return int64(u.TotalBytes - u.AvailBytes), int64(u.TotalBytes), err
-	}
+	r.space = func() (used, capacity int64, err error) { return diskSpace(n.dir.Path) }
 	for i := range n.cfg.Temperature {
 		t := &n.cfg.Temperature[i]
 		p := lifecycle.Placement{
@@ -228,30 +225,44 @@ func (r *rules) byClock(ctx context.Context) {
 	}
 }
 
+// diskSpace tells how full the file system of a directory is.
+func diskSpace(dir string) (used, capacity int64, err error) {
+	u, err := vfs.OS().GetDiskUsage(dir)
+	return int64(u.TotalBytes - u.AvailBytes), int64(u.TotalBytes), err
+}
+
 // keepRoom moves the longest unused objects away while the disk is too full.
 func (r *rules) keepRoom(ctx context.Context) {
-	marks := lifecycle.Watermarks{High: float64(r.n.cfg.Lifecycle.High) / 100, Low: float64(r.n.cfg.Lifecycle.Low) / 100}
 	relieving, rest := false, 0
 	for pause(ctx, roomEvery) {
 		if rest--; rest > 0 {
 			continue
 		}
-		used, capacity, err := r.space()
-		if err != nil {
-			r.n.log.Warn("how full the disk is cannot be told", "error", err)
-			continue
-		}
-		need, why := marks.Need(used, capacity, relieving)
-		if relieving = need > 0; !relieving {
-			r.setMissing(0)
-			continue
-		}
-		freed, err := r.relieve(ctx, need, why)
-		if ctx.Err() == nil && (err != nil || freed == 0) {
-			r.n.log.Warn("the disk is too full, and nothing could be moved to make room", "disk", why, "error", err)
+		moved := false
+		if relieving, moved = r.makeRoom(ctx, relieving); relieving && !moved {
 			rest = roomRest
 		}
 	}
+}
+
+// makeRoom looks how full the disk is, once. relieving says whether moves have begun and the low mark was not reached yet.
+func (r *rules) makeRoom(ctx context.Context, relieving bool) (still, moved bool) {
+	marks := lifecycle.Watermarks{High: float64(r.n.cfg.Lifecycle.High) / 100, Low: float64(r.n.cfg.Lifecycle.Low) / 100}
+	used, capacity, err := r.space()
+	if err != nil {
+		r.n.log.Warn("how full the disk is cannot be told", "error", err)
+		return relieving, true
+	}
+	need, why := marks.Need(used, capacity, relieving)
+	if need <= 0 {
+		r.setMissing(0)
+		return false, false
+	}
+	freed, err := r.relieve(ctx, need, why)
+	if ctx.Err() == nil && (err != nil || freed == 0) {
+		r.n.log.Warn("the disk is too full, and nothing could be moved to make room", "disk", why, "error", err)
+	}
+	return true, freed > 0
 }
 
 // relieve frees need bytes, as far as there is something to free, and returns how many it freed.
