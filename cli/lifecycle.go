@@ -18,7 +18,7 @@ import (
 )
 
 func lifecycleCommand(env *Env) *cobra.Command {
-	c := group("lifecycle", "Rules by which objects expire")
+	c := group("lifecycle", "Rules by which objects expire and move")
 	admin := addAdminFlags(c, env)
 	c.AddCommand(lifecycleRun(env, admin), lifecycleStatus(env, admin), lifecycleExplain(env, admin))
 	return c

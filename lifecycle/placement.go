@@ -185,6 +185,9 @@ func (p *Placement) decide(v *Version, now time.Time) Decision {
 		if want != at {
 			return says("stays: what is %s is in %s here (%s)", want, class, why)
 		}
+		if !next.IsZero() {
+			why += ", until " + stamp(next) + " at least"
+		}
 		return says("%s", why)
 	case class == standard:
 		d.Action, d.Class, d.Due = Recall, class, since
