@@ -187,6 +187,9 @@ func (g *Granter) note(ctx context.Context, of id, since time.Time) error {
 	switch {
 	case firn.KindOf(err) == firn.NotFound || errors.Is(err, object.ErrDeleteMarker):
 		return nil // it was removed
+	case firn.KindOf(err) == firn.Corrupt:
+		g.opt.Log.Error("a version is damaged, and what it asks for is not known", "bucket", of.bucket, "key", of.key, "version", of.version, "error", err)
+		return nil // it must not keep the others waiting
 	case err != nil:
 		return err
 	case g.wantsTier(v) != "":
@@ -239,6 +242,10 @@ func (g *Granter) lookAt(ctx context.Context, bucket string) error {
 	o := listing.Options{Limit: object.MaxList}
 	for {
 		l, err := g.ns.ListVersions(ctx, bucket, o)
+		if firn.KindOf(err) == firn.Corrupt {
+			g.opt.Log.Error("a bucket is damaged, and not all that its versions ask for is known", "bucket", bucket, "error", err)
+			return nil
+		}
 		if firn.KindOf(err) == firn.NotFound {
 			return nil
 		}

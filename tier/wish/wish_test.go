@@ -15,8 +15,10 @@ import (
 	"firn/blob"
 	"firn/blob/driver"
 	"firn/blob/memblob"
+	"firn/kv"
 	"firn/kv/pebblekv"
 	"firn/object"
+	"firn/object/record"
 	"firn/tier"
 	"firn/vfs"
 )
@@ -82,6 +84,7 @@ func (a *away) Get(ctx context.Context, key string, offset, length int64) (io.Re
 type site struct {
 	*object.Store
 	t     *testing.T
+	db    *pebblekv.DB
 	mover *tier.Mover
 	set   *tier.Set
 	cold  *away
@@ -106,6 +109,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.db = db
 	s.mover = tier.NewMover(s.Store, s.set, tier.Options{Site: "site-1"})
 	if _, err := s.CreateBucket(t.Context(), "bkt", object.BucketOptions{}); err != nil {
 		t.Fatal(err)
@@ -314,5 +318,36 @@ func TestMoreThanRemembered(t *testing.T) {
 		for i := range 5 {
 			s.is(fmt.Sprint("later", i), false, true)
 		}
+	})
+}
+
+// TestDamaged: a version that cannot be read keeps no other waiting, and the granting of wishes going.
+func TestDamaged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.put("bad", "1", "COLD")
+		damage := func() {
+			t.Helper()
+			b, err := s.Bucket(t.Context(), "bkt")
+			if err == nil {
+				err = s.db.Update(t.Context(), func(tx kv.Tx) error {
+					tx.Set(record.CurrentKey(b.ID, "bad"), []byte("damaged"))
+					return nil
+				}, record.CurrentKey(b.ID, "bad"))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		damage()
+		g, stop := s.grant(Options{})
+		synctest.Wait()
+		if err := g.note(t.Context(), id{"bkt", "bad", record.NullID}, time.Now()); err != nil {
+			t.Errorf("as the journal tells of it: %v", err)
+		}
+		s.put("good", "2", "COLD")
+		synctest.Wait()
+		s.is("good", false, true)
+		stop()
 	})
 }
