@@ -77,8 +77,9 @@ func moveAll(ctx context.Context, c *minio.Client) error {
 	rules := lifecycle.NewConfiguration()
 	rules.Rules = []lifecycle.Rule{{
 		ID: "all", Status: "Enabled", RuleFilter: lifecycle.Filter{ObjectSizeGreaterThan: 1},
-		Transition:                  lifecycle.Transition{StorageClass: "COLD", Days: 0},
-		NoncurrentVersionTransition: lifecycle.NoncurrentVersionTransition{StorageClass: "COLD", NoncurrentDays: 0},
+		Transition: lifecycle.Transition{
+			StorageClass: "COLD", Date: lifecycle.ExpirationDate{Time: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)},
+		},
 	}}
 	seen := map[string]bool{}
 	every := time.NewTicker(100 * time.Millisecond)
