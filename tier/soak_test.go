@@ -342,6 +342,24 @@ func (s *soak) pick() (bucket, key string, v known, ok bool) {
 	return "", "", v, false
 }
 
+// pickMoved is a version on a tier, if a few looks find one.
+func (s *soak) pickMoved() *record.Version {
+	for range 50 {
+		bucket, key, k, ok := s.pick()
+		if !ok {
+			return nil
+		}
+		v, err := s.ns.Head(s.t.Context(), bucket, key, k.id)
+		if err != nil {
+			s.fail("head: %v", err)
+		}
+		if v.Location != nil {
+			return v
+		}
+	}
+	return nil
+}
+
 func (s *soak) content() string {
 	s.seq++
 	one := fmt.Sprintf("%d %x. ", s.seq, s.r.Uint64())
@@ -539,13 +557,9 @@ func (s *soak) keeper() {
 			}
 		}
 	case 4:
-		bucket, key, k, ok := s.pick()
-		if !ok {
+		v := s.pickMoved()
+		if v == nil {
 			return
-		}
-		v, err := s.ns.Head(ctx, bucket, key, k.id)
-		if err != nil {
-			s.fail("head: %v", err)
 		}
 		var o object.RecallOptions
 		if s.r.IntN(2) == 0 {
@@ -558,13 +572,9 @@ func (s *soak) keeper() {
 			s.trouble("recall", err)
 		}
 	case 5:
-		bucket, key, k, ok := s.pick()
-		if !ok {
+		v := s.pickMoved()
+		if v == nil {
 			return
-		}
-		v, err := s.ns.Head(ctx, bucket, key, k.id)
-		if err != nil {
-			s.fail("head: %v", err)
 		}
 		if err := s.ns.DropLocal(ctx, object.RefOf(v)); err != nil && !errors.Is(err, object.ErrNotOnTier) && !errors.Is(err, object.ErrMoved) {
 			s.trouble("drop local", err)
