@@ -268,6 +268,9 @@ func (r *rules) makeRoom(ctx context.Context, relieving bool) (still, moved bool
 // relieve frees need bytes, as far as there is something to free, and returns how many it freed.
 func (r *rules) relieve(ctx context.Context, need int64, why string) (freed int64, err error) {
 	o := runner.RelieveOptions{Need: need, Why: why, Class: r.n.cfg.ClassOf(r.n.cfg.Lifecycle.Overflow), Keep: map[string]time.Duration{}}
+	o.Move = func(ctx context.Context, class string, versions []record.Version, m object.MoveOptions) []error {
+		return r.n.tiers.mover.MoveNow(ctx, r.n.tiers.set.OfClass(class), versions, m)
+	}
 	for _, t := range r.n.cfg.Tiers {
 		o.Keep[t.Class] = t.KeepLocal.Std()
 	}

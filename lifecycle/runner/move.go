@@ -31,6 +31,7 @@ type moves struct {
 	r     *Runner
 	ctx   context.Context
 	o     *PassOptions
+	move  func(ctx context.Context, class string, versions []record.Version, o object.MoveOptions) []error
 	wg    sync.WaitGroup
 	lanes map[string]*lane // used by the walk only
 
@@ -55,7 +56,7 @@ type batchOf struct {
 }
 
 func (r *Runner) newMoves(ctx context.Context, o *PassOptions, res *Result) *moves {
-	return &moves{r: r, ctx: ctx, o: o, res: res, lanes: map[string]*lane{}}
+	return &moves{r: r, ctx: ctx, o: o, move: r.opt.Move, res: res, lanes: map[string]*lane{}}
 }
 
 // end carries out what was gathered and waits for all of it. It may be called again.
@@ -73,7 +74,7 @@ var errNoTier = firn.NewError(firn.Unsupported, "this site has no tier with that
 // add takes a move on. It waits while the tier has enough to do.
 func (m *moves) add(v *record.Version, it Item) {
 	switch {
-	case m.r.opt.Move == nil:
+	case m.move == nil:
 		it.Err = errNoTier
 		m.done(it)
 		return
@@ -115,7 +116,7 @@ func (m *moves) carryOut(l *lane, b batchOf) {
 	if l.class == object.StandardClass {
 		m.recall(b)
 	} else if l.away == nil {
-		errs := m.r.opt.Move(m.ctx, l.class, b.versions, b.options)
+		errs := m.move(m.ctx, l.class, b.versions, b.options)
 		for i, err := range errs {
 			b.about[i].Err = err
 		}

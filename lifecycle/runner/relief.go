@@ -21,8 +21,9 @@ const maxRelief = 20_000
 type RelieveOptions struct {
 	Need int64  // bytes that are to be freed
 	Why  string // in words
-	// Class is where versions go that are nowhere else.
+	// Class is where versions go that are nowhere else, by Move, which is as that of Options. A full disk waits for no window.
 	Class string
+	Move  func(ctx context.Context, class string, versions []record.Version, o object.MoveOptions) []error
 	// Keep is, by storage class, for how long local copies stay that a move leaves behind: such copies may go earlier. Those
 	// that stay longer were asked for, and stay.
 	Keep map[string]time.Duration
@@ -47,6 +48,7 @@ func (r *Runner) Relieve(ctx context.Context, o RelieveOptions) (res Result, mis
 	}
 	po := PassOptions{Report: o.Report}
 	m := r.newMoves(ctx, &po, &res)
+	m.move = o.Move
 	defer m.end()
 	buckets, err := r.ns.Buckets(ctx)
 	if err != nil {

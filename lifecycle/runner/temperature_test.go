@@ -56,7 +56,14 @@ type tiered struct {
 	uses   *usekv.Store
 	cold   *away
 	before func(class string, v *record.Version) // called for each version before it moves
+	mu     sync.Mutex                            // guards moves: different tiers move side by side
 	moves  []string
+}
+
+func (x *tiered) moved(key, class string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.moves = append(x.moves, key+" "+class)
 }
 
 func newTiered(t *testing.T) *tiered {
@@ -83,7 +90,7 @@ func (x *tiered) runner(placements ...lifecycle.Placement) *Runner {
 		Recall: func(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error) {
 			v, err := x.mover.Recall(ctx, ref, o)
 			if err == nil {
-				x.moves = append(x.moves, ref.Key+" STANDARD")
+				x.moved(ref.Key, object.StandardClass)
 			}
 			return v, err
 		},
@@ -96,7 +103,7 @@ func (x *tiered) runner(placements ...lifecycle.Placement) *Runner {
 			errs := x.mover.Move(ctx, x.set.OfClass(class), list, o)
 			for i, err := range errs {
 				if err == nil {
-					x.moves = append(x.moves, list[i].Key+" "+class)
+					x.moved(list[i].Key, class)
 				}
 			}
 			return errs
@@ -523,6 +530,36 @@ func TestDueSeesAll(t *testing.T) {
 	}
 }
 
+// TestReadsOfWhatIsGone: counts of versions that are gone go too, those of neighbours and of a page's ends do not.
+func TestReadsOfWhatIsGone(t *testing.T) {
+	x := newTiered(t)
+	x.bucket("bkt", "", record.VersioningOff)
+	r := x.runner(placement("WARM", "COLD"))
+	keys := []string{"a", "b", "c", "d"}
+	for _, key := range keys {
+		x.put("bkt", key, "x", object.PutOptions{})
+		x.read(r, "bkt", key, "x", 1)
+	}
+	if _, err := x.Delete(t.Context(), "bkt", "b", "", object.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b := must(x.Buckets(t.Context()))[0]
+	left := func() int { return len(must(x.uses.Range(t.Context(), b.ID, "", "\xff"))) }
+	x.pass(r, PassOptions{Due: true})
+	if n := left(); n != 4 { // it may be of a version that came after the look
+		t.Errorf("%d left at once", n)
+	}
+	x.now = x.now.Add(4 * lifecycle.Day)
+	x.pass(r, PassOptions{DryRun: true})
+	if n := left(); n != 4 {
+		t.Errorf("%d left after a dry run", n)
+	}
+	x.pass(r, PassOptions{Due: true})
+	if n := left(); n != 3 {
+		t.Errorf("%d left", n)
+	}
+}
+
 func TestSpans(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	b := &bucketSpans{list: []span{{"b", now}, {"d", time.Time{}}, {"f", now.Add(hour)}, {"", time.Time{}}}}
@@ -591,7 +628,7 @@ func TestRelieve(t *testing.T) {
 	}
 	var reasons []string
 	o := RelieveOptions{
-		Need: 2 * int64(len(big)), Why: "91.0 % full", Class: "COLD", Keep: map[string]time.Duration{"WARM": keep},
+		Need: 2 * int64(len(big)), Why: "91.0 % full", Class: "COLD", Move: r.opt.Move, Keep: map[string]time.Duration{"WARM": keep},
 		Report: func(it Item) { reasons = append(reasons, it.Key+": "+it.Decision.Reason) },
 	}
 	res, missing, err := r.Relieve(t.Context(), o)
