@@ -969,3 +969,25 @@ func TestHeadFirst(t *testing.T) {
 	}
 	want(t, s, 404, miss, "nothing there\n", "/none")
 }
+
+// What is doubted is asked for before it is served again, stale answers meanwhile included, unless the origin fails.
+func TestDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &source{header: http.Header{"Cache-Control": {"max-age=60, stale-while-revalidate=60"}}}
+		s := newServer(t, o)
+		o.set("/v", "old", `"1"`)
+		want(t, s, 200, miss, "old", "/v")
+		time.Sleep(time.Second)
+		s.Doubt()
+		want(t, s, 200, revalidated, "old", "/v")
+		want(t, s, 200, hit, "old", "/v")
+		time.Sleep(70 * time.Second)
+		s.Doubt()
+		o.set("/v", "new", `"2"`)
+		want(t, s, 200, expired, "new", "/v")
+		time.Sleep(time.Second)
+		s.Doubt()
+		o.now(func(o *source) { o.fails = errors.New("away") })
+		want(t, s, 200, stale, "new", "/v")
+	})
+}

@@ -64,17 +64,18 @@ func (n *Node) openCache(tiers remote.Tiers) (_ remote.Tiers, err error) {
 	}
 	k := &contents{n: n}
 	if c.Redis != "" {
-		client, err := openRedis(c)
+		client, prefix, err := openRedis(c)
 		if err != nil {
 			return nil, firn.E("cache.redis", "", err)
 		}
 		n.onClose(client.Close)
-		shared, err := rediscache.New(rediscache.Options{Client: client, TTL: c.TTL.Std()})
+		shared, err := rediscache.New(rediscache.Options{Client: client, Prefix: prefix + ":cache:", TTL: c.TTL.Std()})
 		if err != nil {
 			return nil, firn.E("cache.redis", "", err)
 		}
 		levels = append(levels, shared)
-		if k.bus, err = rediscache.NewBus(rediscache.BusOptions{Client: client, Purge: k.purgeHere, Lost: k.lost}); err != nil {
+		k.bus, err = rediscache.NewBus(rediscache.BusOptions{Client: client, Channel: prefix + ":purges", Purge: k.purgeHere, Lost: k.lost})
+		if err != nil {
 			return nil, firn.E("cache.redis", "", err)
 		}
 	}
@@ -88,23 +89,25 @@ func (n *Node) openCache(tiers remote.Tiers) (_ remote.Tiers, err error) {
 	return tiers, k.register()
 }
 
-func openRedis(c *config.ContentCache) (redis.UniversalClient, error) {
+// openRedis returns a client, which has not connected yet, and what names of keys begin with.
+func openRedis(c *config.ContentCache) (client redis.UniversalClient, prefix string, err error) {
 	u, err := url.Parse(c.Redis)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	opt, err := redisblob.FromURL(u)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if c.RedisCredentials != "" {
 		secrets, err := places.ReadSecrets(c.RedisCredentials)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		opt.Username, opt.Password = secrets.Username, secrets.Password
 	}
-	return redisblob.Connect(&opt)
+	client, err = redisblob.Connect(&opt)
+	return client, opt.Prefix, err
 }
 
 // prefetch begins to fetch from tiers what will probably be read next. The namespace must be open.

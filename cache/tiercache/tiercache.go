@@ -44,8 +44,9 @@ func blockSize(size int64) int64 {
 // maxAhead is the most that is fetched ahead of an object of which nothing was read yet, in bytes.
 const maxAhead = 64 << 20
 
-// rest is how long nothing is fetched ahead after somebody waited for a tier: it is read on from there, as a rule.
-const rest = 200 * time.Millisecond
+// rest is how long nothing is fetched ahead after somebody waited for a tier: who reads on in order asks for the next block
+// within it.
+const rest = 20 * time.Millisecond
 
 // Name is what versions of a key are called in the cache. Names of other things in it must begin otherwise than buckets do.
 func Name(bucket, key string) string { return bucket + "/" + key }
