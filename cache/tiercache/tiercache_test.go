@@ -32,13 +32,14 @@ type slow struct {
 	asked []string // offset+length of each read
 	sent  int64
 	wait  chan struct{} // not nil: reads wait for it
+	gate  chan struct{} // not nil: what follows the first 64 KiB of a read waits for it
 	spoil bool
 }
 
 func (s *slow) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
 	s.mu.Lock()
 	s.asked = append(s.asked, fmt.Sprintf("%d+%d", offset, length))
-	away, wait, spoil := s.away, s.wait, s.spoil
+	away, wait, gate, spoil := s.away, s.wait, s.gate, s.spoil
 	s.mu.Unlock()
 	if wait != nil {
 		select {
@@ -54,17 +55,33 @@ func (s *slow) Get(ctx context.Context, key string, offset, length int64) (io.Re
 	if err != nil {
 		return nil, err
 	}
-	return &sending{r, s, spoil}, nil
+	return &sending{r, s, ctx, gate, 0, spoil}, nil
 }
 
 type sending struct {
 	io.ReadCloser
 	s     *slow
+	ctx   context.Context
+	gate  chan struct{}
+	sent  int
 	spoil bool
 }
 
 func (r *sending) Read(p []byte) (int, error) {
+	if r.gate != nil {
+		if r.sent == 64<<10 {
+			select {
+			case <-r.gate:
+			case <-r.ctx.Done():
+				return 0, r.ctx.Err()
+			}
+			r.gate = nil
+		} else {
+			p = p[:min(len(p), 64<<10-r.sent)]
+		}
+	}
 	n, err := r.ReadCloser.Read(p)
+	r.sent += n
 	if r.spoil && n > 0 {
 		p[0] ^= 1
 	}
@@ -232,6 +249,46 @@ func TestOverwritten(t *testing.T) {
 		s.want("k", p, 0, 400_000, "0+400000")
 		s.want("k", p, 0, 400_000)
 	}
+	if st := s.tiers.Status(); st.Wrong != 0 {
+		t.Errorf("content of another version was found: %+v", st)
+	}
+}
+
+// TestGone: a blob that is gone takes nothing of what is kept of it with it.
+func TestGone(t *testing.T) {
+	s := newSite(t)
+	p := s.put("k", 1<<20)
+	s.want("k", p, 0, 1, "0+262144")
+	v, err := s.Head(t.Context(), "bkt", "k", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.place.Driver.Delete(t.Context(), v.Location.Key); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.read("k", 0, 1<<20); firn.KindOf(err) != firn.Corrupt || !bytes.Equal(got, p[:262144]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	s.place.was()
+	s.want("k", p, 0, 262144)
+}
+
+// TestPart: a block of which a part was read is fetched to its end.
+func TestPart(t *testing.T) {
+	s := newSite(t)
+	p := s.put("k", 1<<20)
+	gate := make(chan struct{})
+	s.place.set(func(p *slow) { p.gate = gate })
+	s.want("k", p, 0, 10, "0+262144")
+	close(gate)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); s.cache.Status()[0].Blocks != 1; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%+v", s.cache.Fills())
+		}
+	}
+	s.want("k", p, 0, 262144)
 }
 
 // lying is a level that gives wrong bytes for what it was given.
