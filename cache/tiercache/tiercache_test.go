@@ -275,20 +275,17 @@ func TestGone(t *testing.T) {
 
 // TestPart: a block of which a part was read is fetched to its end.
 func TestPart(t *testing.T) {
-	s := newSite(t)
-	p := s.put("k", 1<<20)
-	gate := make(chan struct{})
-	s.place.set(func(p *slow) { p.gate = gate })
-	s.want("k", p, 0, 10, "0+262144")
-	close(gate)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); s.cache.Status()[0].Blocks != 1; <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%+v", s.cache.Fills())
-		}
-	}
-	s.want("k", p, 0, 262144)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		p := s.put("k", 1<<20)
+		gate := make(chan struct{})
+		s.place.set(func(p *slow) { p.gate = gate })
+		s.want("k", p, 0, 10, "0+262144")
+		synctest.Wait()
+		close(gate)
+		synctest.Wait()
+		s.want("k", p, 0, 262144)
+	})
 }
 
 // lying is a level that gives wrong bytes for what it was given.
