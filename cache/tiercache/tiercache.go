@@ -151,6 +151,10 @@ func (t *Tiers) of(v *record.Version) *kept {
 // Warm makes sure that length bytes of a version from offset are kept, whole blocks of them, and returns how many bytes
 // were fetched for it. A version that has its bytes here needs nothing.
 func (t *Tiers) Warm(ctx context.Context, v *record.Version, offset, length int64) (int64, error) {
+	return t.warm(ctx, v, offset, length, false)
+}
+
+func (t *Tiers) warm(ctx context.Context, v *record.Version, offset, length int64, single bool) (int64, error) {
 	if v.Location == nil || v.Local() || offset >= v.Size {
 		return 0, nil
 	}
@@ -158,7 +162,7 @@ func (t *Tiers) Warm(ctx context.Context, v *record.Version, offset, length int6
 	if k == nil {
 		return 0, nil
 	}
-	r := &reader{k: k, ctx: ctx, quiet: true, off: offset, end: min(v.Size, offset+length)}
+	r := &reader{k: k, ctx: ctx, quiet: true, single: single, off: offset, end: min(v.Size, offset+length)}
 	defer r.Close()
 	_, err := io.Copy(io.Discard, r)
 	return r.fetched.Load(), err
@@ -178,7 +182,8 @@ func (t *Tiers) fetchAhead(ctx context.Context, s prefetch.Suggestion) (int64, e
 	if n == 0 {
 		n = maxAhead
 	}
-	return t.Warm(ctx, v, s.Offset, n)
+	// Block by block, so that little is on its way that somebody who comes has to wait behind.
+	return t.warm(ctx, v, s.Offset, n, true)
 }
 
 // kept reads one version. It implements remote.Kept.
@@ -215,6 +220,7 @@ type reader struct {
 	k        *kept
 	ctx      context.Context
 	quiet    bool // nobody waits for it: what it reads counts for nothing
+	single   bool // each block is a request of its own
 	off, end int64
 
 	block   cache.Reader // the open one
@@ -319,6 +325,9 @@ func (r *reader) fetch(ctx context.Context, w io.Writer, begin, length int64) er
 	src, err := r.run.take(ctx, begin, func(ctx context.Context) (io.ReadCloser, error) {
 		size := blockSize(r.k.size)
 		end := min(r.k.size, (r.end+size-1)/size*size)
+		if r.single {
+			end = begin
+		}
 		return r.k.t.Open(ctx, r.k.loc.Tier, r.k.loc.Key, begin, max(end, begin+length)-begin)
 	})
 	if err != nil {
