@@ -339,7 +339,11 @@ func (r *reader) fetch(ctx context.Context, w io.Writer, begin, length int64) er
 	if errors.Is(err, io.EOF) {
 		err = errShort
 	}
-	r.run.put(src, begin+n, err)
+	at := begin + n
+	if r.single {
+		at = -1 // it has nothing more
+	}
+	r.run.put(src, at, err)
 	return err
 }
 
