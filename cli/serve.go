@@ -70,15 +70,20 @@ SIGTERM or an interrupt stops it after the requests in flight; a second one stop
 		}
 		o := node.Options{Log: log, Welcome: env.Out}
 		var backups *schedule.Runner
+		var watch *mirrors
+		if len(cfg.Backups) > 0 || len(cfg.Tiers) > 0 {
+			watch = newMirrors(log)
+			o.Mirrors = watch.observe
+			o.Metrics = append(o.Metrics, watch)
+		}
 		if len(cfg.Backups) > 0 {
 			if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 				return err
 			}
-			watch := newMirrors(log)
 			if backups, err = newSchedule(env, cfg, filepath.Join(cfg.Data, "schedule.json"), log, watch); err != nil {
 				return err
 			}
-			o.Metrics = append(o.Metrics, backups, watch)
+			o.Metrics = append(o.Metrics, backups)
 		}
 		n, err := node.Build(cmd.Context(), cfg.Config, o)
 		if err != nil {
