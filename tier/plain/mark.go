@@ -65,11 +65,12 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 	case firn.KindOf(err) != firn.NotFound && firn.KindOf(err) != firn.Corrupt:
 		return err
 	}
+	unreadable := &firn.Error{Kind: firn.Unavailable, Op: "open tier", Subject: store.Name(), Err: errors.New("its mark is there and cannot be read")}
 	// Two things are not to be mistaken for an empty place: one whose mark cannot be read now, and one whose mark is damaged.
 	damaged := err
 	for info, err := range store.List(ctx, markKey) {
 		if err == nil && info.Key == markKey && firn.KindOf(damaged) == firn.NotFound {
-			err = &firn.Error{Kind: firn.Unavailable, Op: "open tier", Subject: store.Name(), Err: errors.New("its mark is listed and cannot be read")}
+			err = unreadable
 		}
 		if err != nil {
 			return err
@@ -99,9 +100,13 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 	if err != nil && firn.KindOf(err) != firn.Exists && firn.KindOf(err) != firn.Unavailable {
 		return err
 	}
-	lost := err
-	if m, err = ReadMark(ctx, store); firn.KindOf(err) == firn.NotFound && lost != nil {
-		return lost
+	written := err
+	m, err = ReadMark(ctx, store)
+	if firn.KindOf(err) == firn.NotFound {
+		if firn.KindOf(written) != firn.Unavailable {
+			written = unreadable
+		}
+		return written
 	}
 	if err == nil && (m.Site != site || m.Tier != tier) {
 		err = refuse("tier %s of site %s was faster", m.Tier, m.Site)
