@@ -1,10 +1,13 @@
 package plain
 
 import (
+	"context"
+	"io"
 	"testing"
 
 	"firn"
 	"firn/blob"
+	"firn/blob/driver"
 	"firn/blob/memblob"
 )
 
@@ -56,5 +59,30 @@ func TestClaim(t *testing.T) {
 	}
 	if err := Claim(ctx, alone, "site-2", "cold"); err != nil {
 		t.Error(err)
+	}
+}
+
+// hidden is a place that lists a blob and says that it has none.
+type hidden struct{ driver.Driver }
+
+func (h hidden) Get(context.Context, string, int64, int64) (io.ReadCloser, error) {
+	return nil, firn.NewError(firn.NotFound, "no such blob")
+}
+
+// TestHiddenMark: a place whose mark cannot be read now is none that may be taken, nor one with a blob missing.
+func TestHiddenMark(t *testing.T) {
+	mem := memblob.New(memblob.Options{})
+	place := blob.New(hidden{mem}, "mem:")
+	for range 2 { // while it is written, and later
+		if err := Claim(t.Context(), place, "site-1", "cold"); firn.KindOf(err) != firn.Unavailable {
+			t.Errorf("%v (%v)", err, firn.KindOf(err))
+		}
+	}
+	put(t.Context(), t, place, "objects/b/k", []byte("x"))
+	if err := Claim(t.Context(), place, "site-2", "cold"); firn.KindOf(err) != firn.Unavailable {
+		t.Errorf("%v (%v)", err, firn.KindOf(err))
+	}
+	if m, err := ReadMark(t.Context(), blob.New(mem, "mem:")); err != nil || m.Site != "site-1" {
+		t.Errorf("%+v, %v", m, err)
 	}
 }
