@@ -182,6 +182,14 @@ func (u useStore) AddUses(ctx context.Context, uses map[string]lifecycle.Use) er
 	})
 }
 
+// flush writes the reads that were counted up to now, for who asks now.
+func (r *rules) flush(ctx context.Context) error {
+	if !r.counts() {
+		return nil
+	}
+	return r.reads.Flush(ctx)
+}
+
 // sweep forgets the reads in buckets that are gone, or that no rule is for any more.
 func (r *rules) sweep(ctx context.Context) error {
 	buckets, err := r.n.engine.store.Buckets(ctx)
@@ -279,8 +287,10 @@ func (r *rules) relieve(ctx context.Context, need int64, why string) (freed int6
 	for _, n := range res.Tally {
 		objects, freed = objects+n.Objects, freed+n.Bytes
 	}
-	r.count(&res, err, false)
-	r.setMissing(missing)
+	r.mu.Lock()
+	r.add(&res)
+	r.missing = missing
+	r.mu.Unlock()
 	if objects > 0 {
 		r.n.log.Info("moved the longest unused objects to make room", "disk", why, "objects", objects, "bytes", freed, "missing", missing)
 	}
@@ -293,22 +303,27 @@ func (r *rules) setMissing(n int64) {
 	r.mu.Unlock()
 }
 
+// add notes what was done. The caller holds mu.
+func (r *rules) add(res *runner.Result) {
+	r.fails += res.Failed
+	for k, n := range res.Tally {
+		t := r.total[k.Action]
+		t.Objects += n.Objects
+		t.Bytes += n.Bytes
+		r.total[k.Action] = t
+	}
+}
+
 // count notes a run that changed something, or could have.
 func (r *rules) count(res *runner.Result, err error, byClock bool) {
 	rep := report(res)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.runs++
-	r.fails += res.Failed
+	r.add(res)
 	if err != nil {
 		r.fails++
 		rep.Error = err.Error()
-	}
-	for k, n := range res.Tally {
-		t := r.total[k.Action]
-		t.Objects += n.Objects
-		t.Bytes += n.Bytes
-		r.total[k.Action] = t
 	}
 	if byClock {
 		r.last = rep
@@ -370,6 +385,9 @@ func (v lifecycleView) Last() adminapi.LifecycleReport {
 
 // Run implements adminapi.Lifecycle.
 func (v lifecycleView) Run(ctx context.Context, o adminapi.LifecycleRun, fn func(adminapi.LifecycleItem) error) (adminapi.LifecycleReport, error) {
+	if err := v.flush(ctx); err != nil {
+		return adminapi.LifecycleReport{}, err
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	res, err := v.runner.Pass(ctx, runner.PassOptions{
@@ -390,10 +408,8 @@ func (v lifecycleView) Run(ctx context.Context, o adminapi.LifecycleRun, fn func
 
 // Explain implements adminapi.Lifecycle.
 func (v lifecycleView) Explain(ctx context.Context, bucket, key, versionID string, at time.Time) (adminapi.LifecycleItem, error) {
-	if v.counts() {
-		if err := v.reads.Flush(ctx); err != nil {
-			return adminapi.LifecycleItem{}, err
-		}
+	if err := v.flush(ctx); err != nil {
+		return adminapi.LifecycleItem{}, err
 	}
 	d, err := v.runner.Explain(ctx, bucket, key, versionID, at)
 	return item(&runner.Item{Bucket: bucket, Key: key, VersionID: versionID, Decision: d}), err

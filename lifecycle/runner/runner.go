@@ -3,8 +3,8 @@
 // for a tier.
 //
 // It owns the walk and its report. It promises that each change is made only if the version is still the one that was
-// decided about, that a lock is stronger than a rule, that one object's trouble stops no other, and that its memory does
-// not depend on how much a bucket holds. It must never decide: package lifecycle does.
+// decided about, that a lock is stronger than a rule, that one object's trouble stops no other, that a pass over what is due
+// does what one over everything would, and that its memory is bounded whatever a bucket holds. It must never decide: package lifecycle does.
 package runner
 
 import (
@@ -95,7 +95,7 @@ type PassOptions struct {
 	Due bool
 	// At is the time that decisions are made for, with DryRun only; zero is now.
 	At time.Time
-	// Report gets each version and upload that a rule acts on, in the order of the walk; nil for none.
+	// Report gets each version and upload that a rule acts on, one at a time, once it was acted on; nil for none.
 	Report func(Item)
 }
 
@@ -178,7 +178,9 @@ func (r *Runner) Pass(ctx context.Context, o PassOptions) (res Result, err error
 			continue
 		}
 		if plan.Empty() {
-			delete(r.spans, b.ID)
+			if o.Due {
+				delete(r.spans, b.ID)
+			}
 			continue
 		}
 		res.Buckets++
