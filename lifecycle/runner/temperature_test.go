@@ -20,9 +20,11 @@ import (
 	"firn/lifecycle"
 	"firn/lifecycle/usekv"
 	"firn/object"
+	"firn/object/envelope"
 	"firn/object/listing"
 	"firn/object/record"
 	"firn/object/remote"
+	"firn/seal"
 	"firn/tier"
 )
 
@@ -286,6 +288,10 @@ func TestTransitions(t *testing.T) {
 	x.put("bkt", "size/small", "small", object.PutOptions{})
 	x.put("bkt", "size/large", strings.Repeat("large", 20_000), object.PutOptions{})
 	x.put("bkt", "date/a", "dated", object.PutOptions{})
+	key := &seal.Key{1, 2, 3}
+	x.put("bkt", "size/sealed", strings.Repeat("sealed", 20_000), object.PutOptions{
+		DataKey: key, Encryption: envelope.New(envelope.Encryption{Method: envelope.Customer, Wrapped: []byte("wrapped")}),
+	})
 	for i := range 3 {
 		x.put("bkt", "old/a", strings.Repeat("x", i+1), object.PutOptions{})
 		x.now = x.now.Add(time.Minute)
@@ -309,7 +315,19 @@ func TestTransitions(t *testing.T) {
 		}
 	}
 	on(0)
-	on(2, "size/large COLD", "tag COLD")
+	on(2, "size/large COLD", "size/sealed COLD", "tag COLD")
+	o, err := x.Open(t.Context(), "bkt", "size/sealed", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	var b bytes.Buffer
+	if err := o.Unlock(key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.WriteRange(t.Context(), &b, 0, o.Version.Size); err != nil || b.String() != strings.Repeat("sealed", 20_000) {
+		t.Errorf("%d bytes of what is encrypted, %v", b.Len(), err)
+	}
 	on(4, "old/a COLD", "old/a COLD") // the newest noncurrent one stays
 	on(6, "cool/a WARM", "cool/locked WARM")
 	on(30)
