@@ -76,12 +76,17 @@ func TestEdge(t *testing.T) {
 	put("dir/a b.txt", long, minio.PutObjectOptions{ContentType: "text/x"})
 	put("secret", "sealed", minio.PutObjectOptions{ServerSideEncryption: encrypt.NewSSE()})
 	url := edge + "/files/dir/a%20b.txt"
-	for _, want := range []string{"MISS", "HIT"} {
+	right := func() string {
 		resp, body := fetch(t, "GET", url)
-		if resp.StatusCode != 200 || body != long || resp.Header.Get("X-Cache-Status") != want || resp.Header.Get("X-Edge-Node") != "shed-7" || resp.Header.Get("Content-Type") != "text/x" {
+		if resp.StatusCode != 200 || body != long || resp.Header.Get("X-Edge-Node") != "shed-7" || resp.Header.Get("Content-Type") != "text/x" {
 			t.Errorf("%d, %d bytes, %v", resp.StatusCode, len(body), resp.Header)
 		}
+		return resp.Header.Get("X-Cache-Status")
 	}
+	if status := right(); status != "MISS" {
+		t.Errorf("the first time: %s", status)
+	}
+	within(t, "a hit", func() bool { return right() == "HIT" }) // the journal may have purged it after the first fetch
 	if resp, body := fetch(t, "GET", url, "Range: bytes=2000001-2000003"); resp.StatusCode != 206 || body != "123" {
 		t.Errorf("%d %q", resp.StatusCode, body)
 	}
@@ -99,6 +104,7 @@ func TestEdge(t *testing.T) {
 		}
 	}
 	// What is written here is here at once: the journal purges.
+	put("kept", long, minio.PutObjectOptions{}) // for later: the journal is through with it when it is through with the next
 	put("dir/a b.txt", "replaced", minio.PutObjectOptions{})
 	within(t, "the new content", func() bool { _, body := fetch(t, "GET", url); return body == "replaced" })
 	if err := client.RemoveObject(t.Context(), "shared", "dir/a b.txt", minio.RemoveObjectOptions{}); err != nil {
@@ -123,7 +129,6 @@ func TestEdge(t *testing.T) {
 		}
 	}
 	// Contents survive a restart.
-	put("kept", long, minio.PutObjectOptions{})
 	fetch(t, "GET", edge+"/files/kept")
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
