@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -34,6 +35,8 @@ func (w *walker) temperatureTiers() {
 			w.bad(at, full, "names no tier: give warm, cold or both")
 		case t.Warm == t.Cold:
 			w.bad(at, full+".cold", "is the tier of warm: leave one of them out")
+		case t.Warm != "" && t.Cold != "" && w.tierPlace(t.Warm) > w.tierPlace(t.Cold):
+			w.bad(at, full+".warm", fmt.Sprintf("tier %s stands after tier %s in tiers, which lists the warmest first", t.Warm, t.Cold))
 		case t.Pin != "" && t.Pin != "hot" && t.Pin != "warm":
 			w.bad(at, full+".pin", fmt.Sprintf("want hot or warm, not %q", t.Pin))
 		case t.MinSize < 0:
@@ -48,6 +51,11 @@ func (w *walker) temperatureTiers() {
 			}
 		}
 	}
+}
+
+// tierPlace returns the place of a tier in the file, -1 where there is none of that name.
+func (w *walker) tierPlace(name string) int {
+	return slices.IndexFunc(w.e.Tiers, func(t Tier) bool { return t.Name == name })
 }
 
 // Rules are the numbers of the rule.

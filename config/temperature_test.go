@@ -33,16 +33,17 @@ func TestTemperature(t *testing.T) {
 }
 
 func TestWrongTemperature(t *testing.T) {
-	const tiers = "tiers:\n  cold: {url: file:/x}\n"
+	const tiers = "tiers:\n  cold: {url: file:/x}\n  colder: {url: file:/y}\n"
 	for text, want := range map[string]string{
-		"temperature:\n  a: {}\n":                              `4:3: temperature.a: names no tier: give warm, cold or both`,
-		"temperature:\n  a: {cold: old}\n":                     `4:3: temperature.a.cold: there is no tier "old": name one of tiers`,
-		"temperature:\n  a: {cold: cold, warm: cold}\n":        `4:3: temperature.a.cold: is the tier of warm: leave one of them out`,
-		"temperature:\n  a: {cold: cold, pin: cold}\n":         `4:3: temperature.a.pin: want hot or warm, not "cold"`,
-		"temperature:\n  a: {cold: cold, hotage: 3d}\n":        `4:19: unknown key "temperature.a.hotage": did you mean "temperature.a.hot_age"?`,
-		"temperature:\n  a: {cold: cold, promote_reads: 1}\n":  `4:3: temperature.a: a promotion takes 2 reads or more, within 1 to 8 days: single reads do not bring data back`,
-		"temperature:\n  a: {cold: cold, warm_read: 1h}\n":     `4:3: temperature.a: what was brought back by its reads must count as warm for as long as it is to stay`,
-		"temperature:\n  a: {cold: cold}\n  b: {cold: cold}\n": `5:3: temperature.b: is for the same bucket and prefix as a: leave one of them out`,
+		"temperature:\n  a: {}\n":                              `5:3: temperature.a: names no tier: give warm, cold or both`,
+		"temperature:\n  a: {cold: old}\n":                     `5:3: temperature.a.cold: there is no tier "old": name one of tiers`,
+		"temperature:\n  a: {cold: cold, warm: cold}\n":        `5:3: temperature.a.cold: is the tier of warm: leave one of them out`,
+		"temperature:\n  a: {warm: colder, cold: cold}\n":      `5:3: temperature.a.warm: tier colder stands after tier cold in tiers, which lists the warmest first`,
+		"temperature:\n  a: {cold: cold, pin: cold}\n":         `5:3: temperature.a.pin: want hot or warm, not "cold"`,
+		"temperature:\n  a: {cold: cold, hotage: 3d}\n":        `5:19: unknown key "temperature.a.hotage": did you mean "temperature.a.hot_age"?`,
+		"temperature:\n  a: {cold: cold, promote_reads: 1}\n":  `5:3: temperature.a: a promotion takes 2 reads or more, within 1 to 8 days: single reads do not bring data back`,
+		"temperature:\n  a: {cold: cold, warm_read: 1h}\n":     `5:3: temperature.a: what was brought back by its reads must count as warm for as long as it is to stay`,
+		"temperature:\n  a: {cold: cold}\n  b: {cold: cold}\n": `6:3: temperature.b: is for the same bucket and prefix as a: leave one of them out`,
 		"lifecycle:\n  overflow: old\n":                        `lifecycle.overflow: there is no tier "old": name one of tiers`,
 		"lifecycle:\n  high: 70\n":                             `lifecycle.high: want 1 <= lifecycle.low < lifecycle.high <= 99, not 75 and 70`,
 	} {
