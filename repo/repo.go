@@ -122,8 +122,8 @@ type Options struct {
 	// Memory bounds the buffers of reading and writing in bytes, besides the index (64 bytes a chunk); 0 is 96 MiB, and
 	// what is too little for one pack of each kind is taken as that.
 	Memory int64
-	// Uploads is how many packs are handed to the place at once at most; 0 is 2, and 1 for a place that takes a pack into
-	// its cache and makes it durable later. More helps where the way is long; Memory bounds it.
+	// Uploads is how many packs are handed to the place at once at most; 0 is 2, and 1 for a place that makes
+	// a pack durable later. More helps where the way is long; Memory bounds it.
 	Uploads int
 	// Compression is that of new chunks.
 	Compression Compression

@@ -373,7 +373,7 @@ func (s *Session) sealed(p *packer) {
 	}
 }
 
-// maxStaged is how many packs are on their way from a local place's cache to its disk.
+// maxStaged is how many packs a place may have that are not durable yet.
 const maxStaged = 32
 
 func (s *Session) upload(p *packer) error {

@@ -56,7 +56,7 @@ func (d *Driver) put(ctx context.Context, key string, src driver.Source, create 
 	return wrap(err)
 }
 
-// Stage implements driver.Stager. A local file system takes the content into its cache and begins to write it; on a
+// Stage implements driver.Stager: it writes the content, and leaves it to the commit to sync it and give it its name. On a
 // network file system, where syncing can fail in ways that only a second put mends, Stage puts the blob.
 func (d *Driver) Stage(ctx context.Context, key string, src driver.Source) (func(context.Context) error, error) {
 	if !d.local {
@@ -126,16 +126,15 @@ func (d *Driver) writeTemp(ctx context.Context, src driver.Source, synced bool) 
 	if t.f, err = d.fs.Create(t.path, vfs.CategoryPart); err != nil {
 		return temp{}, err
 	}
-	if err := write(ctx, t.f, src, synced); err != nil {
+	if err := write(ctx, t.f, src); err != nil {
 		_ = t.f.Close()
 		_ = d.fs.Remove(t.path)
 		return temp{}, err
 	}
 	if synced {
-		return t, d.sync(&t)
+		err = d.sync(&t)
 	}
-	_, _ = t.f.SyncTo(src.Size()) // begins to write it, where it can; sync says what becomes of it
-	return t, nil
+	return t, err
 }
 
 // sync makes the content of t durable, or removes it.
@@ -155,8 +154,7 @@ func (d *Driver) sync(t *temp) error {
 	return err
 }
 
-// write writes the content of src, past the page cache if that pays and direct is set.
-func write(ctx context.Context, f vfs.File, src driver.Source, direct bool) (err error) {
+func write(ctx context.Context, f vfs.File, src driver.Source) (err error) {
 	r, err := blob.OpenExact(ctx, src)
 	if err != nil {
 		return err
@@ -175,7 +173,7 @@ func write(ctx context.Context, f vfs.File, src driver.Source, direct bool) (err
 		pooled := buffers.Get().(*[writeSize]byte)
 		defer buffers.Put(pooled)
 		buf = pooled[:]
-		w.direct = direct && vfs.SetDirect(f)
+		w.direct = vfs.SetDirect(f)
 	}
 	var total int64
 	for {
