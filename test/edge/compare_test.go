@@ -92,7 +92,7 @@ func TestAgainstNginx(t *testing.T) {
 		p    *process
 	}{
 		{"nginx", cachingNginx(t, addr)},
-		{"firn", firn(t, "  all:\n    prefix: /\n    origins: ['http://"+addr+"']\n", "  memory: 128MiB\n  disk: 1GiB\n")},
+		{"firn", firn(t, "  all:\n    prefix: /\n    origins: ['http://"+addr+"']\n", "cache:\n  memory: 128MiB\n  disk: 1GiB\n")},
 	}
 	for _, c := range []struct {
 		what, path, rng string
