@@ -299,10 +299,7 @@ func runTierWork(cmd *cobra.Command, env *Env, admin *adminFlags, what string, w
 		return nil
 	})
 	progress.clear()
-	if err == nil && rep == nil {
-		err = errors.New("the site ended the answer before it was through: look at its log and try again; what is done is not done twice")
-	}
-	if err != nil {
+	if err := answered(err, rep != nil); err != nil {
 		return err
 	}
 	if !asJSON(cmd) {
@@ -389,10 +386,7 @@ keyring, or key service, of the lost site.`,
 			return nil
 		})
 		progress.clear()
-		if err == nil && rep == nil {
-			err = errors.New("the site ended the answer before it was through: look at its log and try again; what is done is not done twice")
-		}
-		if err != nil {
+		if err := answered(err, rep != nil); err != nil {
 			return err
 		}
 		if !asJSON(cmd) {
@@ -432,4 +426,12 @@ func (c *counter) clear() {
 	if c.w != nil && !c.last.IsZero() {
 		fmt.Fprint(c.w, "\r\x1b[K")
 	}
+}
+
+// answered is err, or that an answer of lines ended before the one that says it is through.
+func answered(err error, through bool) error {
+	if err == nil && !through {
+		err = errors.New("the site ended the answer before it was through: look at its log and try again; what is done is not done twice")
+	}
+	return err
 }
