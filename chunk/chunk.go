@@ -1,7 +1,7 @@
 // Package chunk cuts a stream at points that depend on its content, so that equal stretches of two streams become
 // equal chunks wherever they are.
 //
-// It owns the cut points: keyed FastCDC. It promises that they depend on the key, the sizes and the bytes alone, and
+// It owns the cut points: the keyed hash of FastCDC, without its normalization. It promises that they depend on the key, the sizes and the bytes alone, and
 // that the reader's read sizes do not matter. It must never import another package of this module besides the
 // vocabulary at the root.
 package chunk

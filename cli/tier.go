@@ -288,15 +288,7 @@ func runTierWork(cmd *cobra.Command, env *Env, admin *adminFlags, what string, w
 			objects, bytes = objects+1, bytes+it.Size
 			progress.draw("%d objects, %s", objects, iBytes(bytes))
 		}
-		switch {
-		case asJSON(cmd):
-			_, err := fmt.Fprintf(env.Out, "%s\n", line)
-			return err
-		case l.Item != nil && l.Item.Error != "":
-			progress.clear()
-			return printTierFailure(env.Err, l.Item)
-		}
-		return nil
+		return tierLine(cmd, env, progress, line, l.Item)
 	})
 	progress.clear()
 	if err := answered(err, rep != nil); err != nil {
@@ -375,15 +367,7 @@ keyring, or key service, of the lost site.`,
 			if l.Rebuilt != nil {
 				rep = l.Rebuilt
 			}
-			switch {
-			case asJSON(cmd):
-				_, err := fmt.Fprintf(env.Out, "%s\n", line)
-				return err
-			case l.Item != nil:
-				progress.clear()
-				return printTierFailure(env.Err, l.Item)
-			}
-			return nil
+			return tierLine(cmd, env, progress, line, l.Item)
 		})
 		progress.clear()
 		if err := answered(err, rep != nil); err != nil {
@@ -426,6 +410,19 @@ func (c *counter) clear() {
 	if c.w != nil && !c.last.IsZero() {
 		fmt.Fprint(c.w, "\r\x1b[K")
 	}
+}
+
+// tierLine passes a line of an answer on as JSON, or tells of the item in it if that failed.
+func tierLine(cmd *cobra.Command, env *Env, progress *counter, line []byte, it *adminapi.TierItem) error {
+	switch {
+	case asJSON(cmd):
+		_, err := fmt.Fprintf(env.Out, "%s\n", line)
+		return err
+	case it != nil && it.Error != "":
+		progress.clear()
+		return printTierFailure(env.Err, it)
+	}
+	return nil
 }
 
 // answered is err, or that an answer of lines ended before the one that says it is through.

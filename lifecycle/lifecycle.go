@@ -270,7 +270,7 @@ func (p *Policy) MayAct(v *Version, now time.Time) (act bool, next time.Time) {
 	w.anyTags = true
 	p.candidates(&w, func(c candidate) {
 		if now.Before(c.due) {
-			next = earlier(next, c.due)
+			next = Earlier(next, c.due)
 		} else {
 			act = true
 		}

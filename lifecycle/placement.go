@@ -104,7 +104,7 @@ func (p *Plan) MayAct(v *Version, now time.Time) (act bool, next time.Time) {
 			d := x.decide(v, now)
 			act, due = d.Action != Keep, d.Due
 		}
-		next = earlier(next, due)
+		next = Earlier(next, due)
 	}
 	return act, next
 }
@@ -122,8 +122,8 @@ func (p *Placement) stays(v *Version, now time.Time) (next time.Time, yes bool) 
 	return next, true
 }
 
-// earlier returns the earlier of two times that may be zero, which is never.
-func earlier(a, b time.Time) time.Time {
+// Earlier returns the earlier of two times that may be zero, which is never.
+func Earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
 	}
@@ -150,7 +150,7 @@ func (p *Plan) Decide(v *Version, now time.Time) Decision {
 	if d.Reason != keptReason {
 		t.Reason = d.Reason + "; " + t.Reason
 	}
-	if t.Due = earlier(t.Due, d.Due); t.Due.Equal(d.Due) && !d.Due.IsZero() {
+	if t.Due = Earlier(t.Due, d.Due); t.Due.Equal(d.Due) && !d.Due.IsZero() {
 		t.Rule = d.Rule
 	}
 	return t
@@ -209,7 +209,7 @@ func (r TemperatureRules) turns(s *Subject, now time.Time) (last, next time.Time
 			continue
 		}
 		if at := t.from.Add(t.after); at.After(now) {
-			next = earlier(next, at)
+			next = Earlier(next, at)
 		} else if at.After(last) {
 			last = at
 		}

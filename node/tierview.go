@@ -165,14 +165,10 @@ func (v tierView) versions(ctx context.Context, w *adminapi.TierWork, fn func([]
 	if w.Key != "" {
 		o.Prefix = w.Key
 	}
-	for {
-		l, err := store.ListVersions(ctx, w.Bucket, o)
-		if err != nil {
-			return err
-		}
+	return store.VersionPages(ctx, w.Bucket, o, func(page []record.Version) error {
 		var list []record.Version
-		for i := range l.Versions {
-			ver := l.Versions[i]
+		for i := range page {
+			ver := &page[i]
 			if ver.DeleteMarker || !ver.Latest && !w.Versions || w.Key != "" && ver.Key != w.Key {
 				continue
 			}
@@ -185,18 +181,11 @@ func (v tierView) versions(ctx context.Context, w *adminapi.TierWork, fn func([]
 			}
 			list = append(list, *full)
 		}
-		more := l.Truncated
-		o.After, o.VersionAfter = l.NextKey, l.NextVersion
-		store.Recycle(l)
-		if len(list) > 0 {
-			if err := fn(list); err != nil {
-				return err
-			}
-		}
-		if !more {
+		if len(list) == 0 {
 			return nil
 		}
-	}
+		return fn(list)
+	})
 }
 
 // moveBatch is how many versions a command moves together.

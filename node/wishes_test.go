@@ -4,7 +4,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 )
@@ -32,7 +31,7 @@ func TestWishes(t *testing.T) {
 		}
 		return v.Local()
 	}
-	until(t, "the object is on the tier", func() bool { return !local() })
+	within(t, "the object is on the tier", func() bool { return !local() })
 	if _, err := s.get(t, "k"); minio.ToErrorResponse(err).Code != "InvalidObjectState" {
 		t.Errorf("read from an archive: %v", err)
 	}
@@ -42,24 +41,12 @@ func TestWishes(t *testing.T) {
 	if err := c.RestoreObject(t.Context(), bucket, "k", "", req); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the object is restored", local)
+	within(t, "the object is restored", local)
 	if got, err := s.get(t, "k"); err != nil || got != content {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 	st, err := c.StatObject(t.Context(), bucket, "k", minio.StatObjectOptions{})
 	if err != nil || st.Restore == nil || st.Restore.OngoingRestore || st.Restore.ExpiryTime.IsZero() {
 		t.Errorf("%+v, %v", st.Restore, err)
-	}
-}
-
-// until waits for what is to become true.
-func until(t *testing.T, what string, fn func() bool) {
-	t.Helper()
-	every := time.NewTicker(20 * time.Millisecond)
-	defer every.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !fn(); <-every.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not become true that %s", what)
-		}
 	}
 }

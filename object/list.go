@@ -5,6 +5,7 @@ import (
 
 	"firn/kv"
 	"firn/object/listing"
+	"firn/object/record"
 )
 
 // List returns a page of current objects (no delete markers).
@@ -35,6 +36,26 @@ func (s *Store) list(ctx context.Context, bucket string, o *listing.Options, ver
 		return err
 	})
 	return p, err
+}
+
+// VersionPages calls fn for all versions that o selects, a page at a time, until fn returns an error. The versions are valid
+// during the call; strings in them stay.
+func (s *Store) VersionPages(ctx context.Context, bucket string, o listing.Options, fn func([]record.Version) error) error {
+	for {
+		l, err := s.ListVersions(ctx, bucket, o)
+		if err != nil {
+			return err
+		}
+		if err := fn(l.Versions); err != nil {
+			return err
+		}
+		truncated := l.Truncated
+		o.After, o.VersionAfter = l.NextKey, l.NextVersion
+		s.Recycle(l)
+		if !truncated {
+			return nil
+		}
+	}
 }
 
 // Recycle gives the memory of a page back, which spares the garbage collector most of a listing. Neither p.Versions

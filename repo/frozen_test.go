@@ -70,7 +70,7 @@ func lonely(t *testing.T, base *Repo, d driver.Driver, n int) func() (Snapshot, 
 }
 
 // deserted is a place with a writer that relies on the chunks of a snapshot which was forgotten since, and that stops
-// where it looks for its session.
+// where it looks for its session. It is made in a bubble of synctest.
 func deserted(t *testing.T) (place driver.Driver, base *Repo, writer *frozen, looks *stop, commit func() (Snapshot, error)) {
 	t.Helper()
 	place = memblob.New(memblob.Options{})

@@ -145,7 +145,7 @@ func (h *tiered) recall(key string) {
 
 const oneDay = "<RestoreRequest><Days>1</Days></RestoreRequest>"
 
-// midnight is the end of a restore of so many days that is asked for now.
+// midnight is the end of a restore of so many days that is asked for at present.
 func midnight(days int) time.Time {
 	return time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, days+1)
 }

@@ -211,31 +211,23 @@ func (m *Mover) rewriteBucket(ctx context.Context, t *place, bucket string, add 
 	if err := one(change{bucket: bucket}); err != nil {
 		return err
 	}
-	lo := listing.Options{Limit: object.MaxList}
-	for {
-		l, err := m.ns.ListVersions(ctx, bucket, lo)
-		if firn.KindOf(err) == firn.NotFound {
-			return nil // removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		for i := range l.Versions {
-			v := &l.Versions[i]
+	var failed error // which is no bucket's
+	err := m.ns.VersionPages(ctx, bucket, listing.Options{Limit: object.MaxList}, func(page []record.Version) error {
+		for i := range page {
+			v := &page[i]
 			if v.StorageClass == "" && !v.DeleteMarker {
 				continue // STANDARD: its bytes are here
 			}
-			if err := one(change{bucket, v.Key, v.ID}); err != nil {
-				return err
+			if failed = one(change{bucket, v.Key, v.ID}); failed != nil {
+				return failed
 			}
 		}
-		truncated := l.Truncated
-		lo.After, lo.VersionAfter = l.NextKey, l.NextVersion
-		m.ns.Recycle(l)
-		if !truncated {
-			return nil
-		}
+		return nil
+	})
+	if failed == nil && firn.KindOf(err) == firn.NotFound {
+		return nil // removed meanwhile
 	}
+	return err
 }
 
 // Rebuilt is what Rebuild made.

@@ -84,7 +84,7 @@ func (l *lazy) state() (driver.Driver, error) {
 	return l.mu.d, nil
 }
 
-// failed notes why it cannot be used for now. mu is held.
+// failed notes why it cannot be used. mu is held.
 func (l *lazy) failed(err error, longest time.Duration) {
 	l.mu.wait = min(max(2*l.mu.wait, firstWait), longest)
 	l.mu.err, l.mu.next = err, time.Now().Add(l.mu.wait)

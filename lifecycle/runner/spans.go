@@ -10,6 +10,7 @@ import (
 
 	"firn"
 	"firn/kv"
+	"firn/lifecycle"
 	"firn/object/record"
 )
 
@@ -57,20 +58,12 @@ func (b *bucketSpans) merge(n int) {
 		for i := 0; i < len(b.list); i += 2 {
 			s := b.list[i]
 			if i+1 < len(b.list) {
-				s = span{b.list[i+1].to, soonest(s.due, b.list[i+1].due)}
+				s = span{b.list[i+1].to, lifecycle.Earlier(s.due, b.list[i+1].due)}
 			}
 			out = append(out, s)
 		}
 		b.list = out
 	}
-}
-
-// soonest returns the earlier of two times that may be zero, which is never.
-func soonest(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // follow notes in the spans what the journal tells since the last call. Where it was trimmed meanwhile all is forgotten.

@@ -62,17 +62,13 @@ func (p *pass) each(ctx context.Context, prefix, after string, fn func(*seen) er
 		return fn(&held)
 	}
 	lo := listing.Options{Prefix: prefix, After: after, Limit: object.MaxList}
-	for {
-		l, err := p.ns.ListVersions(ctx, p.bucket.Name, lo)
+	err := p.ns.VersionPages(ctx, p.bucket.Name, lo, func(page []record.Version) error {
+		uses, err := p.uses(ctx, page)
 		if err != nil {
 			return err
 		}
-		uses, err := p.uses(ctx, l)
-		if err != nil {
-			return err
-		}
-		for i := range l.Versions {
-			v := &l.Versions[i]
+		for i := range page {
+			v := &page[i]
 			if have {
 				if err := give(v); err != nil {
 					return err
@@ -88,12 +84,10 @@ func (p *pass) each(ctx context.Context, prefix, after string, fn func(*seen) er
 				held.view.Use = uses[p.useID(v)]
 			}
 		}
-		lo.After, lo.VersionAfter = l.NextKey, l.NextVersion
-		truncated := l.Truncated
-		p.ns.Recycle(l)
-		if !truncated {
-			break
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if !have {
 		return nil
@@ -106,18 +100,18 @@ func (p *pass) useID(v *record.Version) string {
 }
 
 // uses looks up how the versions of a page were read, and notes what is remembered of versions that are gone.
-func (p *pass) uses(ctx context.Context, l *listing.Page) (map[string]lifecycle.Use, error) {
-	if p.opt.Uses == nil || len(l.Versions) == 0 || !p.counted && !p.plan.Tempered() {
+func (p *pass) uses(ctx context.Context, page []record.Version) (map[string]lifecycle.Use, error) {
+	if p.opt.Uses == nil || len(page) == 0 || !p.counted && !p.plan.Tempered() {
 		return nil, nil
 	}
-	first, last := l.Versions[0].Key, l.Versions[len(l.Versions)-1].Key
+	first, last := page[0].Key, page[len(page)-1].Key
 	uses, err := p.opt.Uses.Range(ctx, p.bucket.ID, first, last)
 	if err != nil || len(uses) == 0 {
 		return nil, err
 	}
 	there := map[string]struct{}{}
-	for i := range l.Versions {
-		there[p.useID(&l.Versions[i])] = struct{}{}
+	for i := range page {
+		there[p.useID(&page[i])] = struct{}{}
 	}
 	for id, u := range uses {
 		// Of the first key and the last one versions may be on another page.
@@ -211,7 +205,7 @@ func (p *pass) renew(ctx context.Context, list []span, after string, old span) (
 			n, next = 0, time.Time{}
 		}
 		due, err := p.look(ctx, s)
-		n, last, next = n+1, s.v.Key, soonest(next, due)
+		n, last, next = n+1, s.v.Key, lifecycle.Earlier(next, due)
 		return err
 	})
 	if err != nil && !errors.Is(err, errEnd) {

@@ -9,13 +9,13 @@ import (
 )
 
 func TestUntil(t *testing.T) {
-	for now, want := range map[string]string{
+	for from, want := range map[string]string{
 		"2026-11-21T18:30:00Z":      "2026-11-24T00:00:00Z",
 		"2026-11-21T00:00:00Z":      "2026-11-23T00:00:00Z", // midnight is the end of the day before
 		"2026-11-21T23:59:59.999Z":  "2026-11-24T00:00:00Z",
 		"2026-11-22T01:00:00+02:00": "2026-11-24T00:00:00Z",
 	} {
-		at, err := time.Parse(time.RFC3339Nano, now)
+		at, err := time.Parse(time.RFC3339Nano, from)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -24,7 +24,7 @@ func TestUntil(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := r.Until(at); err != nil || got.Format(time.RFC3339Nano) != want {
-			t.Errorf("two days from %s: %s, %v; want %s", now, got, err, want)
+			t.Errorf("two days from %s: %s, %v; want %s", from, got, err, want)
 		}
 	}
 }

@@ -239,21 +239,9 @@ func (g *Granter) lookAt(ctx context.Context, bucket string) error {
 	if err != nil || len(classes) == 1 { // it is gone, or all is STANDARD
 		return nil
 	}
-	o := listing.Options{Limit: object.MaxList}
-	for {
-		l, err := g.ns.ListVersions(ctx, bucket, o)
-		if firn.KindOf(err) == firn.Corrupt {
-			g.opt.Log.Error("a bucket is damaged, and not all that its versions ask for is known", "bucket", bucket, "error", err)
-			return nil
-		}
-		if firn.KindOf(err) == firn.NotFound {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for i := range l.Versions {
-			v := &l.Versions[i]
+	err = g.ns.VersionPages(ctx, bucket, listing.Options{Limit: object.MaxList}, func(page []record.Version) error {
+		for i := range page {
+			v := &page[i]
 			if v.StorageClass == "" || v.DeleteMarker {
 				continue
 			}
@@ -261,13 +249,16 @@ func (g *Granter) lookAt(ctx context.Context, bucket string) error {
 				return err
 			}
 		}
-		truncated := l.Truncated
-		o.After, o.VersionAfter = l.NextKey, l.NextVersion
-		g.ns.Recycle(l)
-		if !truncated {
-			return nil
-		}
+		return nil
+	})
+	switch firn.KindOf(err) {
+	case firn.Corrupt:
+		g.opt.Log.Error("a bucket is damaged, and not all that its versions ask for is known", "bucket", bucket, "error", err)
+		return nil
+	case firn.NotFound:
+		return nil
 	}
+	return err
 }
 
 // work grants the wishes of a queue as they come due.
