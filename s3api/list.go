@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"firn/object"
@@ -21,12 +22,14 @@ type listRequest struct {
 	prefix, delimiter string
 	limit             int  // keys a page, at most object.MaxList
 	urlEncoded        bool // encoding-type=url
+	restores          bool // x-amz-optional-object-attributes: RestoreStatus
+	now               time.Time
 }
 
 // parseList reads the common parameters; limitName is the parameter with the page size.
 func parseList(rq *request, limitName string) (listRequest, error) {
 	l := listRequest{
-		prefix: rq.query.Get("prefix"), delimiter: rq.query.Get("delimiter"), limit: object.MaxList,
+		prefix: rq.query.Get("prefix"), delimiter: rq.query.Get("delimiter"), limit: object.MaxList, now: rq.start,
 	}
 	switch e := rq.query.Get("encoding-type"); {
 	case e == "":
@@ -36,6 +39,9 @@ func parseList(rq *request, limitName string) (listRequest, error) {
 		return l, s3err.InvalidArgument("encoding-type", e, "Invalid Encoding Method specified in Request")
 	}
 	var err error
+	if l.restores, err = classes.WantsRestores(rq.r.Header["X-Amz-Optional-Object-Attributes"]); err != nil {
+		return l, err
+	}
 	l.limit, err = parseLimit(rq, limitName)
 	return l, err
 }
@@ -143,8 +149,17 @@ func (l *listRequest) appendContents(b []byte, v *record.Version, own *owners) [
 	if own != nil {
 		b = own.appendOwner(b, "Owner", v.Owner)
 	}
-	b = appendClass(b, v.StorageClass)
+	b = l.appendClass(b, v)
 	return append(b, "</Contents>"...)
+}
+
+// appendClass appends the class of a version, and its restore where that was asked for.
+func (l *listRequest) appendClass(b []byte, v *record.Version) []byte {
+	b = appendClass(b, v.StorageClass)
+	if l.restores {
+		b = classes.AppendRestoreStatus(b, v, l.now)
+	}
+	return b
 }
 
 func appendClass(b []byte, class string) []byte {
@@ -178,6 +193,7 @@ func (s *Server) list(rq *request, l *listRequest, after string) (*listing.Page,
 	}
 	return s.store.List(rq.ctx, rq.bucket, listing.Options{
 		Prefix: l.prefix, Delimiter: l.delimiter, After: after, Limit: l.limit,
+		Restores: l.restores,
 	})
 }
 
@@ -309,6 +325,7 @@ func listVersions(s *Server, rq *request) error {
 	if l.limit > 0 {
 		page, err = s.store.ListVersions(rq.ctx, rq.bucket, listing.Options{
 			Prefix: l.prefix, Delimiter: l.delimiter, After: keyMarker, VersionAfter: versionMarker, Limit: l.limit,
+			Restores: l.restores,
 		})
 		if err != nil {
 			return err
@@ -363,7 +380,7 @@ func (l *listRequest) appendVersion(b []byte, v *record.Version, own *owners) []
 	}
 	b = own.appendOwner(b, "Owner", v.Owner)
 	if !v.DeleteMarker {
-		b = appendClass(b, v.StorageClass)
+		b = l.appendClass(b, v)
 	}
 	b = append(b, '<', '/')
 	b = append(b, element...)

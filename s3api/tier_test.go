@@ -319,6 +319,64 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// TestRestoresInListings: all listings tell of a restore what HEAD does, and only where that is asked for.
+func TestRestoresInListings(t *testing.T) {
+	h := newTiered(t)
+	h.must("PUT", "/bkt", "")
+	for _, key := range []string{"archived", "going", "here", "later", "on-disk"} {
+		class := "x-amz-storage-class: GLACIER"
+		if key == "on-disk" {
+			class = "x-amz-storage-class: STANDARD"
+		}
+		h.must("PUT", "/bkt/"+key, "content of "+key, class, "x-amz-meta-a: b", "x-amz-tagging: t=u")
+		switch key {
+		case "later", "on-disk":
+		default:
+			h.move(key, "", "vault", "GLACIER")
+		}
+	}
+	for _, key := range []string{"going", "here", "later"} {
+		h.must("POST", "/bkt/"+key+"?restore", oneDay)
+	}
+	h.recall("here")
+	until := "<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress><RestoreExpiryDate>" +
+		midnight(1).Format("2006-01-02T15:04:05.000Z") + "</RestoreExpiryDate></RestoreStatus>"
+	want := map[string]string{
+		"archived": "", "on-disk": "",
+		"going": "<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>",
+		"here":  until, "later": until,
+	}
+	const ask = "x-amz-optional-object-attributes: RestoreStatus"
+	check := func() {
+		t.Helper()
+		for key, want := range want {
+			for _, list := range []string{"", "list-type=2&", "versions&"} {
+				target := "/bkt?" + list + "prefix=" + key
+				if r := h.must("GET", target, ""); strings.Contains(r.body, "RestoreStatus") {
+					t.Errorf("%s: not asked for: %s", target, r.body)
+				}
+				r := h.must("GET", target, "", ask)
+				if strings.Count(r.body, "<RestoreStatus>") != strings.Count(want, "<RestoreStatus>") || !strings.Contains(r.body, want) {
+					t.Errorf("%s: %s", target, r.body)
+				}
+				if !strings.Contains(r.body, "<Size>") || !strings.Contains(r.body, "<Key>"+key+"</Key>") {
+					t.Errorf("%s: %s", target, r.body)
+				}
+			}
+		}
+	}
+	check()
+	h.refused(400, "InvalidArgument", "GET", "/bkt", "", "x-amz-optional-object-attributes: Colour")
+
+	// Versions that are not current any more, and delete markers.
+	h.must("PUT", "/bkt?versioning", "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>")
+	h.must("DELETE", "/bkt/here", "")
+	r := h.must("GET", "/bkt?versions&prefix=here", "", ask)
+	if strings.Count(r.body, "RestoreStatus>") != 2 || !strings.Contains(r.body, until) || !strings.Contains(r.body, "<DeleteMarker>") {
+		t.Errorf("%s", r.body)
+	}
+}
+
 // TestRestoreBeforeTheMove: what is asked for while a version waits for its move holds after it.
 func TestRestoreBeforeTheMove(t *testing.T) {
 	h := newTiered(t)

@@ -23,11 +23,13 @@ type Options struct {
 	// VersionAfter goes on inside After's versions (Versions only): versions of After older than this one.
 	VersionAfter string
 	Limit        int // 0..MaxList
+	// Restores has versions carry Location and KeepUntil, which costs a look at the whole of each record.
+	Restores bool
 }
 
 // Page is one page of a listing.
 type Page struct {
-	Versions       []record.Version // Listings of current objects carry no Vector, Parts or Metadata
+	Versions       []record.Version // what Listed has of them, and what Options.Restores asks for
 	CommonPrefixes []string
 	Truncated      bool
 	// NextKey and NextVersion go into After and VersionAfter of the next page.
@@ -105,8 +107,8 @@ func (p *page) same(last span, b []byte) span {
 // firstRows is the number of entries a page has room for at first.
 const firstRows = 32
 
-// version adds one version of the key that is at keySpan in the text.
-func (p *page) version(key span, v *record.Listed, latest bool, withID bool) {
+// version adds the version v, whose record is raw, of the key that is at key in the text.
+func (p *page) version(key span, v *record.Listed, raw []byte, latest bool, withID bool) error {
 	r := row{key: key}
 	marker := v.Flags&record.FlagDeleteMarker != 0
 	if !marker {
@@ -134,12 +136,20 @@ func (p *page) version(key span, v *record.Listed, latest bool, withID bool) {
 			p.text = slices.Grow(p.text, len(p.text)/n*p.o.Limit)
 		}
 	}
+	var whole record.Record
+	if p.o.Restores {
+		if err := record.Decode(&whole, raw); err != nil {
+			return err
+		}
+	}
 	p.rows = append(p.rows, r)
 	p.out.Versions = append(p.out.Versions, record.Version{
 		Bucket: "", Latest: latest, DeleteMarker: marker, Size: v.Size, Modified: hlc.Time(v.Clock).Wall(),
 		Site: v.Site, Clock: v.Clock, Multipart: v.Flags&record.FlagMultipart != 0,
 		Checksum: record.Checksum{Algorithm: record.ChecksumAlgorithm(v.SumKind & 0xF), Type: record.ChecksumType(v.SumKind >> 4 & 0xF)},
+		Location: whole.Location, KeepUntil: whole.KeepUntil,
 	})
+	return nil
 }
 
 // full reports whether the page holds as many entries as were asked for.
@@ -290,14 +300,16 @@ func (w *walker) run(ctx context.Context) (err error) {
 				w.p.out.Truncated = true
 				return nil
 			}
-			w.p.version(w.p.add(key), &w.listed, true, false)
+			if err := w.p.version(w.p.add(key), &w.listed, raw, true, false); err != nil {
+				return err
+			}
 			if w.p.full() {
 				w.p.out.NextKey = string(key)
 			}
 			ok = it.Next()
 			continue
 		}
-		done, err := w.keyVersions(key, inside && string(key) == o.After)
+		done, err := w.keyVersions(key, raw, inside && string(key) == o.After)
 		if done || err != nil {
 			return err
 		}
@@ -310,9 +322,9 @@ func (w *walker) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// keyVersions adds the versions of key, whose current one is in w.listed: those older than VersionAfter where
+// keyVersions adds the versions of key, whose current one is in w.listed and current: those older than VersionAfter where
 // inside. done ends the page.
-func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
+func (w *walker) keyVersions(key, current []byte, inside bool) (done bool, err error) {
 	var after record.Order
 	skip := false // the current version and all up to after
 	if inside {
@@ -329,27 +341,29 @@ func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
 		}
 	}
 	ks := span{-1, 0}
-	add := func(v *record.Listed, latest bool) bool {
+	add := func(v *record.Listed, raw []byte, latest bool) (bool, error) {
 		if w.p.full() {
 			w.p.out.Truncated = true
-			return false
+			return false, nil
 		}
 		if ks.from < 0 {
 			ks = w.p.add(key)
 		}
-		w.p.version(ks, v, latest, true)
+		if err := w.p.version(ks, v, raw, latest, true); err != nil {
+			return false, err
+		}
 		if w.p.full() {
 			w.p.out.NextKey = string(key)
 			if w.p.out.NextVersion = record.NullID; v.Flags&record.FlagNull == 0 {
 				w.p.out.NextVersion = record.MakeOrder(v.Clock, v.Site).String()
 			}
 		}
-		return true
+		return true, nil
 	}
 	cur := record.MakeOrder(w.listed.Clock, w.listed.Site)
 	if !skip || bytes.Compare(cur[:], after[:]) > 0 {
-		if !add(&w.listed, true) {
-			return true, nil
+		if more, err := add(&w.listed, current, true); !more || err != nil {
+			return true, err
 		}
 	}
 	if w.old == nil {
@@ -373,8 +387,8 @@ func (w *walker) keyVersions(key []byte, inside bool) (done bool, err error) {
 		if err := record.DecodeListed(&v, raw); err != nil {
 			return false, err
 		}
-		if !add(&v, false) {
-			return true, nil
+		if more, err := add(&v, raw, false); !more || err != nil {
+			return true, err
 		}
 	}
 	return false, w.old.Err()

@@ -114,19 +114,59 @@ func CheckRestore(v *record.Version, now time.Time) error {
 	return nil
 }
 
+// restore tells of the local copy that somebody asked for: it is on its way, or here until a time; zero: nobody did.
+func restore(v *record.Version, now time.Time) (ongoing bool, until time.Time) {
+	l := v.Location
+	switch {
+	case l == nil:
+		return false, v.KeepUntil
+	case !v.Local() && l.Wanted.After(now):
+		return true, time.Time{}
+	}
+	return false, l.LocalUntil
+}
+
 // RestoreHeader is the value of x-amz-restore, "" for a version that nobody asked to have here.
 func RestoreHeader(v *record.Version, now time.Time) string {
-	until := v.KeepUntil
-	if l := v.Location; l != nil {
-		if !v.Local() && l.Wanted.After(now) {
-			return `ongoing-request="true"`
-		}
-		until = l.LocalUntil
-	}
-	if until.IsZero() {
+	ongoing, until := restore(v, now)
+	switch {
+	case ongoing:
+		return `ongoing-request="true"`
+	case until.IsZero():
 		return ""
 	}
 	return `ongoing-request="false", expiry-date="` + until.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + `"`
+}
+
+// AppendRestoreStatus appends the same to a listing's entry of v.
+func AppendRestoreStatus(b []byte, v *record.Version, now time.Time) []byte {
+	ongoing, until := restore(v, now)
+	switch {
+	case ongoing:
+		b = append(b, "<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>"...)
+	case !until.IsZero():
+		b = append(b, "<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress><RestoreExpiryDate>"...)
+		b = until.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+		b = append(b, "</RestoreExpiryDate></RestoreStatus>"...)
+	}
+	return b
+}
+
+// WantsRestores reads x-amz-optional-object-attributes: whether a listing is to have RestoreStatus.
+func WantsRestores(values []string) (bool, error) {
+	wanted := false
+	for _, v := range values {
+		for a := range strings.SplitSeq(v, ",") {
+			switch a = strings.TrimSpace(a); a {
+			case "RestoreStatus":
+				wanted = true
+			case "":
+			default:
+				return false, s3err.InvalidArgument("x-amz-optional-object-attributes", a, "Invalid attribute name specified.")
+			}
+		}
+	}
+	return wanted, nil
 }
 
 // Unreadable is the answer to a read of a version whose tier is away.

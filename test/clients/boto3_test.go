@@ -15,12 +15,24 @@ import (
 func boto3Steps(t *testing.T, b *bench) []step { return boto3Job(t, b, "") }
 
 // boto3NewSteps is the same job with a boto3 that adds CRC checksums to requests unasked (1.36 and later).
-func boto3NewSteps(t *testing.T, b *bench) []step {
+func boto3NewSteps(t *testing.T, b *bench) []step { return boto3Job(t, b, boto3New(t)) }
+
+// boto3New is where the newer boto3 is.
+func boto3New(t *testing.T) (pythonPath string) {
 	path := filepath.Join(tool(t, "boto3"), "usr/lib/python3/dist-packages")
 	if _, err := os.Stat(filepath.Join(path, "boto3")); err != nil {
 		t.Fatalf("the newer boto3 is not installed: run test/setup.sh (%v)", err)
 	}
-	return boto3Job(t, b, path)
+	return path
+}
+
+// boto3Env is the environment of a boto3 that knows nothing but the server's keys.
+func boto3Env(pythonPath string) []string {
+	return []string{
+		"AWS_ACCESS_KEY_ID=" + server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + server.SecretKey,
+		"AWS_DEFAULT_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null",
+		"AWS_SHARED_CREDENTIALS_FILE=/dev/null", "PYTHONPATH=" + pythonPath, "PYTHONDONTWRITEBYTECODE=1",
+	}
 }
 
 // boto3Job runs testdata/boto3_job.py to its end and returns its steps with their results. It is one process because
@@ -31,11 +43,7 @@ func boto3Job(t *testing.T, b *bench, pythonPath string) []step {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.env = []string{
-		"AWS_ACCESS_KEY_ID=" + server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + server.SecretKey,
-		"AWS_DEFAULT_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=/dev/null",
-		"AWS_SHARED_CREDENTIALS_FILE=/dev/null", "PYTHONPATH=" + pythonPath, "PYTHONDONTWRITEBYTECODE=1",
-	}
+	b.env = boto3Env(pythonPath)
 	out, stderr, err := b.try(t, script, b.server.URL(), b.name, b.trees.small)
 	var steps []step
 	done := false

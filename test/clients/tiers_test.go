@@ -119,7 +119,7 @@ func TestRestore(t *testing.T) {
 		name string
 		do   func(t *testing.T, b *bench, file string)
 	}{
-		{"aws", awsRestore}, {"mc", mcRestore}, {"rclone", rcloneRestore},
+		{"aws", awsRestore}, {"mc", mcRestore}, {"rclone", rcloneRestore}, {"boto3", boto3Restore},
 	} {
 		t.Run(job.name, func(t *testing.T) {
 			t.Parallel()
@@ -209,4 +209,34 @@ func rcloneRestore(t *testing.T, b *bench, file string) {
 	restored(t, b.server, "rclone")
 	b.run(t, "copyto", "site:vault/rclone", b.path("down"))
 	same(t, file, b.path("down"))
+}
+
+// boto3Restore has the newer boto3 restore, since other clients have no way to ask listings for restores.
+func boto3Restore(t *testing.T, b *bench, file string) {
+	b.need(t, "/usr/bin/python3", "python3")
+	b.env = boto3Env(boto3New(t))
+	const script = `
+import sys, boto3
+c = boto3.client("s3", endpoint_url=sys.argv[1])
+if sys.argv[2] == "put":
+    c.upload_file(sys.argv[3], "vault", "boto3", ExtraArgs={"StorageClass": "GLACIER"})
+elif sys.argv[2] == "restore":
+    c.restore_object(Bucket="vault", Key="boto3", RestoreRequest={"Days": 1})
+else:
+    for op, entries in (c.list_objects, "Contents"), (c.list_objects_v2, "Contents"), (c.list_object_versions, "Versions"):
+        print(op(Bucket="vault", Prefix="boto3", OptionalObjectAttributes=["RestoreStatus"])[entries][0].get("RestoreStatus"))
+`
+	do := func(args ...string) string {
+		return b.run(t, append([]string{"-c", script, b.server.URL()}, args...)...)
+	}
+	do("put", file)
+	archived(t, b.server, "boto3")
+	if out := do("list"); strings.Count(out, "None") != 3 {
+		t.Errorf("%s", out)
+	}
+	do("restore")
+	restored(t, b.server, "boto3")
+	if out := do("list"); strings.Count(out, "'IsRestoreInProgress': False, 'RestoreExpiryDate': datetime.datetime(20") != 3 {
+		t.Errorf("%s", out)
+	}
 }
