@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"firn"
+	"firn/blob"
 	"firn/kv"
 	"firn/object"
 	"firn/object/listing"
@@ -261,7 +262,7 @@ func (m *Mover) Rebuild(ctx context.Context, tier string, o RebuildOptions) (r R
 	if err != nil {
 		return r, err
 	}
-	mark, err := plain.ReadMark(ctx, t.Store)
+	mark, err := plain.ReadMark(ctx, t.Store, t.content.Layout())
 	if err == nil && mark.Site != m.opt.Site && mark.Site != o.From {
 		err = firn.NewError(firn.Conflict, fmt.Sprintf("it is tier %s of site %s, since %s: if that site is lost, say so by its id (--from)",
 			mark.Tier, mark.Site, mark.Created.Format("2006-01-02")))
@@ -286,7 +287,7 @@ func (m *Mover) Rebuild(ctx context.Context, tier string, o RebuildOptions) (r R
 	}
 	if own {
 		t.rebuilt.Store(true)
-	} else if err := t.saw(m.set.now(), plain.TakeOver(ctx, t.Store, m.opt.Site, t.Name)); err != nil {
+	} else if err := t.saw(m.set.now(), plain.TakeOver(ctx, t.Store, t.content.Layout(), m.opt.Site, t.Name)); err != nil {
 		return r, firn.E("rebuild", tier, err)
 	}
 	if err = m.ready(ctx, t); err == nil {
@@ -300,7 +301,11 @@ func (m *Mover) adoptAll(ctx context.Context, t *place, o *RebuildOptions, r *Re
 	tier := t.Name
 	lines := 0
 	seed := maphash.MakeSeed()
-	if err := plain.ReadCatalogue(ctx, t.Store, func(plain.Entry) error { lines++; return ctx.Err() }); err != nil {
+	store, err := t.content.Catalogue(ctx, false)
+	if err == nil {
+		err = plain.ReadCatalogue(ctx, store, func(plain.Entry) error { lines++; return ctx.Err() })
+	}
+	if err != nil {
 		return firn.E("rebuild", tier, err)
 	}
 	done := 0
@@ -308,7 +313,7 @@ func (m *Mover) adoptAll(ctx context.Context, t *place, o *RebuildOptions, r *Re
 	for part := range parts {
 		latest := map[change]plain.Entry{}
 		var order []change // buckets first, then as they come
-		err := plain.ReadCatalogue(ctx, t.Store, func(e plain.Entry) error {
+		err := plain.ReadCatalogue(ctx, store, func(e plain.Entry) error {
 			c := change{e.Bucket, e.Key, e.Version}
 			if e.Key != "" && maphash.String(seed, e.Bucket+"/"+e.Key)%parts != part {
 				return nil
@@ -333,7 +338,7 @@ func (m *Mover) adoptAll(ctx context.Context, t *place, o *RebuildOptions, r *Re
 			if e.Removed {
 				continue
 			}
-			if err := m.adopt(ctx, t, &e, r); err != nil {
+			if err := m.adopt(ctx, t, store, &e, r); err != nil {
 				r.Failed++
 				if o.Failed != nil {
 					o.Failed(c.bucket, c.key, c.version, err)
@@ -347,8 +352,8 @@ func (m *Mover) adoptAll(ctx context.Context, t *place, o *RebuildOptions, r *Re
 	return nil
 }
 
-func (m *Mover) adopt(ctx context.Context, t *place, e *plain.Entry, r *Rebuilt) error {
-	export, err := plain.LoadRecord(ctx, t.Store, e)
+func (m *Mover) adopt(ctx context.Context, t *place, store *blob.Store, e *plain.Entry, r *Rebuilt) error {
+	export, err := plain.LoadRecord(ctx, store, e)
 	if err = t.saw(m.set.now(), err); err != nil {
 		return err
 	}

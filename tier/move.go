@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"firn"
+	"firn/blob"
 	"firn/object"
 	"firn/object/record"
 	"firn/tier/plain"
@@ -72,10 +73,14 @@ func (m *Mover) ready(ctx context.Context, t *place) error {
 	if t.opened() != nil {
 		return nil
 	}
-	err := plain.Claim(ctx, t.Store, m.opt.Site, t.Name)
+	err := plain.Claim(ctx, t.Store, t.content.Layout(), m.opt.Site, t.Name)
+	var store *blob.Store
+	if err == nil {
+		store, err = t.content.Catalogue(ctx, true)
+	}
 	var c *plain.Catalogue
 	if err == nil {
-		c, err = plain.OpenCatalogue(ctx, t.Store, m.opt.Site)
+		c, err = plain.OpenCatalogue(ctx, store, m.opt.Site)
 	}
 	if err == nil && !t.rebuilt.Load() {
 		err = m.ours(ctx, t, c)
@@ -238,11 +243,7 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	}
 	// Nothing is reserved on a tier that is away: it is asked first.
 	if !t.awaySince().IsZero() {
-		_, err := plain.ReadMark(ctx, t.Store)
-		if firn.KindOf(err) == firn.NotFound {
-			err = firn.NewError(firn.Unavailable, "its mark is not there")
-		}
-		if err != nil {
+		if _, err := t.mark(ctx); err != nil {
 			return all(firn.E("use tier", t.Name, t.saw(m.set.now(), err)))
 		}
 	}
@@ -442,25 +443,35 @@ func (m *Mover) copy(ctx context.Context, t *place, v *record.Version, class str
 	return c, nil
 }
 
+var errTaken error = firn.NewError(firn.Conflict, "every name for it on the tier is taken")
+
 // write puts the bytes under the first name that is free and that the place takes.
 func (m *Mover) write(ctx context.Context, t *place, v *record.Version, src *stored) (record.TierBlob, error) {
 	id := v.ID
 	if id == "" {
 		id = record.NullID
 	}
-	err := error(firn.NewError(firn.Conflict, "every name for it on the tier is taken"))
+	err := errTaken
 	for _, name := range plain.Names(v.Bucket, v.Key, id, v.Clock, m.set.now()) {
-		list, rerr := m.ns.Reserve(ctx, t.Name, name)
+		var list []record.TierBlob
+		var rerr error // of the reservation
+		err = t.content.Put(ctx, name, src, func(name string) error {
+			list, rerr = m.ns.Reserve(ctx, t.Name, name)
+			return rerr
+		})
 		if errors.Is(rerr, object.ErrTierKey) {
+			err = errTaken
 			continue
 		}
 		if rerr != nil {
 			return record.TierBlob{}, rerr
 		}
-		if err = t.saw(m.set.now(), t.Store.Put(ctx, name, src)); err == nil {
+		if err = t.saw(m.set.now(), err); err == nil {
 			return list[0], nil
 		}
-		m.giveUp(ctx, list[0])
+		if len(list) > 0 {
+			m.giveUp(ctx, list[0])
+		}
 		if firn.KindOf(err) != firn.Conflict && firn.KindOf(err) != firn.Invalid {
 			break
 		}
@@ -594,7 +605,7 @@ func (m *Mover) collect(ctx context.Context, t *place) (n int64, err error) {
 		for i := range list {
 			keys[i] = list[i].Key
 		}
-		if err := t.saw(m.set.now(), t.Store.Delete(ctx, keys...)); err != nil {
+		if err := t.saw(m.set.now(), t.content.Delete(ctx, keys...)); err != nil {
 			return n, err
 		}
 		if err := m.ns.Forget(ctx, list...); err != nil {

@@ -61,7 +61,7 @@ func TestRebuildOfALostSite(t *testing.T) {
 	if err != nil || r.Failed != 1 || !slices.Equal(failed, []string{"bkt/a conflict"}) {
 		t.Errorf("%+v, %q, %v", r, failed, err)
 	}
-	if m, err := plain.ReadMark(ctx, s.store); err != nil || m.Site != "site-1" {
+	if m, err := plain.ReadMark(ctx, s.store, "plain"); err != nil || m.Site != "site-1" {
 		t.Errorf("%+v, %v", m, err)
 	}
 	n.want("bkt", "b", "", large("z"))
@@ -74,7 +74,7 @@ func TestRebuildOfALostSite(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	n.want("bkt", "a", "", "1")
-	if m, err := plain.ReadMark(ctx, s.store); err != nil || m.Site != "site-2" || m.Tier != "cold" {
+	if m, err := plain.ReadMark(ctx, s.store, "plain"); err != nil || m.Site != "site-2" || m.Tier != "cold" {
 		t.Errorf("%+v, %v", m, err)
 	}
 	// It is a tier like any other from then on, after a restart too, and for the next rebuild.

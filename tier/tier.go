@@ -29,6 +29,8 @@ type Place struct {
 	Name  string // for good: versions on the tier name it
 	Class string // storage class of the versions on it
 	Store *blob.Store
+	// Content is its layout on that place; nil is plain.
+	Content Content
 	// KeepLocal is how long a local copy stays after a move that does not say for how long.
 	KeepLocal time.Duration
 	// MaxBytes bounds the bytes of the versions on it; 0 is no bound.
@@ -44,6 +46,7 @@ type Set struct {
 
 type place struct {
 	Place
+	content Content
 
 	mu     sync.Mutex // guards all below
 	since  time.Time  // when it was first found away; zero: it answers
@@ -119,7 +122,10 @@ func NewSet(list []Place, now func() time.Time) (*Set, error) {
 		case classes[p.Class] != "":
 			return nil, firn.NewError(firn.Invalid, fmt.Sprintf("tiers %s and %s have one storage class, %s", classes[p.Class], p.Name, p.Class))
 		}
-		t := &place{Place: p, buckets: map[string][32]byte{}}
+		t := &place{Place: p, content: p.Content, buckets: map[string][32]byte{}}
+		if t.content == nil {
+			t.content = plainContent{p.Store}
+		}
 		s.list, s.names[p.Name], classes[p.Class] = append(s.list, t), t, p.Name
 	}
 	return s, nil
@@ -221,7 +227,7 @@ func (s *Set) Open(ctx context.Context, tier, key string, offset, length int64) 
 	if err != nil {
 		return nil, err
 	}
-	r, err := t.Store.Get(ctx, key, offset, length)
+	r, err := t.content.Open(ctx, key, offset, length)
 	if err = t.saw(s.now(), err); err != nil {
 		return nil, err
 	}
@@ -253,8 +259,8 @@ func (s *Set) Size(ctx context.Context, tier, key string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	info, err := t.Store.Stat(ctx, key)
-	return info.Size, t.saw(s.now(), err)
+	size, err := t.content.Size(ctx, key)
+	return size, t.saw(s.now(), err)
 }
 
 // Classes returns the storage classes of the site, STANDARD first and then in the order of the tiers.

@@ -467,7 +467,7 @@ func TestRebuild(t *testing.T) {
 	if _, err := s.mover.Rebuild(ctx, "cold", RebuildOptions{}); firn.KindOf(err) != firn.Corrupt {
 		t.Errorf("a damaged catalogue: %v", err)
 	}
-	if _, err := plain.ReadMark(ctx, s.store); err != nil {
+	if _, err := plain.ReadMark(ctx, s.store, "plain"); err != nil {
 		t.Error(err)
 	}
 }

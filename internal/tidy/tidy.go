@@ -50,6 +50,7 @@ func Edges() []Edge {
 		{"object/blobs", "vfs", "creates, syncs and removes part files"},
 
 		{"tier", "blob", "keeps blobs on tiers"},
+		{"tier", "blob/driver", "hands contents to its layouts as sources"},
 		{"tier", "kv", "tells a trimmed journal"},
 		{"tier", "object", "moves its versions"},
 		{"tier", "object/record", "reads versions and the journal"},

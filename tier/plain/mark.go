@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"firn"
@@ -19,25 +20,32 @@ const markVersion = 1
 
 // Mark says whose tier a place is.
 type Mark struct {
-	Format  string    `json:"format"` // "firn tier, plain"
+	Format  string    `json:"format"` // "firn tier, " and its layout
 	Version int       `json:"version"`
 	Site    string    `json:"site"` // id of the site
 	Tier    string    `json:"tier"` // its name there
 	Created time.Time `json:"created"`
 }
 
-const markFormat = "firn tier, plain"
+const markFormat = "firn tier, "
 
-// ReadMark returns the mark of a place: firn.NotFound where it has none.
-func ReadMark(ctx context.Context, store *blob.Store) (Mark, error) {
+// ReadMark returns the mark of a place: firn.NotFound where it has none, firn.Conflict where it is of another layout.
+func ReadMark(ctx context.Context, store *blob.Store, layout string) (Mark, error) {
 	var m Mark
 	p, err := store.ReadAll(ctx, markKey, 64<<10)
 	if err != nil {
 		return m, err
 	}
-	switch err := json.Unmarshal(p, &m); {
-	case err != nil || m.Format != markFormat || m.Site == "" || m.Tier == "" || m.Version < 1:
+	err = json.Unmarshal(p, &m)
+	has, ok := strings.CutPrefix(m.Format, markFormat)
+	switch {
+	case err != nil || !ok || m.Site == "" || m.Tier == "" || m.Version < 1:
 		return m, &firn.Error{Kind: firn.Corrupt, Op: "open tier", Subject: store.Name() + "/" + markKey, Err: errors.New("it is damaged, or not of a tier")}
+	case has != layout:
+		return m, &firn.Error{
+			Kind: firn.Conflict, Op: "open tier", Subject: store.Name(),
+			Err: fmt.Errorf("its layout is %q, not %q: a tier keeps its layout, so configure that one, or another place", has, layout),
+		}
 	case m.Version != markVersion:
 		return m, &firn.Error{
 			Kind: firn.Unsupported, Op: "open tier", Subject: store.Name(),
@@ -49,11 +57,11 @@ func ReadMark(ctx context.Context, store *blob.Store) (Mark, error) {
 
 // Claim makes a place the tier of a site, or makes sure that it is. A place that has blobs and no mark, or the mark of
 // another site or tier, is refused with firn.Conflict: two sites that write one catalogue would lose each other's objects.
-func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
+func Claim(ctx context.Context, store *blob.Store, layout, site, tier string) error {
 	refuse := func(format string, args ...any) error {
 		return &firn.Error{Kind: firn.Conflict, Op: "open tier", Subject: store.Name(), Err: fmt.Errorf(format, args...)}
 	}
-	m, err := ReadMark(ctx, store)
+	m, err := ReadMark(ctx, store, layout)
 	switch {
 	case err == nil && m.Site == site && m.Tier == tier:
 		return nil
@@ -87,7 +95,7 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 			return refuse("it is not empty (%s) and not a tier: give the tier a directory, bucket or prefix of its own", info.Key)
 		}
 	}
-	src, err := newMark(site, tier)
+	src, err := newMark(layout, site, tier)
 	if err != nil {
 		return err
 	}
@@ -101,7 +109,7 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 		return err
 	}
 	written := err
-	m, err = ReadMark(ctx, store)
+	m, err = ReadMark(ctx, store, layout)
 	if firn.KindOf(err) == firn.NotFound {
 		if firn.KindOf(written) != firn.Unavailable {
 			written = unreadable
@@ -114,14 +122,14 @@ func Claim(ctx context.Context, store *blob.Store, site, tier string) error {
 	return err
 }
 
-func newMark(site, tier string) (driver.Source, error) {
-	p, err := json.MarshalIndent(Mark{markFormat, markVersion, site, tier, time.Now().UTC().Truncate(time.Second)}, "", "  ")
+func newMark(layout, site, tier string) (driver.Source, error) {
+	p, err := json.MarshalIndent(Mark{markFormat + layout, markVersion, site, tier, time.Now().UTC().Truncate(time.Second)}, "", "  ")
 	return blob.Bytes(append(p, '\n')), err
 }
 
 // TakeOver makes the tier of a site that is lost the tier of another, which knows all that its catalogue tells of.
-func TakeOver(ctx context.Context, store *blob.Store, site, tier string) error {
-	src, err := newMark(site, tier)
+func TakeOver(ctx context.Context, store *blob.Store, layout, site, tier string) error {
+	src, err := newMark(layout, site, tier)
 	if err != nil {
 		return err
 	}
