@@ -83,8 +83,9 @@ type Config struct {
 	// name.
 	Tiers []Tier `yaml:"tiers"`
 	// Rules by temperature, by name: which tier objects belong on by their age and by when and how often they are read.
-	// docs/lifecycle.md tells how. Of several rules that are for an object the one that names its bucket counts, and of
-	// those the one with the longest prefix. In the file only, one section a name.
+	// docs/lifecycle.md tells how. Of several rules that are for an object the one that asks for the most tags counts, of
+	// those the one that names its bucket, and of those the one with the longest prefix. In the file only, one section a
+	// name.
 	Temperature []Temperature `yaml:"temperature"`
 	// Backups by name, run by firn agent and firn serve at their times. docs/backup.md tells what a backup keeps. In
 	// the file only, one section a name.
@@ -302,6 +303,8 @@ type Temperature struct {
 	Bucket string `yaml:"bucket"`
 	// What the keys begin with that the rule is for. By default all.
 	Prefix string `yaml:"prefix"`
+	// Tags that an object needs for the rule to be for it, all of them, such as keep=local. By default none.
+	Tags []string `yaml:"tags"`
 	// Tier of warm objects. By default they stay where the hot ones are, in the data directory.
 	Warm string `yaml:"warm"`
 	// Tier of cold objects. By default they stay where the warm ones are.

@@ -42,12 +42,17 @@ func (w *walker) temperatureTiers() {
 		case t.MinSize < 0:
 			w.bad(at, full+".min_size", "must not be negative")
 		}
+		for _, tag := range t.Tags {
+			if name, _, ok := strings.Cut(tag, "="); !ok || name == "" {
+				w.bad(at, full+".tags", fmt.Sprintf("want tags such as keep=local, not %q", tag))
+			}
+		}
 		if err := t.Rules().Check(); err != nil {
 			w.bad(at, full, err.Error())
 		}
 		for _, other := range w.e.Temperature[:i] {
-			if other.Bucket == t.Bucket && other.Prefix == t.Prefix {
-				w.bad(at, full, fmt.Sprintf("is for the same bucket and prefix as %s: leave one of them out", other.Name))
+			if other.Bucket == t.Bucket && other.Prefix == t.Prefix && slices.Equal(slices.Sorted(slices.Values(other.Tags)), slices.Sorted(slices.Values(t.Tags))) {
+				w.bad(at, full, fmt.Sprintf("is for the same bucket, prefix and tags as %s: leave one of them out", other.Name))
 			}
 		}
 	}
@@ -64,6 +69,16 @@ func (t *Temperature) Rules() lifecycle.TemperatureRules {
 		HotAge: t.HotAge.Std(), WarmRead: t.WarmRead.Std(), WarmReads: t.WarmReads, WarmAge: t.WarmAge.Std(),
 		MinStay: t.MinStay.Std(), PromoteReads: t.PromoteReads, PromoteWindow: t.PromoteWindow.Std(),
 	}
+}
+
+// Filter selects what the rule is for in its bucket.
+func (t *Temperature) Filter() lifecycle.Filter {
+	f := lifecycle.Filter{Prefix: t.Prefix}
+	for _, tag := range t.Tags {
+		name, value, _ := strings.Cut(tag, "=")
+		f.Tags = append(f.Tags, lifecycle.Tag{Name: name, Value: value})
+	}
+	return f
 }
 
 // ClassOf returns the storage class of a tier, "" where there is none of that name.

@@ -2,15 +2,17 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
 
-// Placement is a rule by temperature: where the versions of a bucket, or those below a prefix in it, belong.
+// Placement is a rule by temperature: where the versions of a bucket that its filter selects belong.
 type Placement struct {
-	Name           string
-	Bucket, Prefix string // "" is every bucket, every key
-	Rules          TemperatureRules
+	Name   string
+	Bucket string // "" is every bucket
+	Filter Filter
+	Rules  TemperatureRules
 	// Warm and Cold are the storage classes of warm and cold versions. Without Warm they stay with the hot ones, which
 	// are in STANDARD; without Cold they stay with the warm ones.
 	Warm, Cold string
@@ -71,24 +73,37 @@ func (p *Plan) Empty() bool { return p.policy.Empty() && len(p.placements) == 0 
 // Tempered reports whether reads of versions count.
 func (p *Plan) Tempered() bool { return len(p.placements) > 0 }
 
-// Placement returns the rule by temperature for a key, nil where none is for it.
-func (p *Plan) Placement(key string) *Placement { return FindPlacement(p.placements, p.bucket, key) }
-
-// FindPlacement returns the rule by temperature for a key in a bucket, nil where none is for it: one that names the bucket
-// goes before one that does not, and then the longer prefix.
-func FindPlacement(list []Placement, bucket, key string) *Placement {
+// Placement returns the rule by temperature for a version, nil where none is for it: one that asks for more tags goes before
+// one that asks for fewer, of those one that names the bucket, and of those the longer prefix.
+func (p *Plan) Placement(v *Version) *Placement {
 	var best *Placement
-	for i := range list {
-		x := &list[i]
-		if x.Bucket != "" && x.Bucket != bucket || !strings.HasPrefix(key, x.Prefix) {
-			continue
-		}
-		if best == nil || best.Bucket == "" && x.Bucket != "" ||
-			(best.Bucket == "") == (x.Bucket == "") && len(x.Prefix) > len(best.Prefix) {
+	for i := range p.placements {
+		if x := &p.placements[i]; x.Filter.selects(v) && (best == nil || x.before(best)) {
 			best = x
 		}
 	}
 	return best
+}
+
+// before reports whether x goes before y where both are for a version.
+func (x *Placement) before(y *Placement) bool {
+	if a, b := len(x.Filter.Tags), len(y.Filter.Tags); a != b {
+		return a > b
+	}
+	if a, b := x.Bucket != "", y.Bucket != ""; a != b {
+		return a
+	}
+	return len(x.Filter.Prefix) > len(y.Filter.Prefix)
+}
+
+// May reports whether the rule is for a key in a bucket, or would be if the version had its tags.
+func (x *Placement) May(bucket, key string) bool {
+	return (x.Bucket == "" || x.Bucket == bucket) && strings.HasPrefix(key, x.Filter.Prefix)
+}
+
+// ByTags reports whether tags say which rule by temperature is for a key.
+func (p *Plan) ByTags(key string) bool {
+	return slices.ContainsFunc(p.placements, func(x Placement) bool { return len(x.Filter.Tags) > 0 && x.May(p.bucket, key) })
 }
 
 // DecideUpload is Policy's.
@@ -98,13 +113,26 @@ func (p *Plan) DecideUpload(u *Upload, now time.Time) Decision { return p.policy
 // where it says no, Decide keeps v. next is then when it may be, zero where that is never: neither v nor its use changing.
 func (p *Plan) MayAct(v *Version, now time.Time) (act bool, next time.Time) {
 	act, next = p.policy.MayAct(v, now)
-	if x := p.Placement(v.Key); !act && x != nil && !v.Marker {
+	if act || v.Marker {
+		return act, next
+	}
+	may := func(x *Placement) {
 		due, keep := x.stays(v, now)
 		if !keep {
 			d := x.decide(v, now)
-			act, due = d.Action != Keep, d.Due
+			act, due = act || d.Action != Keep, d.Due
 		}
 		next = Earlier(next, due)
+	}
+	for i := range p.placements {
+		if x := &p.placements[i]; len(x.Filter.Tags) > 0 && x.May(p.bucket, v.Key) {
+			may(x)
+		}
+	}
+	w := *v
+	w.Tags = nil
+	if x := p.Placement(&w); x != nil {
+		may(x)
 	}
 	return act, next
 }
@@ -133,7 +161,7 @@ func Earlier(a, b time.Time) time.Time {
 // Decide returns what is to be done with v at the time now. The bucket's own rules go first.
 func (p *Plan) Decide(v *Version, now time.Time) Decision {
 	d := p.policy.Decide(v, now)
-	x := p.Placement(v.Key)
+	x := p.Placement(v)
 	if d.Action != Keep || x == nil || v.Marker {
 		return d
 	}
@@ -160,7 +188,7 @@ func (p *Plan) Decide(v *Version, now time.Time) Decision {
 func (p *Placement) decide(v *Version, now time.Time) Decision {
 	d := Decision{Rule: p.Name}
 	says := func(format string, args ...any) Decision {
-		d.Reason = fmt.Sprintf("temperature rule %q: ", p.Name) + fmt.Sprintf(format, args...)
+		d.Reason = fmt.Sprintf("temperature rule %q%s: ", p.Name, p.tags()) + fmt.Sprintf(format, args...)
 		return d
 	}
 	from := v.Class
@@ -196,6 +224,15 @@ func (p *Placement) decide(v *Version, now time.Time) Decision {
 		d.Action, d.Class, d.Due = Move, class, since
 		return says("move to %s: %s", class, why)
 	}
+}
+
+// tags names the tags that the rule asks for.
+func (p *Placement) tags() string {
+	var b strings.Builder
+	for i, t := range p.Filter.Tags {
+		b.WriteString([]string{" for tag ", " and "}[min(i, 1)] + t.Name + "=" + t.Value)
+	}
+	return b.String()
 }
 
 // turns returns the last and the next moment at which what is decided about s may become another without a read: the

@@ -74,20 +74,61 @@ func TestPlacement(t *testing.T) {
 	}
 }
 
+// TestPlacementByTag: a rule with tags is for what has all of them, and only for that, whatever else is for it.
+func TestPlacementByTag(t *testing.T) {
+	now := at("2026-06-30 12:00")
+	old := now.Add(-40 * Day)
+	site := Placement{Name: "site", Rules: DefaultTemperatureRules(), Cold: "COLD"}
+	own := site
+	own.Name, own.Bucket, own.Filter.Prefix = "own", "bkt", "k"
+	keep := site
+	keep.Name, keep.Pinned, keep.Filter.Tags = "keep", true, []Tag{{"keep", "local"}}
+	both := keep
+	both.Name, both.Pinned, both.Filter.Tags = "both", false, []Tag{{"keep", "local"}, {"unless", "old"}}
+	below := keep
+	below.Name, below.Filter.Prefix, below.Filter.Tags = "below", "k/", []Tag{{"keep", "below"}}
+	plan := NewPlan(New(nil, Options{Classes: []string{"STANDARD", "COLD"}}), []Placement{both, keep, own, site, below}, "bkt")
+	for _, c := range []struct {
+		name, class string
+		tags        []Tag
+		want, why   string
+	}{
+		{"no tags", "", nil, "move COLD", `rule "own": move`},
+		{"pinned", "", []Tag{{"a", "b"}, {"keep", "local"}}, "keep", `temperature rule "keep" for tag keep=local: stays: pinned to hot or warmer (else cold`},
+		{"pinned and away", "COLD", []Tag{{"keep", "local"}}, "bring back STANDARD", `rule "keep" for tag keep=local: bring back from COLD: up, pinned`},
+		{"of another value", "", []Tag{{"keep", "remote"}}, "move COLD", `rule "own"`},
+		{"more tags", "", []Tag{{"keep", "local"}, {"unless", "old"}}, "move COLD", `rule "both" for tag keep=local and unless=old: move`},
+		{"other keys", "", []Tag{{"keep", "below"}}, "move COLD", `rule "own"`},
+	} {
+		v := Version{Key: "key", Current: true, Size: 1 << 20, Modified: old, Class: c.class, Tags: c.tags}
+		d := plan.Decide(&v, now)
+		if got := strings.TrimSpace(d.Action.String() + " " + d.Class); got != c.want || !strings.Contains(d.Reason, c.why) {
+			t.Errorf("%s: %s, %s", c.name, got, d.Reason)
+		}
+		v.Tags = nil
+		if may, _ := plan.MayAct(&v, now); d.Action != Keep && !may {
+			t.Errorf("%s: it may not act", c.name)
+		}
+	}
+	if !plan.ByTags("x") || NewPlan(nil, []Placement{below, own}, "bkt").ByTags("x") {
+		t.Error("which rules ask for tags")
+	}
+}
+
 func TestPlacementOfKey(t *testing.T) {
 	plan := NewPlan(New(nil, Options{}), []Placement{
 		{Name: "all"},
-		{Name: "all videos", Prefix: "videos/long/"},
+		{Name: "all videos", Filter: Filter{Prefix: "videos/long/"}},
 		{Name: "bucket", Bucket: "b"},
-		{Name: "here", Bucket: "b", Prefix: "videos/"},
+		{Name: "here", Bucket: "b", Filter: Filter{Prefix: "videos/"}},
 		{Name: "other", Bucket: "c"},
 	}, "b")
 	for key, want := range map[string]string{"x": "bucket", "videos/x": "here", "videos/long/x": "here"} {
-		if got := plan.Placement(key).Name; got != want {
+		if got := plan.Placement(&Version{Key: key}).Name; got != want {
 			t.Errorf("%s: %s", key, got)
 		}
 	}
-	if NewPlan(New(nil, Options{}), []Placement{{Bucket: "c"}}, "b").Placement("x") != nil {
+	if NewPlan(New(nil, Options{}), []Placement{{Bucket: "c"}}, "b").Placement(&Version{Key: "x"}) != nil {
 		t.Error("of another bucket")
 	}
 }

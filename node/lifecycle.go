@@ -52,7 +52,7 @@ func (n *Node) openLifecycle() (err error) {
 	for i := range n.cfg.Temperature {
 		t := &n.cfg.Temperature[i]
 		p := lifecycle.Placement{
-			Name: t.Name, Bucket: t.Bucket, Prefix: t.Prefix, Rules: t.Rules(), Warm: n.cfg.ClassOf(t.Warm), Cold: n.cfg.ClassOf(t.Cold),
+			Name: t.Name, Bucket: t.Bucket, Filter: t.Filter(), Rules: t.Rules(), Warm: n.cfg.ClassOf(t.Warm), Cold: n.cfg.ClassOf(t.Cold),
 			MinSize: int64(t.MinSize), Pinned: t.Pin != "",
 		}
 		if t.Pin == lifecycle.Warm.String() {
@@ -150,7 +150,8 @@ func (r *rules) counts() bool { return len(r.placements) > 0 || r.n.cfg.Lifecycl
 // read counts a read of a version. The time of a read of a later part is noted, but is no further read: players and
 // downloads ask for many.
 func (r *rules) read(b *record.Bucket, v *record.Version, first bool) {
-	if r.n.cfg.Lifecycle.Overflow == "" && lifecycle.FindPlacement(r.placements, b.Name, v.Key) == nil {
+	if r.n.cfg.Lifecycle.Overflow == "" &&
+		!slices.ContainsFunc(r.placements, func(p lifecycle.Placement) bool { return p.May(b.Name, v.Key) }) {
 		return
 	}
 	n := uint64(0)
@@ -175,8 +176,9 @@ func (u useStore) AddUses(ctx context.Context, uses map[string]lifecycle.Use) er
 	}
 	now := time.Now()
 	return u.uses.Add(ctx, uses, func(bucket uint64, key string, sum lifecycle.Use) {
-		if p := lifecycle.FindPlacement(u.placements, names[bucket], key); p != nil &&
-			sum.Within(p.Rules.PromoteWindow, now) >= p.Rules.PromoteReads {
+		if slices.ContainsFunc(u.placements, func(p lifecycle.Placement) bool {
+			return p.May(names[bucket], key) && sum.Within(p.Rules.PromoteWindow, now) >= p.Rules.PromoteReads
+		}) {
 			u.runner.Touch(bucket, key)
 		}
 	})

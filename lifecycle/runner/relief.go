@@ -84,23 +84,24 @@ func (p *pass) offer(ctx context.Context, relief *lifecycle.Relief, o *RelieveOp
 	return p.each(ctx, "", "", func(s *seen) error {
 		v := &s.v
 		p.moves.scanned()
-		x := p.plan.Placement(v.Key)
-		if v.DeleteMarker || v.Size <= object.InlineMax || x != nil && x.Pinned && x.PinnedAt == lifecycle.Hot || v.StorageClass == o.Class && o.Keep[o.Class] == 0 {
+		if v.DeleteMarker || v.Size <= object.InlineMax || v.StorageClass == o.Class && o.Keep[o.Class] == 0 {
 			return nil
 		}
-		if s.view.Class != object.StandardClass {
-			if o.Keep[v.StorageClass] == 0 {
-				return nil
-			}
+		onTier := s.view.Class != object.StandardClass
+		if onTier && o.Keep[v.StorageClass] == 0 {
+			return nil
+		}
+		if onTier || p.plan.ByTags(v.Key) {
 			switch err := p.complete(ctx, s); {
 			case errors.Is(err, errChanged) || firn.KindOf(err) == firn.NotFound:
 				return nil
 			case err != nil:
 				return err
 			}
-			if !p.spare(&s.v, o) {
-				return nil
-			}
+		}
+		x := p.plan.Placement(&s.view)
+		if x != nil && x.Pinned && x.PinnedAt == lifecycle.Hot || onTier && !p.spare(v, o) {
+			return nil
 		}
 		relief.Add(lifecycle.Candidate{
 			Key: p.bucket.Name + "/" + strings.Clone(v.Key), Version: strings.Clone(v.ID), Size: v.Size, Written: v.Modified, Use: s.view.Use,

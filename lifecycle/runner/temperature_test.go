@@ -258,6 +258,40 @@ func TestComesHome(t *testing.T) {
 	x.read(r, "bkt", "k", "content", 1)
 }
 
+// TestPinByTag: a tag brings an object back and holds it, and lets go of it when it is taken off.
+func TestPinByTag(t *testing.T) {
+	x := newTiered(t)
+	x.bucket("bkt", "", record.VersioningOff)
+	x.put("bkt", "k", "content", object.PutOptions{})
+	x.put("bkt", "other", "content", object.PutOptions{})
+	pin := placement("", "COLD")
+	pin.Name, pin.Pinned, pin.Filter.Tags = "pin", true, []lifecycle.Tag{{Name: "keep", Value: "local"}}
+	r := x.runner(placement("", "COLD"), pin)
+	for i, c := range []struct {
+		tags []record.Field
+		want string
+	}{
+		{nil, "COLD"},
+		{[]record.Field{{Name: "keep", Value: "local"}}, "STANDARD"},
+		{[]record.Field{{Name: "keep", Value: "not"}}, "COLD"},
+	} {
+		if _, err := x.UpdateVersion(t.Context(), "bkt", "k", "", false, func(v *record.Version) error {
+			v.Tags = c.tags
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		x.now = x.now.Add(4 * lifecycle.Day)
+		x.pass(r, PassOptions{Due: true})
+		if got := x.class("bkt", "k"); got != c.want {
+			t.Errorf("%d: it is in %s, want %s", i, got, c.want)
+		}
+		if got := x.class("bkt", "other"); got != "COLD" {
+			t.Errorf("%d: the other one is in %s", i, got)
+		}
+	}
+}
+
 // TestTransitions carries S3's transitions out on real tiers: of current and noncurrent versions, by tags and sizes, of
 // locked ones too, of encrypted or not, and of what is replaced while it is copied.
 func TestTransitions(t *testing.T) {
@@ -608,12 +642,15 @@ func TestRelieve(t *testing.T) {
 	x.bucket("pins", "", record.VersioningOff)
 	big := strings.Repeat("x", object.InlineMax+1)
 	pin := lifecycle.Placement{Name: "pin", Bucket: "pins", Rules: lifecycle.DefaultTemperatureRules(), Cold: "COLD", Pinned: true}
-	r := x.runner(pin)
+	byTag := pin
+	byTag.Name, byTag.Bucket, byTag.Filter.Tags = "tag", "", []lifecycle.Tag{{Name: "keep", Value: "local"}}
+	r := x.runner(pin, byTag)
 	put := func(bucket, key string) {
 		x.put(bucket, key, big, object.PutOptions{})
 		x.now = x.now.Add(hour)
 	}
 	put("pins", "pinned")
+	x.put("bkt", "0 tagged", big, object.PutOptions{Tags: []record.Field{{Name: "keep", Value: "local"}}})
 	put("bkt", "1 unused")
 	put("bkt", "2 archived")
 	put("bkt", "3 restored")
@@ -668,7 +705,7 @@ func TestRelieve(t *testing.T) {
 	if got, want := local(), []string{"3 restored", "0 small"}; !slices.Equal(got, want) {
 		t.Errorf("local: %q", got)
 	}
-	if x.class("pins", "pinned") != "STANDARD" {
+	if x.class("pins", "pinned") != "STANDARD" || x.class("bkt", "0 tagged") != "STANDARD" {
 		t.Error("what is pinned moved")
 	}
 	for _, key := range []string{"1 unused", "2 archived", "4 read"} {
