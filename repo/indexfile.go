@@ -183,16 +183,17 @@ func (r *Repo) refreshOnce(ctx context.Context, skip func(ID, error) bool) error
 	}
 	r.idx.setDoomed(set)
 
-	listed := map[ID]int64{}
-	if err := r.listIDs(ctx, indexPrefix, func(id ID, info driver.Info) error {
-		listed[id] = info.Size
-		return nil
-	}); err != nil {
+	listed, err := r.listIndex(ctx)
+	if err != nil {
 		return err
+	}
+	there := map[ID]bool{}
+	for _, f := range listed {
+		there[f.id] = true
 	}
 	gone := map[uint32]bool{}
 	for id, n := range r.files {
-		if _, ok := listed[id]; !ok {
+		if !there[id] {
 			gone[n] = true
 			delete(r.files, id)
 		}
@@ -203,19 +204,19 @@ func (r *Repo) refreshOnce(ctx context.Context, skip func(ID, error) bool) error
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(loaders)
 	begun, skipped := map[uint32]bool{}, make(chan ID, len(listed))
-	for id, size := range listed {
-		if _, ok := r.files[id]; ok {
+	for _, f := range listed {
+		if _, ok := r.files[f.id]; ok {
 			continue
 		}
 		// The file counts as loaded once it is begun: after a failure all that was begun is forgotten.
 		n := r.fileCount
 		r.fileCount++
-		r.files[id] = n
+		r.files[f.id] = n
 		begun[n] = true
 		g.Go(func() error {
-			err := r.loadIndex(gctx, id, size, n)
-			if err != nil && firn.KindOf(err) != firn.NotFound && skip(id, err) {
-				skipped <- id
+			err := r.loadIndex(gctx, f.id, f.size, n)
+			if err != nil && firn.KindOf(err) != firn.NotFound && skip(f.id, err) {
+				skipped <- f.id
 				return nil
 			}
 			return err
@@ -234,6 +235,22 @@ func (r *Repo) refreshOnce(ctx context.Context, skip func(ID, error) bool) error
 		delete(r.files, id) // tried again the next time
 	}
 	return nil
+}
+
+// indexFile is an index file as it is listed.
+type indexFile struct {
+	id   ID
+	size int64
+}
+
+// listIndex returns the index files in the order of their ids.
+func (r *Repo) listIndex(ctx context.Context) ([]indexFile, error) {
+	var files []indexFile
+	err := r.listIDs(ctx, indexPrefix, func(id ID, info driver.Info) error {
+		files = append(files, indexFile{id, info.Size})
+		return nil
+	})
+	return files, err
 }
 
 func (r *Repo) loadIndex(ctx context.Context, id ID, size int64, file uint32) error {

@@ -1,12 +1,10 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -585,8 +583,8 @@ const smallIndex = 16
 func (p *pruner) rewriteIndex(ctx context.Context, gone map[ID]bool) error {
 	r, files := p.r, p.survey.index
 	var small int
-	for _, size := range files {
-		if size < indexEntries*entrySize/4 {
+	for _, f := range files {
+		if f.size < indexEntries*entrySize/4 {
 			small++
 		}
 	}
@@ -611,22 +609,20 @@ func (p *pruner) rewriteIndex(ctx context.Context, gone map[ID]bool) error {
 		}
 		return nil
 	}
-	names := slices.SortedFunc(maps.Keys(files), func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
-	for _, id := range names {
-		size := files[id]
-		file, err := r.readIndex(ctx, id, size)
+	for _, f := range files {
+		file, err := r.readIndex(ctx, f.id, f.size)
 		if firn.KindOf(err) == firn.NotFound {
 			continue // by another prune
 		}
 		if err != nil {
 			return err
 		}
-		rewrite := small > smallIndex && size < indexEntries*entrySize/4
+		rewrite := small > smallIndex && f.size < indexEntries*entrySize/4
 		if err := parseIndex(file, func(k indexPack) error {
 			rewrite = rewrite || gone[k.id]
 			return nil
 		}); err != nil {
-			return firn.E("read", indexPrefix+id.String(), err)
+			return firn.E("read", indexPrefix+f.id.String(), err)
 		}
 		if !rewrite {
 			continue
@@ -644,7 +640,7 @@ func (p *pruner) rewriteIndex(ctx context.Context, gone map[ID]bool) error {
 		}); err != nil {
 			return err
 		}
-		old = append(old, indexPrefix+id.String())
+		old = append(old, indexPrefix+f.id.String())
 	}
 	if err := flush(); err != nil {
 		return err

@@ -192,7 +192,7 @@ func (s *Session) leave(ctx context.Context) error {
 func (r *Repo) renew(ctx context.Context, key string) {
 	t := time.NewTicker(RenewEvery)
 	defer t.Stop()
-	for n := 1; ; n++ {
+	for n := 1; ctx.Err() == nil; n++ {
 		select {
 		case <-ctx.Done():
 			return

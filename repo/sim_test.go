@@ -16,8 +16,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"firn"
 	"firn/blob"
@@ -29,7 +32,7 @@ import (
 // machine is one client's way to a shared place: it delays calls, and after it was killed nothing gets through.
 type machine struct {
 	driver.Driver
-	delay  func() time.Duration
+	delay  func(call string) time.Duration
 	before func(call, key string) bool  // may hold a call up, or drop it where it returns false: it looks carried out
 	trace  func(call string, err error) // told of each call that was carried out, or not
 	killed atomic.Bool
@@ -43,7 +46,7 @@ var errKilled = errors.New("killed")
 func newMachine(d driver.Driver) *machine {
 	m := &machine{
 		Driver: d,
-		delay:  func() time.Duration { return 0 }, before: func(_, _ string) bool { return true }, trace: func(string, error) {},
+		delay:  func(string) time.Duration { return 0 }, before: func(_, _ string) bool { return true }, trace: func(string, error) {},
 	}
 	m.after.Store(-1)
 	return m
@@ -52,7 +55,7 @@ func newMachine(d driver.Driver) *machine {
 // call counts a call and says whether it is carried out.
 func (m *machine) call(name, key string, fn func() error) (err error) {
 	defer func() { m.trace(name+" "+key, err) }()
-	if d := m.delay(); d > 0 {
+	if d := m.delay(name + " " + key); d > 0 {
 		time.Sleep(d)
 	}
 	if m.killed.Load() {
@@ -201,10 +204,13 @@ func restore(ctx context.Context, r *Repo, id ID, chunks []int) error {
 
 // ledger knows which snapshots must be there.
 type ledger struct {
-	sync.Mutex
+	held      chan struct{} // a lock that a bubble's time goes on for
 	snapshots map[ID][]int
 	order     []ID // those of snapshots, as they were committed
 }
+
+func (l *ledger) Lock()   { l.held <- struct{}{} }
+func (l *ledger) Unlock() { <-l.held }
 
 var (
 	seeds     = flag.String("seeds", "1-3", "seeds of TestWritersAndPrune")
@@ -213,8 +219,8 @@ var (
 
 // TestWritersAndPrune lets writers, a forgetter and two pruners loose on one place, slow and killed at random, some of
 // them taken for dead while they live, with clocks that are wrong by an hour and more, also those of the place. Every
-// snapshot whose commit returned must be whole, always, and any other one once all is quiet. All that is random is drawn
-// from the seed; the ids of what is stored, and what is done first of what happens at one instant, are not.
+// snapshot whose commit returned must be whole, always, and any other one once all is quiet. What happens follows from the
+// seed: TestSimulationReplays.
 func TestWritersAndPrune(t *testing.T) {
 	var first, last uint64
 	if _, err := fmt.Sscanf(*seeds, "%d-%d", &first, &last); err != nil {
@@ -224,6 +230,19 @@ func TestWritersAndPrune(t *testing.T) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
 		})
+	}
+}
+
+// TestSimulationReplays: a seed that fails fails again, call by call.
+func TestSimulationReplays(t *testing.T) {
+	var runs [2][]string
+	for i := range runs {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { runs[i] = simulate(t, 4) })
+		})
+	}
+	if diff := cmp.Diff(runs[0], runs[1]); len(runs[0]) < 1000 || diff != "" {
+		t.Errorf("%d lines; %s", len(runs[0]), diff[:min(len(diff), 4000)])
 	}
 }
 
@@ -241,11 +260,27 @@ func (tr *tracer) add(format string, args ...any) {
 	tr.lines = append(tr.lines, fmt.Sprintf("%10.3f ", at.Seconds())+fmt.Sprintf(format, args...))
 }
 
-func simulate(t *testing.T, seed uint64) {
+// delays returns how long a call takes, up to slow. It follows from the call and how often it was made before, not from
+// which of several goroutines comes first, and no two calls end at one instant.
+func delays(seed uint64, slow time.Duration) func(call string) time.Duration {
+	var mu sync.Mutex
+	made := map[string]uint64{}
+	return func(call string) time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		made[call]++
+		h := sum(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64([]byte(call), made[call]), seed))
+		return time.Duration(binary.LittleEndian.Uint64(h[:]) % uint64(slow))
+	}
+}
+
+// simulate returns the trace of all calls.
+func simulate(t *testing.T, seed uint64) []string {
+	cryptotest.SetGlobalRandom(t, seed)
 	ctx := t.Context()
 	place := memblob.New(memblob.Options{})
 	base := initRepo(t, blob.New(place, "mem:sim"), small())
-	all := &ledger{snapshots: map[ID][]int{}}
+	all := &ledger{held: make(chan struct{}, 1), snapshots: map[ID][]int{}}
 	end := time.Now().Add(3 * time.Hour)
 	tr := &tracer{begin: time.Now()}
 	var wg sync.WaitGroup
@@ -254,17 +289,8 @@ func simulate(t *testing.T, seed uint64) {
 	// client makes a machine whose calls take up to slow milliseconds.
 	client := func(name string, rng *rand.Rand, slow int) (*Repo, *machine) {
 		m := newMachine(place)
-		own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
-		var mu sync.Mutex
 		m.clock = time.Duration(rng.IntN(3)-1) * time.Hour
-		m.delay = func() time.Duration {
-			if slow == 0 {
-				return 0
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			return time.Duration(own.Int64N(int64(slow))) * time.Millisecond
-		}
+		m.delay = delays(rng.Uint64(), time.Duration(slow)*time.Millisecond)
 		m.trace = func(call string, err error) {
 			if err != nil {
 				call += ": " + err.Error()
@@ -280,6 +306,7 @@ func simulate(t *testing.T, seed uint64) {
 	for w := range 4 {
 		wg.Go(func() {
 			rng := actor(w)
+			time.Sleep(time.Duration(rng.IntN(1e9))) // one after another, so that all that is random is drawn in order
 			for n := 0; time.Now().Before(end); n++ {
 				// Every other run is so slow that a prune takes its session for dead.
 				name := fmt.Sprintf("writer %d.%d", w, n)
@@ -320,6 +347,7 @@ func simulate(t *testing.T, seed uint64) {
 	for p := range 2 {
 		wg.Go(func() {
 			rng := actor(100 + p)
+			time.Sleep(time.Duration(rng.IntN(1e9)))
 			for n := 0; time.Now().Before(end); n++ {
 				// Every third one is so slow that the other takes it for dead.
 				name := fmt.Sprintf("pruner %d.%d", p, n)
@@ -373,7 +401,7 @@ func simulate(t *testing.T, seed uint64) {
 		for time.Now().Before(end) {
 			time.Sleep(20 * time.Minute)
 			all.Lock() // nothing is committed as far as we know, or forgotten, meanwhile
-			r, _ := client("reader", rng, 0)
+			r, _ := client("reader", rng, 10)
 			for _, id := range all.order {
 				if err := restore(ctx, r, id, all.snapshots[id]); err != nil {
 					tr.add("reader: snapshot %s: %v", id.Short(), err)
@@ -394,12 +422,13 @@ func simulate(t *testing.T, seed uint64) {
 		}
 	}()
 	// Once all is quiet, a prune leaves what is needed and nothing else.
-	r, _ := client("last pruner", actor(400), 0)
+	r, m := client("last pruner", actor(400), 10)
 	for range 3 {
 		if _, err := r.Prune(ctx, PruneOptions{Scratch: t.TempDir(), MaxUnused: -1}); err != nil {
 			t.Error(err)
 		}
 	}
+	m.trace = func(string, error) {} // a check reads packs in an order that no seed gives
 	rep, err := r.Check(ctx, CheckOptions{ReadData: 1}, func(p Problem) { t.Errorf("check: %v", p) })
 	if err != nil || rep.Snapshots < len(all.snapshots) {
 		t.Errorf("check: %+v, %v", rep, err)
@@ -421,4 +450,5 @@ func simulate(t *testing.T, seed uint64) {
 	if commits.Load() == 0 || freed.Load() == 0 {
 		t.Error("the simulation did nothing")
 	}
+	return tr.lines
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -33,8 +34,8 @@ type survey struct {
 	snapshots int
 	packs     []surveyed
 	numbers   map[ID]uint32
-	index     map[ID]int64 // index files and their sizes
-	keep      *spill       // pack and id of each chunk that is referred to, where it is kept
+	index     []indexFile // index files and their sizes
+	keep      *spill      // pack and id of each chunk that is referred to, where it is kept
 }
 
 // surveyed is a pack and what is known of it.
@@ -102,11 +103,7 @@ func (s *survey) once(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.index = map[ID]int64{}
-	if err := s.r.listIDs(ctx, indexPrefix, func(id ID, info driver.Info) error {
-		s.index[id] = info.Size
-		return nil
-	}); err != nil {
+	if s.index, err = s.r.listIndex(ctx); err != nil {
 		return err
 	}
 	// What a session stored has no snapshot until it ends. Removing it would do no harm but make it store all again; both
@@ -139,13 +136,13 @@ func (s *survey) once(ctx context.Context) (err error) {
 	entries := newSpill(s.dir, "entries", entryRecord, s.parts)
 	defer func() { err = firstError(err, entries.clear()) }()
 	trees := newIndex()
-	for id, size := range s.index {
-		p, err := s.r.readIndex(ctx, id, size)
+	for _, f := range s.index {
+		p, err := s.r.readIndex(ctx, f.id, f.size)
 		if err != nil {
 			return err
 		}
 		if err := parseIndex(p, func(k indexPack) error { return s.addPack(k, entries, trees) }); err != nil {
-			return firn.E("read", indexPrefix+id.String(), err)
+			return firn.E("read", indexPrefix+f.id.String(), err)
 		}
 	}
 	if err := s.walk(ctx, pending, snapshots, trees); err != nil {
@@ -362,8 +359,8 @@ func (s *survey) kept(want func(n uint32) bool, fn func(n uint32, ids map[ID]boo
 		}); err != nil {
 			return err
 		}
-		for n, ids := range packs {
-			if err := fn(n, ids); err != nil {
+		for _, n := range slices.Sorted(maps.Keys(packs)) {
+			if err := fn(n, packs[n]); err != nil {
 				return err
 			}
 		}
