@@ -62,7 +62,8 @@ func (n *Node) openLifecycle() (err error) {
 	}
 	opt := runner.Options{Log: n.log.With("part", "lifecycle"), Placements: r.placements, Uses: r.uses}
 	if len(n.cfg.Tiers) > 0 {
-		opt.Classes, opt.Move, opt.Recall = n.tiers.set.Classes(), n.tiers.moveTo, n.tiers.mover.Recall
+		opt.Classes, opt.Move, opt.Recall = n.tiers.set.Classes(), n.tiers.moveTo, n.tiers.mover.Promote
+		opt.Parallel = n.cfg.Moves.Parallel
 	}
 	r.runner = runner.New(n.engine.store, opt)
 	n.lifecycle = r

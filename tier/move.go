@@ -200,6 +200,15 @@ func (m *Mover) MoveNow(ctx context.Context, tier string, versions []record.Vers
 
 // Recall is the namespace's, in its turn: before all moves that have not begun. Errors as there.
 func (m *Mover) Recall(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error) {
+	return m.recall(ctx, ref, o, turns.Recall)
+}
+
+// Promote is Recall for a rule: it goes after what somebody asked for.
+func (m *Mover) Promote(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error) {
+	return m.recall(ctx, ref, o, turns.Promote)
+}
+
+func (m *Mover) recall(ctx context.Context, ref object.Ref, o object.RecallOptions, u turns.Urgency) (*record.Version, error) {
 	from := ""
 	for _, id := range []string{record.MakeOrder(ref.Clock, ref.Site).String(), record.NullID} {
 		if v, err := m.ns.Head(ctx, ref.Bucket, ref.Key, id); err == nil && object.RefOf(v) == ref && v.Location != nil {
@@ -207,7 +216,7 @@ func (m *Mover) Recall(ctx context.Context, ref object.Ref, o object.RecallOptio
 			defer m.work.begin(job{from, true}, v.Size, m.set.now())()
 		}
 	}
-	turn, err := m.turns.Begin(ctx, from, turns.Recall)
+	turn, err := m.turns.Begin(ctx, from, u)
 	if err != nil {
 		return nil, err
 	}

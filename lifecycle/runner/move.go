@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"firn"
 	"firn/lifecycle"
 	"firn/object"
@@ -25,8 +27,8 @@ const moveFor = 5 * time.Minute
 
 var errLater = firn.NewError(firn.Unavailable, "there is more to move than goes within one run; it goes on at once")
 
-// moves gathers the moves of a pass by storage class, and carries out the batches of different classes side by side. It
-// also keeps the pass's counts: outcomes come from the walk and from the movers.
+// moves gathers the moves of a pass by storage class, and recalls by the tier they come from, and carries out the batches of
+// different lanes side by side. It also keeps the pass's counts: outcomes come from the walk and from the movers.
 type moves struct {
 	r     *Runner
 	ctx   context.Context
@@ -39,12 +41,26 @@ type moves struct {
 	res *Result
 }
 
-// lane is the way to one storage class.
+// lane is the way to the tier of one storage class, or back from one.
 type lane struct {
 	class   string
 	next    batchOf
 	batches chan batchOf
-	away    error // set and read by the lane's goroutine: why the tier is not tried again in this pass
+
+	mu   sync.Mutex // guards away
+	away error      // why the tier is not tried again in this pass
+}
+
+func (l *lane) isAway() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.away
+}
+
+func (l *lane) setAway(err error) {
+	l.mu.Lock()
+	l.away = err
+	l.mu.Unlock()
 }
 
 // batchOf is versions that are moved in one call.
@@ -61,10 +77,10 @@ func (r *Runner) newMoves(ctx context.Context, o *PassOptions, res *Result) *mov
 
 // end carries out what was gathered and waits for all of it. It may be called again.
 func (m *moves) end() {
-	for class, l := range m.lanes {
+	for name, l := range m.lanes {
 		m.send(l)
 		close(l.batches)
-		delete(m.lanes, class)
+		delete(m.lanes, name)
 	}
 	m.wg.Wait()
 }
@@ -87,15 +103,20 @@ func (m *moves) add(v *record.Version, it Item) {
 		return
 	}
 	class := it.Decision.Class
-	l := m.lanes[class]
+	name := class
+	if class == object.StandardClass {
+		if v.Location == nil {
+			it.Err = errChanged
+			m.done(it)
+			return
+		}
+		name = "from " + v.Location.Tier // which no class is called
+	}
+	l := m.lanes[name]
 	if l == nil {
 		l = &lane{class: class, batches: make(chan batchOf)}
-		m.lanes[class] = l
-		m.wg.Go(func() {
-			for b := range l.batches {
-				m.carryOut(l, b)
-			}
-		})
+		m.lanes[name] = l
+		m.wg.Go(func() { m.run(l) })
 	}
 	b := &l.next
 	b.options.Class = class
@@ -112,18 +133,29 @@ func (m *moves) send(l *lane) {
 	}
 }
 
+func (m *moves) run(l *lane) {
+	var recalls errgroup.Group // across batches, so that a large version keeps no others waiting
+	recalls.SetLimit(m.r.opt.Parallel)
+	for b := range l.batches {
+		if l.class == object.StandardClass {
+			m.recall(l, b, &recalls)
+		} else {
+			m.carryOut(l, b)
+		}
+	}
+	_ = recalls.Wait() // each error is in its item
+}
+
 func (m *moves) carryOut(l *lane, b batchOf) {
-	if l.class == object.StandardClass {
-		m.recall(b)
-	} else if l.away == nil {
+	if away := l.isAway(); away == nil {
 		errs := m.move(m.ctx, l.class, b.versions, b.options)
 		for i, err := range errs {
 			b.about[i].Err = err
 		}
-		l.away = taken(errs)
+		l.setAway(taken(errs))
 	} else {
 		for i := range b.about {
-			b.about[i].Err = l.away
+			b.about[i].Err = away
 		}
 	}
 	for _, it := range b.about {
@@ -131,22 +163,20 @@ func (m *moves) carryOut(l *lane, b batchOf) {
 	}
 }
 
-// recall brings the versions of a batch back. They may be on different tiers.
-func (m *moves) recall(b batchOf) {
-	away := map[string]error{}
+// recall begins to bring the versions of a batch back, all from one tier.
+func (m *moves) recall(l *lane, b batchOf, g *errgroup.Group) {
 	for i := range b.versions {
-		v := &b.versions[i]
-		if v.Location == nil {
-			b.about[i].Err = errChanged
-			continue
-		}
-		err := away[v.Location.Tier]
-		if err == nil {
-			if _, err = m.r.opt.Recall(m.ctx, object.RefOf(v), object.RecallOptions{}); firn.KindOf(err) == firn.Unavailable {
-				away[v.Location.Tier] = err
+		g.Go(func() error {
+			it := b.about[i]
+			if it.Err = l.isAway(); it.Err == nil {
+				_, it.Err = m.r.opt.Recall(m.ctx, object.RefOf(&b.versions[i]), object.RecallOptions{})
+				if firn.KindOf(it.Err) == firn.Unavailable {
+					l.setAway(it.Err)
+				}
 			}
-		}
-		b.about[i].Err = err
+			m.done(it)
+			return nil
+		})
 	}
 }
 

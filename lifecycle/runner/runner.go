@@ -40,8 +40,10 @@ type Options struct {
 	// Move brings versions to a storage class other than STANDARD, as tier.Mover.Move does, and returns an error or nil for
 	// each. It is called for one class at a time, for several at once. nil: there are no tiers, and moves wait.
 	Move func(ctx context.Context, class string, versions []record.Version, o object.MoveOptions) []error
-	// Recall brings a version back, as tier.Mover.Recall does; needed with Placements.
+	// Recall brings a version back, as tier.Mover.Promote does; needed with Placements.
 	Recall func(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error)
+	// Parallel is how many versions are brought back from a tier at once; 0 is 4.
+	Parallel int
 	// Placements are the site's rules by temperature.
 	Placements []lifecycle.Placement
 	// Uses tells how versions were read; nil: they were not.
@@ -76,6 +78,9 @@ func New(ns *object.Store, opt Options) *Runner {
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Parallel <= 0 {
+		opt.Parallel = 4
 	}
 	r := &Runner{ns: ns, opt: opt, away: map[string]time.Time{}, running: make(chan struct{}, 1), spans: map[uint64]*bucketSpans{}}
 	r.running <- struct{}{}

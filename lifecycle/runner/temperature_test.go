@@ -34,6 +34,7 @@ const hour = time.Hour
 type away struct {
 	driver.Driver
 	gone bool
+	get  func(ctx context.Context) error // called first where it is set
 }
 
 func (a *away) Put(ctx context.Context, key string, src driver.Source) error {
@@ -46,6 +47,11 @@ func (a *away) Put(ctx context.Context, key string, src driver.Source) error {
 func (a *away) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
 	if a.gone {
 		return nil, firn.NewError(firn.Unavailable, "no route to host")
+	}
+	if a.get != nil {
+		if err := a.get(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return a.Driver.Get(ctx, key, offset, length)
 }
@@ -256,6 +262,74 @@ func TestComesHome(t *testing.T) {
 	r = x.runner(pin)
 	step(0, "STANDARD")
 	x.read(r, "bkt", "k", "content", 1)
+}
+
+// TestRecallsSideBySide: as many versions come back from a tier at once as were set and no more, whatever another tier does.
+func TestRecallsSideBySide(t *testing.T) {
+	const parallel, n = 4, 10
+	x := newTiered(t)
+	x.bucket("bkt", "", record.VersioningOff)
+	big := strings.Repeat("x", object.InlineMax+1)
+	r := x.runner(placement("", "COLD"))
+	for i := range n {
+		x.put("bkt", fmt.Sprint(i), big, object.PutOptions{})
+	}
+	x.now = x.now.Add(10 * lifecycle.Day)
+	x.pass(r, PassOptions{Due: true})
+	pin := placement("", "COLD")
+	pin.Pinned = true
+	r = x.runner(pin)
+	r.opt.Parallel = parallel
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var mu sync.Mutex
+	var inside, most int
+	full := make(chan struct{})
+	x.cold.get = func(context.Context) error {
+		mu.Lock()
+		if inside++; inside == parallel && most < parallel {
+			close(full)
+		}
+		most = max(most, inside)
+		mu.Unlock()
+		defer func() {
+			mu.Lock()
+			inside--
+			mu.Unlock()
+		}()
+		select { // nobody goes before as many came as may
+		case <-full:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	res, err := r.Pass(ctx, PassOptions{Due: true})
+	if err != nil || res.Failed+res.Changed != 0 || most != parallel {
+		t.Errorf("%d at once, %+v, %v", most, res, err)
+	}
+	for i := range n {
+		if got := x.class("bkt", fmt.Sprint(i)); got != "STANDARD" {
+			t.Errorf("%d is in %s", i, got)
+		}
+	}
+
+	// A tier that is away is not asked for each version.
+	x.now = x.now.Add(10 * lifecycle.Day)
+	r = x.runner(placement("", "COLD"))
+	x.pass(r, PassOptions{Due: true})
+	asked := 0
+	x.cold.get = func(context.Context) error {
+		mu.Lock()
+		asked++
+		mu.Unlock()
+		return firn.NewError(firn.Unavailable, "no route to host")
+	}
+	r = x.runner(pin)
+	r.opt.Parallel = parallel
+	if res, err = r.Pass(ctx, PassOptions{Due: true}); err != nil || res.Waiting["STANDARD"].Objects != n || asked > parallel {
+		t.Errorf("asked %d times; %+v, %v", asked, res, err)
+	}
 }
 
 // TestPinByTag: a tag brings an object back and holds it, and lets go of it when it is taken off.

@@ -21,10 +21,11 @@ type Urgency int
 
 // From the most urgent one on.
 const (
-	Recall Urgency = iota // somebody wants to read it
-	Asked                 // a move that somebody asked for, in no window
-	Move                  // a move by a rule
-	Follow                // catalogues
+	Recall  Urgency = iota // somebody wants to read it
+	Asked                  // a move that somebody asked for, in no window
+	Promote                // a recall by a rule, in no window
+	Move                   // a move by a rule
+	Follow                 // catalogues
 	urgencies
 )
 

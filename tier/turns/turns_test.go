@@ -52,7 +52,7 @@ func TestOrder(t *testing.T) {
 		var mu sync.Mutex
 		var order []Urgency
 		var wg sync.WaitGroup
-		for _, u := range []Urgency{Follow, Move, Asked, Move, Recall} {
+		for _, u := range []Urgency{Follow, Move, Promote, Asked, Move, Recall} {
 			wg.Go(func() {
 				turn, err := turns.Begin(ctx, "cold", u)
 				if err != nil {
@@ -84,7 +84,7 @@ func TestOrder(t *testing.T) {
 		first.End()
 		wg.Wait()
 		second.End()
-		if want := []Urgency{Recall, Asked, Move, Move, Follow}; !slices.Equal(order, want) {
+		if want := []Urgency{Recall, Asked, Promote, Move, Move, Follow}; !slices.Equal(order, want) {
 			t.Errorf("%v, want %v", order, want)
 		}
 		if turns.slots["cold"].free != 2 {
@@ -148,7 +148,7 @@ func TestClosed(t *testing.T) {
 		if !errors.Is(err, ErrClosed) || !strings.Contains(err.Error(), "2030-01-01 22:00 UTC") {
 			t.Error(err)
 		}
-		for _, u := range []Urgency{Recall, Asked, Follow} {
+		for _, u := range []Urgency{Recall, Asked, Promote, Follow} {
 			turn, err := turns.Begin(ctx, "cold", u)
 			if err != nil {
 				t.Error(u, err)
