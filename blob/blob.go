@@ -91,6 +91,35 @@ func (s *Store) Stage(ctx context.Context, key string, src driver.Source) (commi
 	return func(ctx context.Context) error { return s.wrap("put", key, inner(ctx)) }, nil
 }
 
+// CanResume reports whether Resume goes on where it was cut off.
+func (s *Store) CanResume() bool {
+	_, ok := As[driver.Resumer](s.d)
+	return ok
+}
+
+// Resume is Put of content that is never another for the key. Where the driver can (CanResume), a call after one that was
+// cut off goes on after what that one stored; see driver.Resumer.
+func (s *Store) Resume(ctx context.Context, key string, src driver.Source) error {
+	d, ok := As[driver.Resumer](s.d)
+	if !ok {
+		return s.Put(ctx, key, src)
+	}
+	err := CheckKey(key)
+	if err == nil {
+		err = d.Resume(ctx, key, src)
+	}
+	return s.wrap("put", key, err)
+}
+
+// Abandon removes what calls of Resume that were cut off stored. The blob of the key stays as it is.
+func (s *Store) Abandon(ctx context.Context, key string) error {
+	err := CheckKey(key)
+	if d, ok := As[driver.Resumer](s.d); ok && err == nil {
+		err = d.Abandon(ctx, key)
+	}
+	return s.wrap("abandon a put", key, err)
+}
+
 // Create is Put for a key that must not be there: otherwise it fails with firn.Exists. It fails with firn.Unsupported
 // where the driver cannot do that atomically. After firn.Unavailable the blob may have been created.
 func (s *Store) Create(ctx context.Context, key string, src driver.Source) error {

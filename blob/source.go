@@ -19,7 +19,11 @@ type byteSource []byte
 
 func (p byteSource) Size() int64 { return int64(len(p)) }
 
-func (p byteSource) Open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(p)), nil }
+func (p byteSource) Open() (io.ReadCloser, error) { return p.OpenAt(0) }
+
+func (p byteSource) OpenAt(offset int64) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(p[offset:])), nil
+}
 
 // File is the file at path as a source, with the size it has now: a put of a file that grows or shrinks meanwhile fails.
 func File(path string) (driver.Source, error) {
@@ -64,17 +68,45 @@ func FileError(err error) error {
 // firn.Invalid where src has fewer bytes or more, always before it hands out the last byte, so that a backend which
 // counts them can never take the put for complete; and with the error of ctx once that is done.
 func OpenExact(ctx context.Context, src driver.Source) (io.ReadCloser, error) {
+	return OpenExactAt(ctx, src, 0)
+}
+
+// OpenExactAt is OpenExact from offset on.
+func OpenExactAt(ctx context.Context, src driver.Source, offset int64) (io.ReadCloser, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if src.Size() < 0 {
-		return nil, firn.NewError(firn.Invalid, fmt.Sprintf("the source announces %d bytes", src.Size()))
+	size := src.Size()
+	if size < 0 {
+		return nil, firn.NewError(firn.Invalid, fmt.Sprintf("the source announces %d bytes", size))
+	}
+	if offset < 0 || offset > size {
+		return nil, firn.NewError(firn.Invalid, fmt.Sprintf("the source has %d bytes, and is to be read from %d on", size, offset))
+	}
+	r, err := OpenAt(src, offset)
+	if err != nil {
+		return nil, err
+	}
+	return &exact{ctx: ctx, r: r, size: size, left: size - offset}, nil
+}
+
+// OpenAt opens src from offset on. Of one that is no driver.SourceAt it reads what is before that.
+func OpenAt(src driver.Source, offset int64) (io.ReadCloser, error) {
+	if at, ok := src.(driver.SourceAt); ok {
+		return at.OpenAt(offset)
 	}
 	r, err := src.Open()
 	if err != nil {
 		return nil, err
 	}
-	return &exact{ctx: ctx, r: r, size: src.Size(), left: src.Size()}, nil
+	if _, err = io.CopyN(io.Discard, r, offset); err != nil {
+		_ = r.Close() // it was only read
+		if err == io.EOF {
+			err = firn.NewError(firn.Invalid, fmt.Sprintf("the source gave fewer than the %d bytes it announced", src.Size()))
+		}
+		return nil, err
+	}
+	return r, nil
 }
 
 type exact struct {

@@ -82,6 +82,29 @@ type Stager interface {
 	Stage(ctx context.Context, key string, src Source) (commit func(context.Context) error, err error)
 }
 
+// Resumer is a driver that can go on with a put that was cut off, in another process too.
+type Resumer interface {
+	// Resume is Put of content that is never another for the key. Where it fails it may keep what it stored, of which
+	// nobody sees anything, and the next call with the key goes on after that: it reads src from there on, with OpenAt
+	// where src is a SourceAt. Where a blob of src's size is there already, as after an answer that was lost, it stores
+	// nothing. One call at a time for a key.
+	//
+	// What is kept is not compared with src: who relies on the content reads it back, and calls Abandon before it puts
+	// another one.
+	Resume(ctx context.Context, key string, src Source) error
+
+	// Abandon removes what Resume keeps of an unfinished put, and leaves the blob of that key as it is. Where nothing is
+	// kept that is no error.
+	Abandon(ctx context.Context, key string) error
+}
+
+// SourceAt is a source that can be read from any offset on.
+type SourceAt interface {
+	Source
+	// OpenAt starts at offset, which is at most Size; else it is as Open.
+	OpenAt(offset int64) (io.ReadCloser, error)
+}
+
 // Batcher is a driver that can apply several changes as one: all of them happen, or none.
 type Batcher interface {
 	Apply(ctx context.Context, changes []Change) error

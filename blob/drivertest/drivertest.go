@@ -34,6 +34,7 @@ const (
 	BulkDeleter
 	Measurer
 	Stager
+	Resumer
 )
 
 // Expect says which optional abilities the driver has: exactly these. Without it the suite tests those it finds.
@@ -105,6 +106,8 @@ func Run(t *testing.T, open OpenFunc, opts ...Option) {
 		{"Create", s.create},
 		{"CreateContended", s.createContended},
 		{"Stage", s.stage},
+		{"Resume", s.resume},
+		{"ResumeCutOff", s.resumeCutOff},
 		{"Apply", s.apply},
 		{"DeleteAll", s.deleteAll},
 		{"Space", s.space},
@@ -162,10 +165,13 @@ func (s *suite) abilities(t *testing.T) {
 	if _, ok := blob.As[driver.Stager](d); ok {
 		has |= Stager
 	}
-	t.Logf("%T: creator %t, batcher %t, bulk deleter %t, measurer %t, stager %t", d,
-		has&Creator != 0, has&Batcher != 0, has&BulkDeleter != 0, has&Measurer != 0, has&Stager != 0)
+	if _, ok := blob.As[driver.Resumer](d); ok {
+		has |= Resumer
+	}
+	t.Logf("%T: creator %t, batcher %t, bulk deleter %t, measurer %t, stager %t, resumer %t", d,
+		has&Creator != 0, has&Batcher != 0, has&BulkDeleter != 0, has&Measurer != 0, has&Stager != 0, has&Resumer != 0)
 	if s.expect != nil && has != *s.expect {
-		t.Errorf("abilities are %05b, want %05b (stager, measurer, bulk deleter, batcher, creator)", has, *s.expect)
+		t.Errorf("abilities are %06b, want %06b (resumer, stager, measurer, bulk deleter, batcher, creator)", has, *s.expect)
 	}
 }
 

@@ -96,6 +96,26 @@ func Killed(t *testing.T, d driver.Driver, s Server) {
 	if got, err := blob.New(d, "").ReadAll(ctx, "other", 1<<30); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("get after a restart: %d bytes, %v", len(got), err)
 	}
+
+	c, ok := blob.As[driver.Resumer](d)
+	if !ok {
+		return
+	}
+	gate = &Gate{Source: src, At: 30 << 20, Then: s.Kill}
+	if err := Within(t, "a put", func() error { return c.Resume(ctx, "resumed", gate) }); firn.KindOf(err) != firn.Unavailable {
+		t.Errorf("a put to a server that is killed: %v (%v), want firn.Unavailable", err, firn.KindOf(err))
+	}
+	s.Start(t)
+	if _, err := d.Stat(ctx, "resumed"); firn.KindOf(err) != firn.NotFound {
+		t.Errorf("after most of a put: %v, want nothing there", err)
+	}
+	rest := &anywhere{source: newSource(content)}
+	if err := c.Resume(ctx, "resumed", rest); err != nil || rest.from[0] == 0 {
+		t.Errorf("resumed after a restart, from %v on: %v", rest.from, err)
+	}
+	if got, err := blob.New(d, "").ReadAll(ctx, "resumed", 1<<30); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("get what was resumed: %d bytes, %v", len(got), err)
+	}
 }
 
 // Zeros is a source of so many zero bytes.

@@ -21,6 +21,7 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/driver"
+	"firn/blob/layout"
 	"firn/vfs"
 )
 
@@ -66,6 +67,9 @@ func TestOrderOfWrites(t *testing.T) {
 		fmt.Fprintln(&log, "commit")
 		return commit(ctx)
 	})
+	step("resume a large one", func() error { return d.Resume(ctx, "a/resumed", blob.Bytes(make([]byte, layout.KeptStep+5000))) })
+	step("resume what is there", func() error { return d.Resume(ctx, "a/resumed", blob.Bytes(make([]byte, layout.KeptStep+5000))) })
+	step("abandon what is there", func() error { return d.Abandon(ctx, "a/resumed") })
 	step("create a/c", func() error { return d.Create(ctx, "a/c", blob.Bytes(nil)) })
 	step("create a/c again", func() error {
 		if err := d.Create(ctx, "a/c", blob.Bytes(nil)); firn.KindOf(err) != firn.Exists {
@@ -491,7 +495,7 @@ func TestWhatIsNoBlobIsNotListed(t *testing.T) {
 func TestOldTemporaryFilesAreSwept(t *testing.T) {
 	d, _, root := faulty(t)
 	old, young := filepath.Join(root, tempName, "old"), filepath.Join(root, tempName, "young")
-	for path, age := range map[string]time.Duration{old: tempAge + time.Hour, young: tempAge - time.Hour} {
+	for path, age := range map[string]time.Duration{old: layout.StaleAfter + time.Hour, young: layout.StaleAfter - time.Hour} {
 		at := time.Now().Add(-age)
 		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chtimes(path, at, at)); err != nil {
 			t.Fatal(err)

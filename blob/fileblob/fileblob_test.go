@@ -24,7 +24,7 @@ func openTemp(t *testing.T) driver.Driver {
 
 func TestContract(t *testing.T) {
 	drivertest.Run(t, openTemp,
-		drivertest.Expect(drivertest.Creator|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Stager),
+		drivertest.Expect(drivertest.Creator|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Stager|drivertest.Resumer),
 		drivertest.Second(func(t *testing.T, d driver.Driver) driver.Driver {
 			o, err := New(t.Context(), Options{Root: d.(*Driver).root})
 			if err != nil {

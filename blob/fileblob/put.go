@@ -15,6 +15,7 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/driver"
+	"firn/blob/layout"
 	"firn/vfs"
 )
 
@@ -23,8 +24,6 @@ const (
 	writeSize = 1 << 20
 	// directSize is from which size on a blob is written past the page cache.
 	directSize = 256 << 10
-	// tempAge is how old a temporary file is, by the file system's own clock, when it is removed: its writer is dead.
-	tempAge = 24 * time.Hour
 )
 
 // buffers are for large writes. Allocations of this size are aligned to pages, as direct I/O wants.
@@ -85,22 +84,27 @@ func (d *Driver) writeAny(ctx context.Context, src driver.Source, synced bool) (
 	if err := d.start(ctx); err != nil {
 		return t, err
 	}
-	err = again(func() (err error) {
+	err = d.inTemp(func() (err error) {
 		t, err = d.writeTemp(ctx, src, synced)
 		return err
 	})
-	if isNotThere(err) {
-		// The directory of temporary files is made by Init and may be removed by hand; without it nothing is written
-		// into a mount point that has lost its mount.
-		if err := d.there(); err != nil {
-			return t, err
-		}
-		if err := vfs.MkdirAllSync(d.fs, d.path(tempName), 0o777); err != nil {
-			return t, err
-		}
-		t, err = d.writeTemp(ctx, src, synced)
-	}
 	return t, err
+}
+
+// inTemp runs fn, which makes a temporary file. The directory for them is made by Init and may be removed by hand; without
+// it nothing is written into a mount point that has lost its mount.
+func (d *Driver) inTemp(fn func() error) error {
+	err := again(fn)
+	if !isNotThere(err) {
+		return err
+	}
+	if err := d.there(); err != nil {
+		return err
+	}
+	if err := vfs.MkdirAllSync(d.fs, d.path(tempName), 0o777); err != nil {
+		return err
+	}
+	return fn()
 }
 
 // publish gives t, which is synced, its name.
@@ -165,7 +169,7 @@ func write(ctx context.Context, f vfs.File, src driver.Source) (err error) {
 		}
 	}()
 	size := src.Size()
-	w := writer{f: f}
+	w := writer{f: f, to: f}
 	var buf []byte
 	if size < directSize {
 		buf = make([]byte, min(size+1, 64<<10))
@@ -195,6 +199,7 @@ func write(ctx context.Context, f vfs.File, src driver.Source) (err error) {
 // writer writes whole blocks directly while it can, and what is no whole block through the page cache.
 type writer struct {
 	f      vfs.File
+	to     io.Writer // f, or f at an offset
 	direct bool
 }
 
@@ -213,11 +218,11 @@ func (w *writer) write(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	n, err := w.f.Write(p)
+	n, err := w.to.Write(p)
 	if w.direct && n == 0 && errors.Is(err, syscall.EINVAL) && vfs.ClearDirect(w.f) {
 		// The file system took the switch to direct I/O and refuses it now; nothing was written.
 		w.direct = false
-		n, err = w.f.Write(p)
+		n, err = w.to.Write(p)
 	}
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
@@ -361,7 +366,7 @@ func (d *Driver) sweep(now time.Time) {
 	}
 	for _, name := range names {
 		path := d.path(tempName + "/" + name)
-		if fi, err := d.fs.Stat(path); err == nil && now.Sub(fi.ModTime()) > tempAge {
+		if fi, err := d.fs.Stat(path); err == nil && layout.Stale(name, now.Sub(fi.ModTime())) {
 			_ = d.fs.Remove(path)
 		}
 	}

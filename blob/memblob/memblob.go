@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +25,8 @@ import (
 
 // Op is one call of a driver.
 type Op struct {
-	// Name is put, create, apply, get, read, stat, delete, deleteall, list or space.
+	// Name is put, create, apply, resume, part, abandon, get, read, stat, delete, deleteall, list or space. A resume stores
+	// part after part, and is the last of its calls.
 	Name string
 	// Keys are the blobs it is about; for list the prefix.
 	Keys []string
@@ -48,6 +50,8 @@ type Options struct {
 	Before func(ctx context.Context, op Op) Fault
 	// Capacity is how many bytes of content fit; 0 is no bound. What is beyond fails with firn.NoSpace.
 	Capacity int64
+	// Part is how many bytes Resume keeps at once; 0 is 1 MiB.
+	Part int
 	// Now is the backend's clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -60,7 +64,8 @@ type Driver struct {
 	mu      struct {
 		sync.Mutex
 		blobs  map[string]content
-		used   int64
+		kept   map[string][]byte // of puts that are resumed
+		used   int64             // without that
 		closed bool
 	}
 }
@@ -75,8 +80,11 @@ func New(opt Options) *Driver {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
+	if opt.Part == 0 {
+		opt.Part = 1 << 20
+	}
 	d := &Driver{opt: opt}
-	d.mu.blobs = map[string]content{}
+	d.mu.blobs, d.mu.kept = map[string]content{}, map[string][]byte{}
 	return d
 }
 
@@ -121,6 +129,93 @@ func (d *Driver) Create(ctx context.Context, key string, src driver.Source) erro
 	return d.do(ctx, "create", []string{key}, func() error {
 		return d.store(ctx, []driver.Change{{Key: key, Put: src}}, true)
 	})
+}
+
+// Resume implements driver.Resumer.
+func (d *Driver) Resume(ctx context.Context, key string, src driver.Source) error {
+	there := false
+	err := d.do(ctx, "stat", []string{key}, func() error {
+		c, err := d.find(key)
+		there = err == nil && int64(len(c.data)) == src.Size()
+		if firn.KindOf(err) == firn.NotFound {
+			err = nil
+		}
+		return err
+	})
+	if err != nil || there {
+		return err
+	}
+	d.mu.Lock()
+	at := int64(len(d.mu.kept[key]))
+	if at > src.Size() {
+		delete(d.mu.kept, key)
+		at = 0
+	}
+	d.mu.Unlock()
+	r, err := blob.OpenExactAt(ctx, src, at)
+	if err != nil {
+		return err
+	}
+	defer r.Close() // it was only read
+	for err == nil {
+		part := make([]byte, d.opt.Part)
+		var n int
+		if n, err = io.ReadFull(r, part); n < len(part) && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err // nothing of a part is kept before it is whole
+		}
+		if e := d.do(ctx, "part", []string{key}, func() error {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.mu.kept[key] = append(slices.Clip(d.mu.kept[key]), part[:n]...)
+			return nil
+		}); e != nil {
+			return e
+		}
+	}
+	return d.do(ctx, "resume", []string{key}, func() error {
+		d.mu.Lock()
+		kept := d.mu.kept[key]
+		d.mu.Unlock()
+		if int64(len(kept)) != src.Size() {
+			return firn.NewError(firn.Invalid, fmt.Sprintf("%d of %d bytes came: another call was under way, or the source broke off", len(kept), src.Size()))
+		}
+		err := d.store(ctx, []driver.Change{{Key: key, Put: blob.Bytes(kept)}}, false)
+		if err == nil {
+			d.mu.Lock()
+			delete(d.mu.kept, key)
+			d.mu.Unlock()
+		}
+		return err
+	})
+}
+
+// Abandon implements driver.Resumer.
+func (d *Driver) Abandon(ctx context.Context, key string) error {
+	return d.do(ctx, "abandon", []string{key}, func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.mu.closed {
+			return closed()
+		}
+		delete(d.mu.kept, key)
+		return nil
+	})
+}
+
+// Kept returns what is kept of puts that can be resumed, by key.
+func (d *Driver) Kept() map[string][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.mu.kept)
+}
+
+// Clone returns a place that holds what this one does.
+func (d *Driver) Clone() *Driver {
+	c := New(d.opt)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.mu.blobs, c.mu.kept, c.mu.used = maps.Clone(d.mu.blobs), maps.Clone(d.mu.kept), d.mu.used
+	return c
 }
 
 // Apply implements driver.Batcher.

@@ -9,5 +9,5 @@ import (
 
 func TestContract(t *testing.T) {
 	drivertest.Run(t, func(*testing.T) driver.Driver { return New(Options{}) },
-		drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer))
+		drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Resumer))
 }

@@ -32,7 +32,7 @@ func TestLazyContract(t *testing.T) {
 		}
 		return lazy.Driver()
 	}, drivertest.Blobs(100), drivertest.Large(2<<20), drivertest.Rounds(20),
-		drivertest.Expect(drivertest.Creator|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Stager))
+		drivertest.Expect(drivertest.Creator|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Stager|drivertest.Resumer))
 }
 
 // rests is a driver that fails while err is set, and counts.

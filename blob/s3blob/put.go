@@ -173,7 +173,7 @@ func (b *bucket) putParts(ctx context.Context, key string, src driver.Source) (e
 	size := src.Size()
 	part := partSize(size, b.part)
 	if part > maxSingle {
-		return invalid(fmt.Sprintf("S3 takes no blob of %d bytes", size))
+		return tooLarge(size)
 	}
 	name := b.key(key)
 	id, err := b.core.NewMultipartUpload(ctx, b.name, name, minio.PutObjectOptions{})
@@ -181,31 +181,34 @@ func (b *bucket) putParts(ctx context.Context, key string, src driver.Source) (e
 		return err
 	}
 	defer func() {
-		if err == nil {
-			return
+		if err != nil {
+			b.abort(ctx, name, id)
 		}
-		// Else its parts stay and are paid for. An abort that fails is not told: the first error says more.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortWithin)
-		defer cancel()
-		_ = b.core.AbortMultipartUpload(ctx, b.name, name, id)
 	}()
 
 	parts := make([]minio.CompletePart, (size+part-1)/part)
 	upload := func(ctx context.Context, i int, r io.Reader) error {
-		length := min(part, size-int64(i)*part)
-		body := httpbody.New(io.NopCloser(r), length)
-		err := b.send(body, length, func(string) error {
-			p, err := b.core.PutObjectPart(ctx, b.name, name, id, i+1, body, length, minio.PutObjectPartOptions{})
-			parts[i] = minio.CompletePart{PartNumber: i + 1, ETag: p.ETag}
-			return err
-		})
-		return errors.Join(err, body.End())
+		var err error
+		parts[i], err = b.putPart(ctx, name, id, i+1, r, min(part, size-int64(i)*part))
+		return err
 	}
 	if err := eachPart(ctx, src, part, len(parts), upload); err != nil {
 		return err
 	}
 	_, err = b.core.CompleteMultipartUpload(ctx, b.name, name, id, parts, minio.PutObjectOptions{})
 	return err
+}
+
+// putPart uploads one part, which is what r has.
+func (b *bucket) putPart(ctx context.Context, name, id string, number int, r io.Reader, length int64) (minio.CompletePart, error) {
+	body := httpbody.New(io.NopCloser(r), length)
+	part := minio.CompletePart{PartNumber: number}
+	err := b.send(body, length, func(string) error {
+		p, err := b.core.PutObjectPart(ctx, b.name, name, id, number, body, length, minio.PutObjectPartOptions{})
+		part.ETag = p.ETag
+		return err
+	})
+	return part, errors.Join(err, body.End())
 }
 
 // eachPart uploads n parts of src: side by side where it can be read at any offset, else one after the other, so that
@@ -267,6 +270,8 @@ func (s *section) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+func tooLarge(size int64) error { return invalid(fmt.Sprintf("S3 takes no blob of %d bytes", size)) }
 
 // partSize is the least size from least on, in whole MiB, with which size bytes are at most 10,000 parts.
 func partSize(size, least int64) int64 {

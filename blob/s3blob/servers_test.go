@@ -64,7 +64,7 @@ func TestSuite(t *testing.T) {
 			t.Parallel()
 			s := start(t)
 			opts := []drivertest.Option{
-				drivertest.Expect(drivertest.Creator | drivertest.BulkDeleter),
+				drivertest.Expect(drivertest.Creator | drivertest.BulkDeleter | drivertest.Resumer),
 				drivertest.Blobs(1200), drivertest.Rounds(15), drivertest.Large(12 << 20),
 				drivertest.Second(func(t *testing.T, d driver.Driver) driver.Driver {
 					opt := options(s, d.(*bucket).name)

@@ -24,8 +24,6 @@ import (
 const (
 	// inFlight is how many packets of a put are under way.
 	inFlight = 32
-	// tempAge is how old a temporary file is when it is removed: its writer is dead.
-	tempAge = 24 * time.Hour
 	// placeTries bounds how often a name is tried that somebody else keeps changing.
 	placeTries = 8
 )
@@ -156,17 +154,11 @@ func (p *place) put(ctx context.Context, key string, src driver.Source, create b
 		if _, ok := s.HasExtension("hardlink@openssh.com"); create && !ok {
 			return firn.NewError(firn.Unsupported, "the SFTP server makes no hard links, which creating a blob needs")
 		}
-		temp, err := p.writeTemp(ctx, s, src)
-		if errors.Is(err, fs.ErrNotExist) && firn.KindOf(err) == firn.Internal {
-			// The directory of temporary files may be removed by hand; without the marker nothing is written.
-			if err := p.there(s); err != nil {
-				return err
-			}
-			if err := s.MkdirAll(p.path(layout.Temp)); err != nil {
-				return err
-			}
+		var temp string
+		err := p.inTemp(s, func() (err error) {
 			temp, err = p.writeTemp(ctx, s, src)
-		}
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -182,6 +174,22 @@ func (p *place) put(ctx context.Context, key string, src driver.Source, create b
 		s.syncDir(path.Dir(target))
 		return ctx.Err()
 	})
+}
+
+// inTemp runs fn, which makes a temporary file. The directory for them may be removed by hand; without the marker nothing is
+// written.
+func (p *place) inTemp(s *session, fn func() error) error {
+	err := fn()
+	if !errors.Is(err, fs.ErrNotExist) || firn.KindOf(err) != firn.Internal {
+		return err
+	}
+	if err := p.there(s); err != nil {
+		return err
+	}
+	if err := s.MkdirAll(p.path(layout.Temp)); err != nil {
+		return err
+	}
+	return fn()
 }
 
 // writeTemp writes src to a new file and syncs it.
@@ -203,11 +211,8 @@ func (p *place) writeTemp(ctx context.Context, s *session, src driver.Source) (n
 	if err != nil {
 		return "", err
 	}
-	_, err = f.ReadFromWithConcurrency(in, inFlight)
-	if err == nil {
-		if _, ok := s.HasExtension("fsync@openssh.com"); ok {
-			err = f.Sync()
-		}
+	if _, err = f.ReadFromWithConcurrency(in, inFlight); err == nil {
+		err = s.sync(f)
 	}
 	if e := f.Close(); err == nil {
 		err = e
@@ -221,6 +226,14 @@ func (p *place) writeTemp(ctx context.Context, s *session, src driver.Source) (n
 		return "", err
 	}
 	return name, nil
+}
+
+// sync makes what was written durable where the server can.
+func (s *session) sync(f *sftp.File) error {
+	if _, ok := s.HasExtension("fsync@openssh.com"); !ok {
+		return nil
+	}
+	return f.Sync()
 }
 
 // input remembers what the source failed with.
@@ -389,7 +402,7 @@ func (p *place) sweep(ctx context.Context, s *session) {
 		}
 	}
 	for _, e := range entries {
-		if now.Sub(e.ModTime()) > tempAge {
+		if layout.Stale(e.Name(), now.Sub(e.ModTime())) {
 			_ = s.Remove(p.path(layout.Temp + "/" + e.Name()))
 		}
 	}

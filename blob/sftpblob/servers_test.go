@@ -63,7 +63,7 @@ func TestSuite(t *testing.T) {
 	t.Parallel()
 	s := backends.SSHD(t)
 	drivertest.Run(t, func(t *testing.T) driver.Driver { return fresh(t, options(t, s, s.Addr, s.Root)) },
-		drivertest.Expect(drivertest.Creator|drivertest.Measurer),
+		drivertest.Expect(drivertest.Creator|drivertest.Measurer|drivertest.Resumer),
 		drivertest.Blobs(1200), drivertest.Rounds(20),
 		drivertest.Second(func(t *testing.T, d driver.Driver) driver.Driver { return second(t, d.(*place).opt) }),
 		drivertest.Gone(func(t *testing.T, d driver.Driver) {

@@ -29,6 +29,7 @@ type Abilities struct {
 	Batcher  driver.Batcher
 	Bulk     driver.BulkDeleter
 	Measurer driver.Measurer
+	Resumer  driver.Resumer
 }
 
 // Of finds the abilities of d, through wrappers that say that passing them by is safe.
@@ -38,6 +39,7 @@ func Of(d driver.Driver) Abilities {
 		Batcher:  find[driver.Batcher](d),
 		Bulk:     find[driver.BulkDeleter](d),
 		Measurer: find[driver.Measurer](d),
+		Resumer:  find[driver.Resumer](d),
 	}
 }
 
@@ -47,8 +49,25 @@ func find[T any](d driver.Driver) T {
 }
 
 // Narrow returns w with those of its abilities that a has too, so that whoever asks whether the place can do a thing
-// gets the answer of the place.
+// gets the answer of the place. A wrapper through which no put can be resumed has not got the methods for that.
 func Narrow(w Full, a Abilities) driver.Driver {
+	d := narrow(w, a)
+	if r, ok := w.(driver.Resumer); ok && a.Resumer != nil {
+		return resuming{d, r}
+	}
+	return d
+}
+
+// resuming is a driver that can resume puts besides.
+type resuming struct {
+	driver.Driver
+	driver.Resumer
+}
+
+// Inner leads to the other abilities.
+func (r resuming) Inner() (driver.Driver, bool) { return r.Driver, true }
+
+func narrow(w Full, a Abilities) driver.Driver {
 	type (
 		d = driver.Wrapper
 		c = driver.Creator
@@ -176,8 +195,11 @@ func (s *Source) Size() int64 { return s.size }
 
 // Open starts a reader of the changed content. Reading fails with firn.Invalid where src gives fewer or more bytes
 // than its size.
-func (s *Source) Open() (io.ReadCloser, error) {
-	rc, err := blob.OpenExact(s.ctx, s.from)
+func (s *Source) Open() (io.ReadCloser, error) { return s.OpenAt(0) }
+
+// OpenAt is Open from offset on, for sources whose content is not changed.
+func (s *Source) OpenAt(offset int64) (io.ReadCloser, error) {
+	rc, err := blob.OpenExactAt(s.ctx, s.from, offset)
 	if err != nil {
 		return nil, s.failed(err)
 	}

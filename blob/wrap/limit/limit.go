@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 
+	"firn/blob"
 	"firn/blob/driver"
 	"firn/blob/wrap"
 )
@@ -45,9 +46,11 @@ type paused struct {
 	w *work
 }
 
-func (p paused) Open() (io.ReadCloser, error) {
+func (p paused) Open() (io.ReadCloser, error) { return p.OpenAt(0) }
+
+func (p paused) OpenAt(offset int64) (io.ReadCloser, error) {
 	p.w.pause()
-	rc, err := p.Source.Open()
+	rc, err := blob.OpenAt(p.Source, offset)
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +66,17 @@ func (d *limited) Put(ctx context.Context, key string, src driver.Source) error 
 		s := d.source(ctx, w, src)
 		return s.Err(d.inner.Put(ctx, key, s))
 	})
+}
+
+func (d *limited) Resume(ctx context.Context, key string, src driver.Source) error {
+	return d.do(ctx, func(w *work) error {
+		s := d.source(ctx, w, src)
+		return s.Err(d.can.Resumer.Resume(ctx, key, s))
+	})
+}
+
+func (d *limited) Abandon(ctx context.Context, key string) error {
+	return d.do(ctx, func(*work) error { return d.can.Resumer.Abandon(ctx, key) })
 }
 
 func (d *limited) Create(ctx context.Context, key string, src driver.Source) error {

@@ -35,7 +35,7 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			drivertest.Run(t, func(t *testing.T) driver.Driver {
 				return New(memblob.New(memblob.Options{}), limiter(t, r))
-			}, drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer))
+			}, drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Resumer))
 		})
 	}
 }

@@ -71,6 +71,14 @@ func (p *prefixed) Create(ctx context.Context, key string, src driver.Source) er
 	return p.can.Creator.Create(ctx, p.prefix+key, src)
 }
 
+func (p *prefixed) Resume(ctx context.Context, key string, src driver.Source) error {
+	return p.can.Resumer.Resume(ctx, p.prefix+key, src)
+}
+
+func (p *prefixed) Abandon(ctx context.Context, key string) error {
+	return p.can.Resumer.Abandon(ctx, p.prefix+key)
+}
+
 func (p *prefixed) Apply(ctx context.Context, changes []driver.Change) error {
 	out := make([]driver.Change, len(changes))
 	for i, c := range changes {

@@ -57,6 +57,12 @@ func (r roomy) Create(ctx context.Context, key string, src driver.Source) error 
 	return r.Driver.Create(ctx, r.key(key), src)
 }
 
+func (r roomy) Resume(ctx context.Context, key string, src driver.Source) error {
+	return r.Driver.Resume(ctx, r.key(key), src)
+}
+
+func (r roomy) Abandon(ctx context.Context, key string) error { return r.Driver.Abandon(ctx, r.key(key)) }
+
 func (r roomy) Apply(ctx context.Context, changes []driver.Change) error {
 	var out []driver.Change
 	for _, c := range changes {
@@ -80,7 +86,7 @@ func TestConformance(t *testing.T) {
 			t.Fatal(err)
 		}
 		return d
-	}, drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer))
+	}, drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Resumer))
 }
 
 // TestNeighbours holds that what lies beside the prefix is neither seen nor touched.

@@ -177,6 +177,16 @@ func (c *Cache) Put(ctx context.Context, key string, src driver.Source) error {
 	return c.changing(func() error { return c.inner.Put(ctx, key, src) }, key)
 }
 
+// Resume writes through.
+func (c *Cache) Resume(ctx context.Context, key string, src driver.Source) error {
+	return c.changing(func() error { return c.can.Resumer.Resume(ctx, key, src) }, key)
+}
+
+// Abandon goes to the place: what it removes nobody could read.
+func (c *Cache) Abandon(ctx context.Context, key string) error {
+	return c.can.Resumer.Abandon(ctx, key)
+}
+
 // Create writes through.
 func (c *Cache) Create(ctx context.Context, key string, src driver.Source) error {
 	return c.changing(func() error { return c.can.Creator.Create(ctx, key, src) }, key)

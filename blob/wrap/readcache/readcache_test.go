@@ -58,7 +58,7 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			drivertest.Run(t, func(t *testing.T) driver.Driver {
 				return open(t, memblob.New(memblob.Options{}), opt).Driver()
-			}, drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer),
+			}, drivertest.Expect(drivertest.Creator|drivertest.Batcher|drivertest.BulkDeleter|drivertest.Measurer|drivertest.Resumer),
 				drivertest.Blobs(300), drivertest.Large(5<<20))
 		})
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"firn"
+	"firn/blob"
 	"firn/blob/driver"
 	"firn/blob/wrap"
 )
@@ -170,10 +171,12 @@ type unwatched struct {
 	w *watch
 }
 
-func (u unwatched) Open() (io.ReadCloser, error) {
+func (u unwatched) Open() (io.ReadCloser, error) { return u.OpenAt(0) }
+
+func (u unwatched) OpenAt(offset int64) (io.ReadCloser, error) {
 	u.w.pause()
 	defer u.w.progress()
-	return u.Source.Open()
+	return blob.OpenAt(u.Source, offset)
 }
 
 type readerFunc func([]byte) (int, error)
@@ -186,6 +189,34 @@ func (r *retrier) Put(ctx context.Context, key string, src driver.Source) error 
 		err := s.Err(r.inner.Put(ctx, key, s))
 		return false, s.Failed(), err
 	})
+}
+
+// Resume goes on for as long as each try begins further on than the one before.
+func (r *retrier) Resume(ctx context.Context, key string, src driver.Source) error {
+	last := int64(-1)
+	return r.do(ctx, "put", func(ctx context.Context, w *watch) (bool, bool, error) {
+		from := begun{Source: src}
+		s := watched(ctx, w, &from)
+		err := s.Err(r.can.Resumer.Resume(ctx, key, s))
+		progress := last >= 0 && from.at > last
+		last = from.at
+		return progress, s.Failed(), err
+	})
+}
+
+// begun is a source that remembers from where it was opened last.
+type begun struct {
+	driver.Source
+	at int64
+}
+
+func (b *begun) OpenAt(offset int64) (io.ReadCloser, error) {
+	b.at = offset
+	return blob.OpenAt(b.Source, offset)
+}
+
+func (r *retrier) Abandon(ctx context.Context, key string) error {
+	return r.simple(ctx, "delete", func(ctx context.Context) error { return r.can.Resumer.Abandon(ctx, key) })
 }
 
 func (r *retrier) Apply(ctx context.Context, changes []driver.Change) error {

@@ -25,7 +25,17 @@ import (
 
 var errAway = firn.NewError(firn.Unavailable, "the place is away")
 
-const all = drivertest.Creator | drivertest.Batcher | drivertest.BulkDeleter | drivertest.Measurer
+// creator finds the ability as callers do.
+func creator(t *testing.T, d driver.Driver) driver.Creator {
+	t.Helper()
+	c, ok := blob.As[driver.Creator](d)
+	if !ok {
+		t.Fatal("it cannot create")
+	}
+	return c
+}
+
+const all = drivertest.Creator | drivertest.Batcher | drivertest.BulkDeleter | drivertest.Measurer | drivertest.Resumer
 
 func open(t *testing.T, mem memblob.Options, opt Options) driver.Driver {
 	t.Helper()
@@ -203,7 +213,7 @@ func TestUnclearCreate(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				err = d.(driver.Creator).Create(t.Context(), "k", blob.Bytes([]byte("ours")))
+				err = creator(t, d).Create(t.Context(), "k", blob.Bytes([]byte("ours")))
 				if (err != nil) != c.fails || err != nil && firn.KindOf(err) != c.kind {
 					t.Errorf("got %v", err)
 				}
@@ -217,7 +227,7 @@ func TestUnclearCreate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []bool{false, true} {
-		err := d.(driver.Creator).Create(t.Context(), "k", blob.Bytes([]byte("same")))
+		err := creator(t, d).Create(t.Context(), "k", blob.Bytes([]byte("same")))
 		if (firn.KindOf(err) == firn.Exists) != want {
 			t.Errorf("create %d: %v", i+1, err)
 		}
