@@ -61,7 +61,9 @@ func (r roomy) Resume(ctx context.Context, key string, src driver.Source) error 
 	return r.Driver.Resume(ctx, r.key(key), src)
 }
 
-func (r roomy) Abandon(ctx context.Context, key string) error { return r.Driver.Abandon(ctx, r.key(key)) }
+func (r roomy) Abandon(ctx context.Context, key string) error {
+	return r.Driver.Abandon(ctx, r.key(key))
+}
 
 func (r roomy) Apply(ctx context.Context, changes []driver.Change) error {
 	var out []driver.Change
