@@ -117,7 +117,8 @@ type Fill func(ctx context.Context) (Value, error)
 
 // Options are the settings.
 type Options struct {
-	// Fills is the most blocks fetched at one time, 64 by default: with MaxBlock it bounds the memory of fetches.
+	// Fills is the most blocks fetched at one time, 96 by default: with MaxBlock it bounds the memory of fetches. One origin
+	// has at most two thirds of them, and less the more others have.
 	Fills int
 }
 
@@ -125,7 +126,7 @@ type Options struct {
 type Cache struct {
 	levels []Level
 	misses []atomic.Uint64 // by level
-	fills  chan struct{}
+	slots  *slots
 	stats  struct{ filled, filledBytes, failed, joined atomic.Uint64 }
 
 	// puts is held shared while blocks are handed to the levels and alone while a purge is noted, so that what was
@@ -151,9 +152,9 @@ var errClosed = firn.NewError(firn.Unavailable, "the cache is closed")
 // New returns a cache over levels, the nearest first. Closing it closes them.
 func New(opt Options, levels ...Level) *Cache {
 	if opt.Fills <= 0 {
-		opt.Fills = 64
+		opt.Fills = 96
 	}
-	c := &Cache{levels: levels, misses: make([]atomic.Uint64, len(levels)), fills: make(chan struct{}, opt.Fills)}
+	c := &Cache{levels: levels, misses: make([]atomic.Uint64, len(levels)), slots: newSlots(opt.Fills)}
 	c.mu.flights = map[Key]*flight{}
 	return c
 }
@@ -263,7 +264,7 @@ func (c *Cache) purge(ctx context.Context, m Match, near bool) error {
 }
 
 // Get returns a block, from a level or from fill, and the name of the level, "" for fill. All who ask for one block at
-// the same time share one fill, whose error they all get.
+// the same time share one fill, whose error they all get. Its fills are of the origin without a name.
 func (c *Cache) Get(ctx context.Context, k Key, fill Fill) (Value, string, error) {
 	if err := check(k, Value{}); err != nil {
 		return Value{}, "", err
@@ -271,7 +272,7 @@ func (c *Cache) Get(ctx context.Context, k Key, fill Fill) (Value, string, error
 	if v, level, ok := c.Lookup(ctx, k); ok {
 		return v, level, nil
 	}
-	f, err := c.join(ctx, k, func(ctx context.Context, w *Writer) error {
+	f, err := c.join(ctx, k, "", func(ctx context.Context, w *Writer) error {
 		v, err := fill(ctx)
 		if err != nil {
 			return err
@@ -304,15 +305,16 @@ type Reader interface {
 }
 
 // Stream is Get for a block whose bytes are passed on as they come: fill writes them, all readers of the block read
-// them. A block that came whole is kept. size is how many bytes are expected, 0 where that is not known.
-func (c *Cache) Stream(ctx context.Context, k Key, size int, fill func(context.Context, *Writer) error) (Reader, string, error) {
+// them. A block that came whole is kept. origin is what it comes from: one that is slow holds up no other. size is how many
+// bytes are expected, 0 where that is not known.
+func (c *Cache) Stream(ctx context.Context, k Key, origin string, size int, fill func(context.Context, *Writer) error) (Reader, string, error) {
 	if err := check(k, Value{}); err != nil {
 		return nil, "", err
 	}
 	if v, level, ok := c.Lookup(ctx, k); ok {
 		return whole{bytes.NewReader(v.Data)}, level, nil
 	}
-	f, err := c.join(ctx, k, func(ctx context.Context, w *Writer) error {
+	f, err := c.join(ctx, k, origin, func(ctx context.Context, w *Writer) error {
 		w.grow(size)
 		return fill(ctx, w)
 	})
@@ -355,7 +357,7 @@ type FillStatus struct {
 func (c *Cache) Fills() FillStatus {
 	return FillStatus{
 		Fills: c.stats.filled.Load(), Failed: c.stats.failed.Load(), Bytes: c.stats.filledBytes.Load(),
-		Joined: c.stats.joined.Load(), Running: len(c.fills),
+		Joined: c.stats.joined.Load(), Running: c.slots.running(),
 	}
 }
 

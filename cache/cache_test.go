@@ -101,7 +101,7 @@ func TestBoundsAreChecked(t *testing.T) {
 	if err := c.Purge(t.Context(), Match{}); firn.KindOf(err) != firn.Invalid {
 		t.Error(err)
 	}
-	r, _, err := c.Stream(t.Context(), key("a", 0), 0, func(_ context.Context, w *Writer) error {
+	r, _, err := c.Stream(t.Context(), key("a", 0), "", 0, func(_ context.Context, w *Writer) error {
 		_, err := w.Write(make([]byte, MaxBlock))
 		if err == nil {
 			_, err = w.Write([]byte{1})
@@ -139,7 +139,7 @@ func TestAHerdFetchesOnce(t *testing.T) {
 					}
 					got = v.Data
 				} else {
-					r, _, err := c.Stream(t.Context(), key("b/k", 0), len(want), func(_ context.Context, w *Writer) error {
+					r, _, err := c.Stream(t.Context(), key("b/k", 0), "", len(want), func(_ context.Context, w *Writer) error {
 						fetches.Add(1)
 						for p := range chunks(want, 777) {
 							time.Sleep(time.Millisecond)
@@ -198,7 +198,7 @@ func TestStreamPassesOnBeforeTheEnd(t *testing.T) {
 		return err
 	}
 	for _, broken := range []error{errors.New("the line broke"), nil} {
-		r, _, err := c.Stream(t.Context(), key("b/k", 0), 0, fill)
+		r, _, err := c.Stream(t.Context(), key("b/k", 0), "", 0, fill)
 		if err != nil {
 			t.Fatal(err)
 		}

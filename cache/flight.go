@@ -16,6 +16,7 @@ import (
 // flight is one block on its way, for all who wait for it.
 type flight struct {
 	key    Key
+	origin string
 	since  Mark
 	cancel context.CancelFunc
 	refs   int  // waiters; guarded by Cache.mu
@@ -95,7 +96,7 @@ func (f *flight) value() Value {
 
 // join returns the flight of a block, a new one where there is none or where the one under way began before a purge
 // of the block. Whoever joined must leave.
-func (c *Cache) join(ctx context.Context, k Key, fill func(context.Context, *Writer) error) (*flight, error) {
+func (c *Cache) join(ctx context.Context, k Key, origin string, fill func(context.Context, *Writer) error) (*flight, error) {
 	c.puts.RLock()
 	now := c.purges
 	c.puts.RUnlock()
@@ -116,7 +117,7 @@ func (c *Cache) join(ctx context.Context, k Key, fill func(context.Context, *Wri
 	}
 	// The fetch lives as long as anybody waits for it, not as long as who came first.
 	fctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f := &flight{key: k, since: now, cancel: cancel, refs: 1, done: make(chan struct{})}
+	f := &flight{key: k, origin: origin, since: now, cancel: cancel, refs: 1, done: make(chan struct{})}
 	c.mu.flights[k] = f
 	c.running.Add(1)
 	go c.fly(fctx, f, fill)
@@ -163,12 +164,10 @@ func (c *Cache) fly(ctx context.Context, f *flight, fill func(context.Context, *
 }
 
 func (c *Cache) fetch(ctx context.Context, f *flight, fill func(context.Context, *Writer) error) (err error) {
-	select {
-	case c.fills <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := c.slots.enter(ctx, f.origin); err != nil {
+		return err
 	}
-	defer func() { <-c.fills }()
+	defer c.slots.leave(f.origin)
 	// A fetch that ended between the look-up and the join has left the block in the nearest level.
 	if len(c.levels) > 0 {
 		if v, ok := c.levels[0].Get(ctx, f.key); ok {

@@ -20,6 +20,9 @@ type target struct {
 	name, path, query string
 }
 
+// origin is what the cache calls the origins of a rule.
+func (r *route) origin() string { return "edge " + r.Prefix }
+
 func (s *Server) target(r *route, req *http.Request) target {
 	path, query := canonical(req.URL.EscapedPath()), req.URL.RawQuery
 	t := target{route: r, name: r.name(path, query), path: path, query: query}
@@ -144,7 +147,7 @@ func entryKey(name string) cache.Key { return cache.Key{Object: name} }
 
 // open reads slice n of e from the cache or the origin.
 func (s *Server) open(ctx context.Context, t target, e *entry, n int64) (cache.Reader, string, error) {
-	return s.cache.Stream(ctx, e.key(t.name, n), int(e.sliceLen(n)), func(ctx context.Context, w *cache.Writer) error {
+	return s.cache.Stream(ctx, e.key(t.name, n), t.origin(), int(e.sliceLen(n)), func(ctx context.Context, w *cache.Writer) error {
 		if e.One {
 			return errChanged // it may be no part of another answer
 		}

@@ -331,7 +331,7 @@ func (a *arrival) begin(ctx context.Context, e *entry, t times, n int64, from io
 		return res, nil
 	}
 	claimed, length := a.claimed, e.sliceLen(n)
-	r, _, err := a.s.cache.Stream(ctx, e.key(a.t.name, n), int(length), func(ctx context.Context, w *cache.Writer) error {
+	r, _, err := a.s.cache.Stream(ctx, e.key(a.t.name, n), a.t.origin(), int(length), func(ctx context.Context, w *cache.Writer) error {
 		if !claimed.CompareAndSwap(false, true) {
 			return errChanged // everybody left before it began
 		}

@@ -270,7 +270,7 @@ func (r *reader) open() error {
 	begin := number * size
 	length := min(size, r.k.size-begin)
 	key := cache.Key{Object: r.k.name, Version: r.k.version, Block: number}
-	block, level, err := r.k.t.cache.Stream(r.ctx, key, int(length), func(ctx context.Context, w *cache.Writer) error {
+	block, level, err := r.k.t.cache.Stream(r.ctx, key, "tier "+r.k.loc.Tier, int(length), func(ctx context.Context, w *cache.Writer) error {
 		return r.fetch(ctx, w, begin, length)
 	})
 	if err != nil {
