@@ -50,7 +50,7 @@ func (n *Node) registerTiers() error {
 		add(telemetry.Gauge, w.name+"_waiting_oldest_timestamp_seconds", "Since when the oldest of those waits; 0 where none does",
 			func(t *adminapi.Tier) float64 { return stamp(w.of(t).Oldest) })
 	}
-	add(telemetry.Gauge, "garbage_waiting", "Blobs to be removed from it, 1000 at most", count(func(t *adminapi.Tier) int64 { return t.Garbage.Objects }))
+	add(telemetry.Gauge, "garbage_waiting", "Blobs to be removed from it; of all tiers together a million at most", count(func(t *adminapi.Tier) int64 { return t.Garbage.Objects }))
 	add(telemetry.Gauge, "garbage_waiting_oldest_timestamp_seconds", "Since when the oldest of those is not needed; 0 where there is none",
 		func(t *adminapi.Tier) float64 { return stamp(t.Garbage.Oldest) })
 	add(telemetry.Gauge, "journal_behind", "Entries of the journal that its catalogue does not tell of yet", func(t *adminapi.Tier) float64 { return float64(t.Journal) })

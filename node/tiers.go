@@ -27,8 +27,6 @@ const (
 	followEvery = 10 * time.Second
 	// tidyEvery is the time between looks for what may be removed from tiers.
 	tidyEvery = time.Minute
-	// garbagePage is how many blobs object.TierGarbage tells of at once.
-	garbagePage = 1000
 )
 
 // tiers are the tiers of a site and what is done on them in the background. A site without any has an empty set.
@@ -150,19 +148,15 @@ func (t *tiers) tidy(ctx context.Context) error {
 	}
 }
 
-// lookAtGarbage counts what waits to be removed from tiers, up to a page of each.
+// lookAtGarbage counts what waits to be removed from tiers.
 func (t *tiers) lookAtGarbage(ctx context.Context) error {
+	count, more, err := t.n.engine.store.CountTierGarbage(ctx)
+	if err != nil {
+		return err
+	}
 	all := map[string]adminapi.Backlog{}
-	for _, c := range t.n.cfg.Tiers {
-		list, err := t.n.engine.store.TierGarbage(ctx, c.Name, time.Now())
-		if err != nil {
-			return err
-		}
-		if len(list) > 0 {
-			all[c.Name] = adminapi.Backlog{
-				Objects: int64(len(list)), Oldest: hlc.Time(list[0].Clock).Wall().UTC(), More: len(list) == garbagePage,
-			}
-		}
+	for tier, q := range count {
+		all[tier] = adminapi.Backlog{Objects: q.Blobs, Oldest: hlc.Time(q.Oldest).Wall().UTC(), More: more}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

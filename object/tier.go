@@ -234,6 +234,31 @@ func (s *Store) TierGarbage(ctx context.Context, tier string, before time.Time) 
 	return free, nil
 }
 
+// maxCounted bounds a count of what was freed.
+const maxCounted = 1_000_000
+
+// CountTierGarbage counts what was freed by tier, the first million freed of all tiers together; more says that there are others.
+func (s *Store) CountTierGarbage(ctx context.Context) (count map[string]record.TierQueue, more bool, err error) {
+	err = s.db.View(ctx, func(r kv.Reader) error {
+		n := 0
+		count = map[string]record.TierQueue{}
+		return unlessStopped(kv.Scan(r, []byte{record.TagTierGarbage}, []byte{record.TagTierGarbage + 1}, func(k, v []byte) error {
+			if more = n == maxCounted; more {
+				return errStop
+			}
+			n++
+			b, err := record.DecodeTierGarbage(k, v)
+			q := count[b.Tier]
+			if q.Blobs++; q.Oldest == 0 {
+				q.Oldest = b.Clock
+			}
+			count[b.Tier] = q
+			return err
+		}))
+	})
+	return count, more, fail("count on tiers", "", err)
+}
+
 // Forget takes blobs that TierGarbage returned and that are no longer on their tiers out of the register. At most 1000.
 // What was forgotten before is no error.
 func (s *Store) Forget(ctx context.Context, list ...record.TierBlob) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -451,10 +452,16 @@ func TestTierKeysAreNotGivenTwice(t *testing.T) {
 	if other, err := f.TierGarbage(ctx, "warm", f.now.now().Add(time.Hour)); err != nil || len(other) != 0 {
 		t.Errorf("of another tier: %+v, %v", other, err)
 	}
+	counted := map[string]record.TierQueue{"cold": {Blobs: 1, Oldest: garbage[0].Clock}}
 	for range 2 {
+		count, more, err := f.CountTierGarbage(ctx)
+		if err != nil || more || !maps.Equal(count, counted) {
+			t.Errorf("%+v, %v, %v", count, more, err)
+		}
 		if err := f.Forget(ctx, garbage...); err != nil {
 			t.Fatal(err)
 		}
+		clear(counted)
 	}
 	all, err := f.TierBlobs(ctx, "cold", "")
 	if err != nil || len(all) != 1 || all[0].Key != "b" || all[0].State != record.TierReserved || all[0].ID != list[1].ID {

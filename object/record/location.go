@@ -118,6 +118,12 @@ type TierBlob struct {
 	Clock uint64 // hybrid logical clock of when it came into the state
 }
 
+// TierQueue is what was freed of a tier and not forgotten yet.
+type TierQueue struct {
+	Blobs  int64
+	Oldest uint64 // hybrid logical clock of when the first of them was freed
+}
+
 // Append appends t's stored form to b; tier and key are in the key it is stored under.
 func (t *TierBlob) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(append(b, byte(t.State)), t.Clock)
