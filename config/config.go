@@ -274,8 +274,15 @@ type Tier struct {
 	URL string `yaml:"url"`
 	// Storage class of the versions on the tier: capitals, digits and _. By default the tier's name in capitals.
 	Class string `yaml:"class"`
-	// How the bytes are kept. plain: one blob a version, under the object's name, which other tools can read. plain.
+	// How the bytes are kept. plain: one blob a version, under the object's name, which other tools can read. repository:
+	// encrypted, compressed and each like part once, so that the place learns neither contents nor names. A tier keeps its
+	// layout.
 	Layout string `yaml:"layout"`
+	// File with the password of a tier in the layout repository, without the line ends at its end. Without it nothing on
+	// the tier can be read, by nobody.
+	PasswordFile string `yaml:"password_file"`
+	// Shell command that prints the password of a tier in the layout repository.
+	PasswordCommand string `yaml:"password_command"`
 	// Whether content must be restored (RestoreObject, firn tier recall --for) before it can be read, as with S3 Glacier.
 	// Without it content is read from the tier directly.
 	Archive bool `yaml:"archive"`

@@ -50,10 +50,15 @@ func (w *walker) checkTier(m *ast.MappingValueNode, full string, t Tier) {
 	}
 	switch t.Layout {
 	case LayoutPlain:
+		if t.PasswordFile != "" || t.PasswordCommand != "" {
+			w.bad(m.Key, full, "a password is for layout: repository; plain encrypts nothing")
+		}
 	case LayoutRepository:
-		w.bad(m.Key, full+".layout", "this release has no tiers in the layout repository: write plain, or remove the line")
+		if (t.PasswordFile == "") == (t.PasswordCommand == "") {
+			w.bad(m.Key, full, "layout repository needs password_file or password_command, one of them")
+		}
 	default:
-		w.bad(m.Key, full+".layout", fmt.Sprintf("want plain, not %q", t.Layout))
+		w.bad(m.Key, full+".layout", fmt.Sprintf("want plain or repository, not %q", t.Layout))
 	}
 	if t.KeepLocal < 0 {
 		w.bad(m.Key, full+".keep_local", "must not be negative")

@@ -15,9 +15,11 @@ import (
 	"firn/blob"
 	"firn/blob/places"
 	"firn/blob/wrap/mirror"
+	"firn/config"
 	"firn/hlc"
 	"firn/object"
 	"firn/tier"
+	"firn/tier/packed"
 	"firn/tier/turns"
 	"firn/tier/wish"
 )
@@ -33,10 +35,12 @@ const (
 type tiers struct {
 	n      *Node
 	stores []*blob.Store
-	set    *tier.Set
-	mover  *tier.Mover   // after attach
-	wishes *wish.Granter // after attach
-	site   string
+	// contents are those in the layout repository.
+	contents []*packed.Store
+	set      *tier.Set
+	mover    *tier.Mover   // after attach
+	wishes   *wish.Granter // after attach
+	site     string
 
 	mu      sync.Mutex
 	garbage map[string]adminapi.Backlog // by tier, as of the last look; guarded by mu
@@ -57,9 +61,16 @@ func (n *Node) openTiers(mirrors func(name string, members []string) mirror.Obse
 		}
 		store := places.Lazy(func() (*places.Opener, error) { return Places(n.cfg.Places, c.URL, mirrors) }, c.URL)
 		t.stores = append(t.stores, store)
-		list = append(list, tier.Place{
-			Name: c.Name, Class: c.Class, Store: store, KeepLocal: c.KeepLocal.Std(), MaxBytes: int64(c.MaxBytes),
-		})
+		p := tier.Place{Name: c.Name, Class: c.Class, Store: store, KeepLocal: c.KeepLocal.Std(), MaxBytes: int64(c.MaxBytes)}
+		if c.Layout == config.LayoutRepository {
+			content := packed.New(store, packed.Options{
+				Log:      n.log.With("part", "tiers"),
+				Password: func(ctx context.Context) ([]byte, error) { return readPassword(ctx, c.PasswordFile, c.PasswordCommand) },
+			})
+			t.contents = append(t.contents, content)
+			p.Content = content
+		}
+		list = append(list, p)
 	}
 	var err error
 	if t.set, err = tier.NewSet(list, nil); err != nil {
@@ -101,6 +112,9 @@ func (t *tiers) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.follow(ctx) })
 	g.Go(func() error { return t.tidy(ctx) })
+	if len(t.contents) > 0 {
+		g.Go(func() error { return t.sweep(ctx) })
+	}
 	g.Go(func() error { return t.wishes.Run(ctx) })
 	return g.Wait()
 }
@@ -148,6 +162,16 @@ func (t *tiers) tidy(ctx context.Context) error {
 	}
 }
 
+// sweep has the tiers that need it take back the room of what was removed. A sweep may take hours.
+func (t *tiers) sweep(ctx context.Context) error {
+	for pause(ctx, tidyEvery) {
+		if err := t.mover.Sweep(ctx); err != nil {
+			return ended(ctx, err)
+		}
+	}
+	return nil
+}
+
 // lookAtGarbage counts what waits to be removed from tiers.
 func (t *tiers) lookAtGarbage(ctx context.Context) error {
 	count, more, err := t.n.engine.store.CountTierGarbage(ctx)
@@ -193,6 +217,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 // Close closes the places.
 func (t *tiers) Close() error {
 	var errs []error
+	for _, c := range t.contents {
+		errs = append(errs, c.Close())
+	}
 	for _, s := range t.stores {
 		errs = append(errs, s.Close())
 	}

@@ -244,6 +244,20 @@ func (x *index) dying(id ID) []ID {
 	return packs
 }
 
+// usablePacks returns the stored packs that have a chunk and stay.
+func (x *index) usablePacks(id ID) []ID {
+	s := x.shard(id)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var packs []ID
+	for e, i := s.find(id); e != nil; e, i = s.next(id, i) {
+		if p := x.pack(e.pack); p.state.usable() && p.state&packStored != 0 {
+			packs = append(packs, p.id)
+		}
+	}
+	return packs
+}
+
 // addPack makes a pack known, or known again, and returns its number.
 func (x *index) addPack(p packInfo) uint32 {
 	x.mu.Lock()

@@ -15,7 +15,7 @@ import (
 
 // TestWindowsAndBacklog: outside the windows rules move nothing, and who asks does; what waits is told.
 func TestWindowsAndBacklog(t *testing.T) {
-	s := newSite(t) // at noon
+	s := newSite(t, "plain") // at noon
 	windows, err := turns.ParseWindows([]string{"22:00-06:00"})
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestWindowsAndBacklog(t *testing.T) {
 // TestRate: a move takes its bytes there and back from what is allowed, and so does a recall; a read does not.
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
+		s := newSite(t, "plain")
 		defer s.close()
 		s.mover = NewMover(s.Store, s.set, Options{Site: "site-1", BytesPerSecond: 1 << 20})
 		s.put("bkt", "a", large("x"))

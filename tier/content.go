@@ -26,6 +26,14 @@ type Content interface {
 	Delete(ctx context.Context, names ...string) error
 }
 
+// Sweeper is the ability of a Content that takes back the room of what was deleted at some later time.
+type Sweeper interface {
+	// Sweep does that where it is worth it now. register calls each for all names that somebody needs, or that Delete may be
+	// called with. What it does not call it for when it is called, no version needs nor will: a name is reserved before
+	// anything is there, and deleted before it is forgotten.
+	Sweep(ctx context.Context, register func(ctx context.Context, each func(name string, needed bool)) error) error
+}
+
 // plainContent is the layout plain: one blob a version.
 type plainContent struct{ store *blob.Store }
 

@@ -624,3 +624,27 @@ func (m *Mover) collect(ctx context.Context, t *place) (n int64, err error) {
 		t.counts.removed.Add(int64(len(list)))
 	}
 }
+
+// Sweep has the tiers take back the room of what Collect removed, where they do that later and it is worth it. A tier that is
+// away is left for later.
+func (m *Mover) Sweep(ctx context.Context) error {
+	var g errgroup.Group
+	for _, t := range m.set.list {
+		c, ok := t.content.(Sweeper)
+		if !ok || t.opened() == nil { // not this site's, or not asked yet
+			continue
+		}
+		g.Go(func() error {
+			if err := t.saw(m.set.now(), c.Sweep(ctx, func(ctx context.Context, each func(string, bool)) error {
+				return m.registered(ctx, t, func(b record.TierBlob) bool {
+					each(b.Key, b.State != record.TierFreed)
+					return true
+				})
+			})); err != nil && ctx.Err() == nil {
+				m.complain(t, err)
+			}
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
+}

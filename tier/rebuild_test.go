@@ -17,7 +17,7 @@ import (
 // another is a site with an empty namespace and s's tier.
 func (s *site) another(id string, at time.Time) *site {
 	s.t.Helper()
-	n := &site{t: s.t, fs: vfs.NewCrashableMem(), now: at, cold: s.cold, store: s.store}
+	n := &site{t: s.t, layout: s.layout, fs: vfs.NewCrashableMem(), now: at, cold: s.cold, store: s.store}
 	n.open()
 	n.mover.opt.Site = id
 	s.t.Cleanup(n.close)
@@ -25,8 +25,10 @@ func (s *site) another(id string, at time.Time) *site {
 }
 
 // TestRebuildOfALostSite: a tier passes to another site once that has all that the catalogue tells of, not before.
-func TestRebuildOfALostSite(t *testing.T) {
-	s := newSite(t)
+func TestRebuildOfALostSite(t *testing.T) { layouts(t, testRebuildOfALostSite) }
+
+func testRebuildOfALostSite(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	ctx := t.Context()
 	s.put("bkt", "a", "1")
 	s.put("bkt", "b", large("z"))
@@ -61,7 +63,7 @@ func TestRebuildOfALostSite(t *testing.T) {
 	if err != nil || r.Failed != 1 || !slices.Equal(failed, []string{"bkt/a conflict"}) {
 		t.Errorf("%+v, %q, %v", r, failed, err)
 	}
-	if m, err := plain.ReadMark(ctx, s.store, "plain"); err != nil || m.Site != "site-1" {
+	if m, err := plain.ReadMark(ctx, s.store, layout); err != nil || m.Site != "site-1" {
 		t.Errorf("%+v, %v", m, err)
 	}
 	n.want("bkt", "b", "", large("z"))
@@ -74,7 +76,7 @@ func TestRebuildOfALostSite(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	n.want("bkt", "a", "", "1")
-	if m, err := plain.ReadMark(ctx, s.store, "plain"); err != nil || m.Site != "site-2" || m.Tier != "cold" {
+	if m, err := plain.ReadMark(ctx, s.store, layout); err != nil || m.Site != "site-2" || m.Tier != "cold" {
 		t.Errorf("%+v, %v", m, err)
 	}
 	// It is a tier like any other from then on, after a restart too, and for the next rebuild.
@@ -105,8 +107,10 @@ func TestRebuildOfALostSite(t *testing.T) {
 }
 
 // TestRestoredDataDirectory: a site whose namespace is a copy from before writes nothing to a tier that knows more.
-func TestRestoredDataDirectory(t *testing.T) {
-	s := newSite(t)
+func TestRestoredDataDirectory(t *testing.T) { layouts(t, testRestoredDataDirectory) }
+
+func testRestoredDataDirectory(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	ctx := t.Context()
 	s.put("bkt", "a", "1")
 	s.move("bkt")
@@ -116,7 +120,7 @@ func TestRestoredDataDirectory(t *testing.T) {
 	if err := s.mover.Follow(ctx); err != nil {
 		t.Fatal(err)
 	}
-	n := &site{t: t, fs: before, now: s.now.Add(time.Hour), cold: s.cold, store: s.store}
+	n := &site{t: t, layout: layout, fs: before, now: s.now.Add(time.Hour), cold: s.cold, store: s.store}
 	n.open()
 	defer n.close()
 	n.want("bkt", "a", "", "1")
@@ -124,7 +128,7 @@ func TestRestoredDataDirectory(t *testing.T) {
 		t.Errorf("an older namespace: %v", err)
 	}
 	segments := func() (list []string) {
-		for info, err := range n.store.List(ctx, "catalogue/") {
+		for info, err := range n.store.List(ctx, n.sealed()+"catalogue/") {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -149,8 +153,10 @@ func TestRestoredDataDirectory(t *testing.T) {
 }
 
 // TestRemovedStaysRemoved: what was deleted does not come back by a rebuild, whether its blob is gone or not.
-func TestRemovedStaysRemoved(t *testing.T) {
-	s := newSite(t)
+func TestRemovedStaysRemoved(t *testing.T) { layouts(t, testRemovedStaysRemoved) }
+
+func testRemovedStaysRemoved(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	ctx := t.Context()
 	s.put("bkt", "a", "1")
 	s.put("bkt", "b", "2")
@@ -182,8 +188,10 @@ func TestRemovedStaysRemoved(t *testing.T) {
 
 // TestRebuildOfWhatWasMovedLast: a site that is lost right after a move has told of it already, with its storage class and
 // its bucket.
-func TestRebuildOfWhatWasMovedLast(t *testing.T) {
-	s := newSite(t)
+func TestRebuildOfWhatWasMovedLast(t *testing.T) { layouts(t, testRebuildOfWhatWasMovedLast) }
+
+func testRebuildOfWhatWasMovedLast(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.put("bkt", "a", "1")
 	s.put("versions", "b", large("z"))
 	s.move("bkt")
@@ -191,8 +199,10 @@ func TestRebuildOfWhatWasMovedLast(t *testing.T) {
 	s.same(s.rebuilt())
 }
 
-func TestMaxBytes(t *testing.T) {
-	s := newSite(t)
+func TestMaxBytes(t *testing.T) { layouts(t, testMaxBytes) }
+
+func testMaxBytes(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.set.list[0].MaxBytes = 10
 	s.put("bkt", "a", "12345678")
 	s.put("bkt", "b", "123")
@@ -214,8 +224,10 @@ func TestMaxBytes(t *testing.T) {
 }
 
 // TestQuietCatalogue: what is no business of a tier's costs it no request.
-func TestQuietCatalogue(t *testing.T) {
-	s := newSite(t)
+func TestQuietCatalogue(t *testing.T) { layouts(t, testQuietCatalogue) }
+
+func testQuietCatalogue(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.put("bkt", "a", "1")
 	s.move("bkt")
 	if err := s.mover.Follow(t.Context()); err != nil {
@@ -240,8 +252,10 @@ func TestQuietCatalogue(t *testing.T) {
 }
 
 // TestDamagedVersion: a version whose check data are gone keeps no other out of the catalogue, nor garbage on the tier.
-func TestDamagedVersion(t *testing.T) {
-	s := newSite(t)
+func TestDamagedVersion(t *testing.T) { layouts(t, testDamagedVersion) }
+
+func testDamagedVersion(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	ctx := t.Context()
 	s.put("bkt", "bad", large("x"))
 	s.put("bkt", "good", large("y"))

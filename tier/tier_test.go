@@ -19,6 +19,7 @@ import (
 	"firn/object"
 	"firn/object/listing"
 	"firn/object/record"
+	"firn/tier/packed"
 	"firn/tier/plain"
 	"firn/vfs"
 )
@@ -57,7 +58,7 @@ func (f *faulty) Get(ctx context.Context, key string, offset, length int64) (io.
 		return nil, err
 	}
 	r, err := f.Driver.Get(ctx, key, offset, length)
-	if err != nil || f.spoil == nil || !strings.HasPrefix(key, "objects/") {
+	if err != nil || f.spoil == nil || !isContent(key) {
 		return r, err
 	}
 	p, err := io.ReadAll(r)
@@ -79,6 +80,11 @@ func (f *faulty) Delete(ctx context.Context, key string) error {
 	return f.Driver.Delete(ctx, key)
 }
 
+// isContent reports whether a blob of either layout has contents.
+func isContent(key string) bool {
+	return strings.HasPrefix(key, "objects/") || strings.HasPrefix(key, "repo/packs/")
+}
+
 // site is a namespace with one tier, and a clock of its own.
 type site struct {
 	*object.Store
@@ -92,12 +98,22 @@ type site struct {
 	store *blob.Store
 	now   time.Time
 	block int // bytes of a block; 0 is the default
+
+	layout  string        // "" is plain
+	content *packed.Store // of the layout repository
 }
 
-func newSite(t *testing.T) *site {
+// layouts runs a test with each layout.
+func layouts(t *testing.T, test func(t *testing.T, layout string)) {
+	for _, layout := range []string{"plain", "repository"} {
+		t.Run(layout, func(t *testing.T) { test(t, layout) })
+	}
+}
+
+func newSite(t *testing.T, layout string) *site {
 	t.Helper()
 	s := &site{
-		t: t, fs: vfs.NewCrashableMem(), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC),
+		t: t, layout: layout, fs: vfs.NewCrashableMem(), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC),
 		cold: &faulty{Driver: memblob.New(memblob.Options{})},
 	}
 	s.store = blob.New(s.cold, "mem:cold")
@@ -121,7 +137,12 @@ func (s *site) open() {
 	s.t.Helper()
 	clock := func() time.Time { return s.now }
 	var err error
-	if s.set, err = NewSet([]Place{{Name: "cold", Class: "COLD", Store: s.store}}, clock); err != nil {
+	p := Place{Name: "cold", Class: "COLD", Store: s.store}
+	if s.layout == "repository" {
+		s.content = newPacked(s.store, clock)
+		p.Content = s.content
+	}
+	if s.set, err = NewSet([]Place{p}, clock); err != nil {
 		s.t.Fatal(err)
 	}
 	var files vfs.FS = s.fs
@@ -143,6 +164,9 @@ func (s *site) close() {
 		s.Store.Close() // what matters was synced
 		s.db.Close()
 		s.Store = nil
+		if s.content != nil {
+			s.content.Close() // it only stops
+		}
 	}
 }
 
@@ -193,6 +217,12 @@ func (s *site) want(bucket, key, id, content string) {
 // objects are the names on the tier, but for the catalogue's.
 func (s *site) objects() (names []string) {
 	s.t.Helper()
+	if s.layout == "repository" {
+		for _, n := range packedNames(s.t, s.store) {
+			names = append(names, strings.TrimPrefix(n, "objects/"))
+		}
+		return names
+	}
 	for info, err := range s.store.List(s.t.Context(), "objects/") {
 		if err != nil {
 			s.t.Fatal(err)
@@ -202,16 +232,38 @@ func (s *site) objects() (names []string) {
 	return names
 }
 
+// bare returns names as they are in the layout plain.
+func (s *site) bare(names []string) []string {
+	names = slices.Clone(names)
+	for i := range names {
+		names[i], _, _ = strings.Cut(names[i], "%@")
+	}
+	return names
+}
+
+// collect removes what is not needed, and has the tier take back its room.
+func (s *site) collect() (int64, error) {
+	s.t.Helper()
+	n, err := s.mover.Collect(s.t.Context())
+	if err == nil && s.layout == "repository" {
+		s.now = s.now.Add(25 * time.Hour)
+		err = s.mover.Sweep(s.t.Context())
+	}
+	return n, err
+}
+
 func large(c string) string { return strings.Repeat(c, 3<<20) }
 
-func TestMove(t *testing.T) {
-	s := newSite(t)
+func TestMove(t *testing.T) { layouts(t, testMove) }
+
+func testMove(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.put("bkt", "small", "inline")
 	s.put("bkt", "dir/large", large("x"))
 	s.put("bkt", "empty", "")
 	s.move("bkt")
 	s.move("bkt") // what is there already is no work
-	if got := s.objects(); !slices.Equal(got, []string{"bkt/dir/large", "bkt/empty", "bkt/small"}) {
+	if got := s.bare(s.objects()); !slices.Equal(got, []string{"bkt/dir/large", "bkt/empty", "bkt/small"}) {
 		t.Errorf("on the tier: %q", got)
 	}
 	s.want("bkt", "small", "", "inline")
@@ -223,7 +275,11 @@ func TestMove(t *testing.T) {
 		}
 	}
 	// Any tool reads it.
-	if p, err := s.store.ReadAll(t.Context(), "objects/bkt/small", 100); err != nil || string(p) != "inline" {
+	if layout != "plain" {
+		if _, err := s.store.ReadAll(t.Context(), "objects/bkt/small", 100); firn.KindOf(err) != firn.NotFound {
+			t.Errorf("on the tier: %v", err)
+		}
+	} else if p, err := s.store.ReadAll(t.Context(), "objects/bkt/small", 100); err != nil || string(p) != "inline" {
 		t.Errorf("on the tier: %q, %v", p, err)
 	}
 
@@ -257,21 +313,23 @@ func TestMove(t *testing.T) {
 		t.Errorf("collected %d at once, %v", n, err)
 	}
 	s.move("bkt")
-	if got := s.objects(); len(got) != 4 || !strings.HasPrefix(got[3], "bkt/small%~") {
+	if got := s.objects(); len(got) != 4 || layout == "plain" && !strings.HasPrefix(got[3], "bkt/small%~") {
 		t.Errorf("on the tier: %q", got)
 	}
 	s.now = s.now.Add(2 * time.Hour)
-	if n, err := s.mover.Collect(t.Context()); n != 1 || err != nil {
+	if n, err := s.collect(); n != 1 || err != nil {
 		t.Errorf("collected %d, %v", n, err)
 	}
-	if got := s.objects(); len(got) != 3 || slices.Contains(got, "bkt/small") {
+	if got := s.objects(); len(got) != 3 || slices.Contains(s.bare(got), "bkt/small") == (layout == "plain") {
 		t.Errorf("on the tier: %q", got)
 	}
 	s.want("bkt", "small", "", "again")
 }
 
 // TestNothingIsLost lets each thing go wrong that a tier can do wrong, and the namespace change at each step.
-func TestNothingIsLost(t *testing.T) {
+func TestNothingIsLost(t *testing.T) { layouts(t, testNothingIsLost) }
+
+func testNothingIsLost(t *testing.T, layout string) {
 	for name, c := range map[string]struct {
 		prepare func(s *site)
 		kind    firn.Kind
@@ -285,11 +343,11 @@ func TestNothingIsLost(t *testing.T) {
 		"another's tier": {func(s *site) { s.mover.opt.Site = "site-2" }, firn.Conflict},
 		"no such tier":   {func(s *site) { delete(s.set.names, "cold") }, firn.NotFound},
 		"catalogue failed": {func(s *site) {
-			s.cold.before = func(op, key string) { s.cold.away = op == "put" && strings.HasPrefix(key, "catalogue/") }
+			s.cold.before = func(op, key string) { s.cold.away = op == "put" && strings.Contains(key, "catalogue/") }
 		}, firn.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSite(t)
+			s := newSite(t, layout)
 			s.put("bkt", "first", "1")
 			s.move("bkt") // the tier is this site's
 			s.put("bkt", "k", large("x"))
@@ -315,7 +373,7 @@ func TestNothingIsLost(t *testing.T) {
 			s.move("bkt")
 			s.want("bkt", "k", "", large("x"))
 			s.now = s.now.Add(2 * time.Hour)
-			if _, err := s.mover.Collect(t.Context()); err != nil {
+			if _, err := s.collect(); err != nil {
 				t.Fatal(err)
 			}
 			if got := s.objects(); len(got) != 2 {
@@ -329,7 +387,7 @@ func TestNothingIsLost(t *testing.T) {
 // once calls fn before the next operation on an object.
 func (s *site) once(op string, fn func()) {
 	s.cold.before = func(o, key string) {
-		if o == op && strings.HasPrefix(key, "objects/") {
+		if o == op && isContent(key) {
 			s.cold.before = nil
 			fn()
 		}
@@ -361,7 +419,7 @@ func (s *site) rebuilt() *site {
 	if s.cold != nil {
 		from = s.cold.Driver
 	}
-	n := &site{t: s.t, fs: vfs.NewMem(), now: s.now.Add(time.Hour), cold: &faulty{Driver: cloneOf(s.t, from)}}
+	n := &site{t: s.t, layout: s.layout, fs: vfs.NewMem(), now: s.now.Add(time.Hour), cold: &faulty{Driver: cloneOf(s.t, from)}}
 	n.store = blob.New(n.cold, "mem:cold")
 	n.open()
 	s.t.Cleanup(n.close)
@@ -412,8 +470,10 @@ func (s *site) same(other *site) {
 	}
 }
 
-func TestRebuild(t *testing.T) {
-	s := newSite(t)
+func TestRebuild(t *testing.T) { layouts(t, testRebuild) }
+
+func testRebuild(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	ctx := t.Context()
 	follow := func() {
 		t.Helper()
@@ -456,7 +516,7 @@ func TestRebuild(t *testing.T) {
 	if err := s.mover.Follow(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for info, err := range s.store.List(ctx, "catalogue/") {
+	for info, err := range s.store.List(ctx, s.sealed()+"catalogue/") {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -467,14 +527,16 @@ func TestRebuild(t *testing.T) {
 	if _, err := s.mover.Rebuild(ctx, "cold", RebuildOptions{}); firn.KindOf(err) != firn.Corrupt {
 		t.Errorf("a damaged catalogue: %v", err)
 	}
-	if _, err := plain.ReadMark(ctx, s.store, "plain"); err != nil {
+	if _, err := plain.ReadMark(ctx, s.store, layout); err != nil {
 		t.Error(err)
 	}
 }
 
 // TestLongCheckData: a version with so many blocks that its record does not go into a line of the catalogue comes back, too.
-func TestLongCheckData(t *testing.T) {
-	s := newSite(t)
+func TestLongCheckData(t *testing.T) { layouts(t, testLongCheckData) }
+
+func testLongCheckData(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.close()
 	s.block = 4 << 10
 	s.open()
@@ -486,7 +548,7 @@ func TestLongCheckData(t *testing.T) {
 		t.Fatal(err)
 	}
 	records := 0
-	for _, err := range s.store.List(t.Context(), "catalogue-records/") {
+	for _, err := range s.store.List(t.Context(), s.sealed()+"catalogue-records/") {
 		if records++; err != nil {
 			t.Fatal(err)
 		}

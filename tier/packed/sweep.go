@@ -1,0 +1,382 @@
+package packed
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"firn"
+	"firn/blob"
+	"firn/repo"
+)
+
+// What was deleted is still in the snapshots: a note says what it was, and the next sweep makes those snapshots anew without
+// it, and prunes. The order is notes, snapshots, register: what is in a note that is read, and is not needed when the register
+// is read after it, is not needed any more. What fails is done again, since the notes go last.
+const (
+	notePrefix  = "deleted/"
+	noteLimit   = 16 << 20
+	noteVersion = 1
+
+	sweepNames     = 1000           // deleted contents that are worth a sweep at once
+	sweepAfter     = 24 * time.Hour // that others wait at most
+	sweepSnapshots = 128            // snapshots that came since, and may be put together
+	fewSmall       = 16             // small snapshots that may stay
+)
+
+// due is what a sweep goes by. Guarded by Store.mu.
+type due struct {
+	looked    bool      // at what earlier processes left
+	names     int       // that were deleted since the last sweep
+	since     time.Time // the first of them
+	snapshots int       // that came since
+	again     bool      // the last sweep was cut off, or could not remove all
+}
+
+// Delete implements tier.Content: it notes that the names are not needed.
+func (s *Store) Delete(ctx context.Context, names ...string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	sealed, err := s.Catalogue(ctx, false)
+	if err != nil {
+		return err
+	}
+	at := s.opt.Now()
+	p, err := json.Marshal(note{Version: noteVersion, At: at.UTC(), Names: names})
+	if err != nil {
+		return err
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	if err := putVerified(ctx, sealed, notePrefix+hex.EncodeToString(id[:]), p); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.due.add(len(names), at)
+	return nil
+}
+
+func putVerified(ctx context.Context, store *blob.Store, key string, p []byte) error {
+	if err := store.PutBytes(ctx, key, p); err != nil {
+		return err
+	}
+	back, err := store.ReadAll(ctx, key, int64(len(p)))
+	if k := firn.KindOf(err); err != nil && k != firn.NotFound && k != firn.Invalid && k != firn.Corrupt {
+		return err
+	}
+	if !bytes.Equal(p, back) {
+		return firn.E("put", key, firn.NewError(firn.Corrupt, "the tier does not give back what it was given"))
+	}
+	return nil
+}
+
+func (d *due) add(n int, at time.Time) {
+	if d.names == 0 || at.Before(d.since) {
+		d.since = at
+	}
+	d.names += n
+}
+
+// note is a blob that says what was deleted.
+type note struct {
+	Version int       `json:"firn-tier-deleted"`
+	At      time.Time `json:"at"`
+	Names   []string  `json:"names"`
+	key     string
+}
+
+// notes returns those there are, and when the oldest was written.
+func (s *Store) notes(ctx context.Context, sealed *blob.Store) ([]note, time.Time, error) {
+	var all []note
+	var oldest time.Time
+	for info, err := range sealed.List(ctx, notePrefix) {
+		if err != nil {
+			return nil, oldest, err
+		}
+		n := note{key: info.Key}
+		p, err := sealed.ReadAll(ctx, info.Key, noteLimit)
+		if err == nil {
+			err = json.Unmarshal(p, &n)
+		}
+		if err == nil && n.Version != noteVersion {
+			err = firn.NewError(firn.Unsupported, "a note of a later version of firn: update this one")
+		}
+		if err != nil {
+			return nil, oldest, firn.E("read note", info.Key, err)
+		}
+		if oldest.IsZero() || n.At.Before(oldest) {
+			oldest = n.At
+		}
+		all = append(all, n)
+	}
+	return all, oldest, nil
+}
+
+// isDue reports whether a sweep is worth it now.
+func (s *Store) isDue(ctx context.Context) (bool, error) {
+	s.mu.Lock()
+	d := s.mu.due
+	s.mu.Unlock()
+	if !d.looked {
+		r, err := s.open(ctx, false)
+		if err != nil {
+			return false, err
+		}
+		sealed, err := s.Catalogue(ctx, false)
+		if err != nil {
+			return false, err
+		}
+		notes, oldest, err := s.notes(ctx, sealed)
+		if err != nil {
+			return false, err
+		}
+		snapshots, err := r.Snapshots(ctx)
+		if err != nil {
+			return false, err
+		}
+		n := 0
+		for _, note := range notes {
+			n += len(note.Names)
+		}
+		s.mu.Lock()
+		if d := &s.mu.due; !d.looked {
+			d.looked = true
+			if n > 0 {
+				d.since = oldest
+			}
+			d.names, d.snapshots = max(d.names, n), max(d.snapshots, countSmall(snapshots))
+		}
+		d = s.mu.due
+		s.mu.Unlock()
+	}
+	return d.again || d.names >= sweepNames || d.names > 0 && s.opt.Now().Sub(d.since) >= sweepAfter || d.snapshots >= sweepSnapshots, nil
+}
+
+func small(n int64) bool { return n < snapshotBlobs/4 }
+
+func countSmall(list []repo.Snapshot) (n int) {
+	for i := range list {
+		if ours(&list[i]) && small(list[i].Summary[blobsInSummary]) {
+			n++
+		}
+	}
+	return n
+}
+
+// Sweep removes from the place what Delete was told of and nobody needs, where that is worth it now. register calls each for
+// every name that somebody needs or that Delete may be told of again. Puts and reads may run meanwhile.
+//
+// It takes repo.Prune's memory and scratch space, and 150 bytes a name that was deleted.
+func (s *Store) Sweep(ctx context.Context, register func(ctx context.Context, each func(name string, needed bool)) error) error {
+	if ok, err := s.isDue(ctx); err != nil || !ok {
+		return err
+	}
+	s.mu.Lock()
+	was := s.mu.due
+	s.mu.due.again = true
+	s.mu.Unlock()
+	again, err := s.sweep(ctx, register)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil || again {
+		return err
+	}
+	d := &s.mu.due
+	d.again = false
+	d.names = max(0, d.names-was.names)
+	d.since = s.opt.Now()
+	d.snapshots = max(0, d.snapshots-was.snapshots)
+	return nil
+}
+
+// sweep reports whether some of it is to be done again.
+func (s *Store) sweep(ctx context.Context, register func(context.Context, func(string, bool)) error) (again bool, err error) {
+	r, err := s.open(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	sealed, err := s.Catalogue(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	notes, _, err := s.notes(ctx, sealed)
+	if err != nil {
+		return false, err
+	}
+	snapshots, err := r.Snapshots(ctx)
+	if err != nil {
+		return false, err
+	}
+	gone := map[string]bool{}
+	for _, n := range notes {
+		for _, name := range n.Names {
+			gone[name] = true
+		}
+	}
+	waiting := map[string]bool{} // for Delete to be told of them again, or for the register to forget them
+	if err := register(ctx, func(name string, needed bool) {
+		if gone[name] {
+			delete(gone, name)
+			if !needed {
+				waiting[name] = true
+			}
+		}
+	}); err != nil {
+		return false, err
+	}
+	rewritten, err := s.rewrite(ctx, r, snapshots, gone)
+	if err != nil {
+		return false, err
+	}
+	if len(notes) > 0 || rewritten {
+		if again, err = s.prune(ctx); err != nil || again {
+			return again, err
+		}
+		// A prune makes a snapshot of what a session left that was killed right before its end.
+		if again, err = s.named(ctx, r, snapshots, gone); err != nil || again {
+			return again, err
+		}
+	}
+	var done []string
+	for _, n := range notes {
+		if !slices.ContainsFunc(n.Names, func(name string) bool { return waiting[name] }) {
+			done = append(done, n.key)
+		}
+	}
+	return false, sealed.Delete(ctx, done...)
+}
+
+// named reports whether a snapshot that is not among those before names what is gone.
+func (s *Store) named(ctx context.Context, r *repo.Repo, before []repo.Snapshot, gone map[string]bool) (bool, error) {
+	now, err := r.Snapshots(ctx)
+	if err != nil {
+		return false, err
+	}
+	for i := range now {
+		if !ours(&now[i]) || slices.ContainsFunc(before, func(b repo.Snapshot) bool { return b.ID == now[i].ID }) {
+			continue
+		}
+		entries, err := s.roster(ctx, r, &now[i])
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(entries, func(e entry) bool { return gone[fullName(e.name, e.root)] }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// roster loads the roster of a snapshot.
+func (s *Store) roster(ctx context.Context, r *repo.Repo, snap *repo.Snapshot) ([]entry, error) {
+	p, err := r.Load(ctx, snap.Root, nil)
+	var entries []entry
+	if err == nil {
+		entries, err = parseRoster(p)
+	}
+	return entries, firn.E("read roster", snap.ID.Short(), err)
+}
+
+// rewrite makes those snapshots anew that name what is gone, and small ones where there are many. The old ones go once the new
+// one is there; until then, and after a crash, contents are in both.
+func (s *Store) rewrite(ctx context.Context, r *repo.Repo, snapshots []repo.Snapshot, gone map[string]bool) (rewritten bool, err error) {
+	merge := countSmall(snapshots) > fewSmall
+	var entries []entry
+	var old []repo.ID
+	size := 0
+	seen := map[entry]bool{} // of entries: a sweep that was cut off leaves some twice
+	flush := func() error {
+		if len(old) == 0 {
+			return nil
+		}
+		if len(entries) > 0 {
+			if err := s.commitRoster(ctx, r, entries); err != nil {
+				return err
+			}
+		}
+		if err := r.Forget(ctx, old...); err != nil {
+			return err
+		}
+		entries, old, size = nil, nil, 0
+		clear(seen)
+		return nil
+	}
+	for i := range snapshots {
+		snap := &snapshots[i]
+		if !ours(snap) {
+			continue
+		}
+		list, err := s.roster(ctx, r, snap)
+		if err != nil {
+			return false, err
+		}
+		n, most := 0, 0
+		for _, e := range list {
+			most += len(e.name) + 40
+			if gone[fullName(e.name, e.root)] {
+				n++
+			}
+		}
+		if n == 0 && !(merge && small(int64(len(list)))) {
+			continue
+		}
+		if len(entries)+len(list)-n > snapshotBlobs || size+most > rosterBytes {
+			if err := flush(); err != nil {
+				return false, err
+			}
+		}
+		for _, e := range list {
+			if !gone[fullName(e.name, e.root)] && !seen[e] {
+				seen[e] = true
+				entries = append(entries, e)
+			}
+		}
+		size += most
+		old = append(old, snap.ID)
+		rewritten = true
+	}
+	return rewritten, flush()
+}
+
+// rosterBytes bounds a roster, below what a chunk holds.
+const rosterBytes = 6 << 20
+
+// commitRoster makes a snapshot of contents that other snapshots name. It has the session in turn with those who put.
+func (s *Store) commitRoster(ctx context.Context, r *repo.Repo, entries []entry) error {
+	select {
+	case s.writing <- struct{}{}:
+		defer func() { <-s.writing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	session, err := r.NewSession(ctx, repo.SessionOptions{Purpose: "tier"})
+	if err != nil {
+		return err
+	}
+	return s.snapshot(ctx, r, session, entries)
+}
+
+// prune removes from the repository what no snapshot refers to, with a handle of its own: a session of those who put goes on
+// beside it. It reports whether some of it has to wait for such a session.
+func (s *Store) prune(ctx context.Context) (again bool, err error) {
+	r, err := s.load(ctx, false, true)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = r.Close() }() // it only frees memory
+	rep, err := r.Prune(ctx, repo.PruneOptions{SessionTimeout: s.opt.SessionTimeout})
+	if err != nil {
+		return false, err
+	}
+	if rep.NoReserve != nil {
+		s.opt.Log.Warn("the repository of a tier has no reserve", "tier", s.place.Name(), "error", rep.NoReserve)
+	}
+	s.opt.Log.Info("a tier was swept", "tier", s.place.Name(), "result", rep.String())
+	return rep.Pending > 0, nil
+}
