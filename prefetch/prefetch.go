@@ -1,5 +1,5 @@
 // Package prefetch learns from the reads of a site what will be read next: the next file of a time series, the same
-// time of the next camera, the next part of a large object.
+// time of the next camera, the next part of a large object, the rest of a directory that is read again.
 //
 // It owns the learner and the runner that fetches what the learner suggests. It promises that rules are learned from the
 // stream of reads and never wired in, that each rule's suggestions stop when they are not used, that memory is bounded,
@@ -8,6 +8,7 @@
 package prefetch
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -66,6 +67,9 @@ type Learner struct {
 	step    int64                          // number of accesses
 	pending *simplelru.LRU[string, []hope] // by object
 	streams *simplelru.LRU[string, *stream]
+
+	sets     *simplelru.LRU[string, *set]  // by directory
+	setRules *simplelru.LRU[string, *rule] // by the shape of what their directories are in
 }
 
 type seen struct {
@@ -78,7 +82,7 @@ type shape struct {
 	rules []*rule
 }
 
-// rule is a step along one coordinate.
+// rule is a step along one coordinate, or, without one, that sets are read as they were.
 type rule struct {
 	dim    int
 	by     int64
@@ -93,6 +97,9 @@ func (r *rule) chance() float64 {
 	}
 	return r.hits / r.trials
 }
+
+// followed reports whether the rule's suggestions are made.
+func (r *rule) followed(chance float64) bool { return r.trials >= minTrials && r.chance() >= chance }
 
 // try counts one suggestion of the rule that was used, or was not.
 func (r *rule) try(used bool) {
@@ -149,7 +156,11 @@ func New(opt Options) (*Learner, error) {
 	if l.streams, err = simplelru.NewLRU[string, *stream](maxObjects, nil); err != nil {
 		return nil, err
 	}
-	return l, nil
+	if l.sets, err = simplelru.NewLRU[string, *set](maxSets, nil); err != nil {
+		return nil, err
+	}
+	l.setRules, err = simplelru.NewLRU[string, *rule](maxShapes, nil)
+	return l, err
 }
 
 // Observe learns from a read and returns what will probably be read next, the most probable first.
@@ -208,6 +219,13 @@ func (l *Learner) within(a Access) (out []Suggestion, again bool) {
 func (l *Learner) across(a Access) []Suggestion {
 	l.step++
 	l.settle(a.Object)
+	out := append(l.steps(a), l.together(a.Object)...)
+	slices.SortStableFunc(out, func(a, b Suggestion) int { return cmp.Compare(b.Chance, a.Chance) })
+	return out
+}
+
+// steps suggests objects whose names differ in one number.
+func (l *Learner) steps(a Access) (out []Suggestion) {
 	n := parseName(a.Object)
 	if len(n.at) == 0 {
 		return nil
@@ -221,7 +239,6 @@ func (l *Learner) across(a Access) []Suggestion {
 	l.recent[l.next] = seen{sh, n.at}
 	l.next = (l.next + 1) % len(l.recent)
 
-	var out []Suggestion
 	for _, r := range sh.rules {
 		at := slices.Clone(n.at)
 		at[r.dim] += r.by
@@ -229,28 +246,26 @@ func (l *Learner) across(a Access) []Suggestion {
 		if !ok || next == a.Object {
 			continue
 		}
-		// What a rule would suggest is watched whether it is suggested or not: so rules prove themselves, and fall.
-		hopes, _ := l.pending.Get(next)
-		if !slices.ContainsFunc(hopes, func(h hope) bool { return h.rule == r }) {
-			l.pending.Add(next, append(hopes, hope{r, l.step}))
-		}
-		if r.trials >= minTrials && r.chance() >= l.opt.Chance {
+		l.hope(next, r)
+		if r.followed(l.opt.Chance) {
 			out = append(out, Suggestion{
 				Object: next, Chance: r.chance(),
 				Why: fmt.Sprintf("after such a name %s is read: %.0f %% of the last times", n.words(r), 100*r.chance()),
 			})
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Suggestion) int {
-		switch {
-		case a.Chance > b.Chance:
-			return -1
-		case a.Chance < b.Chance:
-			return 1
-		}
-		return 0
-	})
 	return out
+}
+
+// hope notes what a rule would suggest, whether it is suggested or not: so rules prove themselves, and fall. It reports
+// whether that is new.
+func (l *Learner) hope(object string, r *rule) bool {
+	hopes, _ := l.pending.Get(object)
+	if slices.ContainsFunc(hopes, func(h hope) bool { return h.rule == r }) {
+		return false
+	}
+	l.pending.Add(object, append(hopes, hope{r, l.step}))
+	return true
 }
 
 // settle counts what was hoped for object as right, and what waited too long as wrong.

@@ -75,6 +75,76 @@ func TestSiblings(t *testing.T) {
 	}
 }
 
+// file is a name that tells nothing of others in its directory.
+func file(dir string, n int) string {
+	r := rand.New(rand.NewPCG(uint64(n), 3))
+	p := make([]byte, 10)
+	for i := range p {
+		p[i] = "abcdefghijklmnopqrstuvwxyz"[r.IntN(26)]
+	}
+	return dir + string(p)
+}
+
+// TestSets: a directory that is read again is foreseen from its fourth object on, once directories beside it were read twice.
+func TestSets(t *testing.T) {
+	l := newLearner(t)
+	r := rand.New(rand.NewPCG(1, 1))
+	look := func(dir string) (foreseen, made int) {
+		hoped := map[string]bool{}
+		for _, i := range r.Perm(40) {
+			if hoped[file(dir, i)] {
+				foreseen++
+			}
+			for _, s := range l.Observe(whole(file(dir, i))) {
+				if !strings.HasPrefix(s.Object, dir) || !strings.Contains(s.Why, "read again") {
+					t.Errorf("%+v", s)
+				}
+				hoped[s.Object] = true
+				made++
+			}
+		}
+		return foreseen, made
+	}
+	dirs := []string{"bkt/a/", "bkt/b/", "bkt/c/"}
+	for round := range 3 {
+		for i, dir := range dirs {
+			foreseen, made := look(dir)
+			switch {
+			case round == 0:
+				if made != 0 {
+					t.Errorf("%s was never read before: %d suggestions", dir, made)
+				}
+			case round > 1 || i > 0:
+				if foreseen < 25 || made > 40 {
+					t.Errorf("%s, round %d: %d of 40 foreseen, %d suggestions", dir, round, foreseen, made)
+				}
+			}
+		}
+		for i := range 100 { // what comes between rounds
+			l.Observe(whole(file(fmt.Sprintf("other/%c/", 'a'+i%26), 100*round+i)))
+		}
+	}
+}
+
+// TestSetsFall: of directories of which never the same is read again nothing is fetched for long.
+func TestSetsFall(t *testing.T) {
+	l := newLearner(t)
+	r := rand.New(rand.NewPCG(1, 1))
+	made := 0
+	for range 300 {
+		dir := fmt.Sprintf("bkt/%c/", 'a'+r.IntN(5))
+		for range 12 {
+			made += len(l.Observe(whole(file(dir, r.IntN(100)))))
+		}
+		for i := range 70 {
+			l.Observe(whole(file("other", r.IntN(1e9)+i)))
+		}
+	}
+	if made > 100 {
+		t.Errorf("%d suggestions for 3600 reads at random", made)
+	}
+}
+
 // TestRulesFall: when a pattern ends, its suggestions end.
 func TestRulesFall(t *testing.T) {
 	l := newLearner(t)
@@ -180,6 +250,19 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	if l.shapes.Len() > maxShapes || l.pending.Len() > maxPending || l.streams.Len() > maxObjects || len(l.recent) != 64 {
 		t.Errorf("%d shapes, %d hopes, %d streams", l.shapes.Len(), l.pending.Len(), l.streams.Len())
+	}
+	for i := range 600 {
+		for j := range 200 {
+			l.Observe(whole(fmt.Sprintf("%s/%s", file("d", i), file("", j))))
+		}
+	}
+	if l.sets.Len() > maxSets || l.setRules.Len() > maxShapes {
+		t.Errorf("%d sets, %d rules of theirs", l.sets.Len(), l.setRules.Len())
+	}
+	for _, s := range l.sets.Values() {
+		if len(s.members) > maxMembers || len(s.at) != len(s.members) {
+			t.Errorf("%d members", len(s.members))
+		}
 	}
 	for _, k := range l.shapes.Keys() {
 		if sh, _ := l.shapes.Peek(k); len(sh.rules) > maxRules {

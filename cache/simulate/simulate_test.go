@@ -77,6 +77,54 @@ func TestPrefetchGain(t *testing.T) {
 	}
 }
 
+// cases is a log of people who look at cases again and again: each is a directory of files whose names tell nothing, and
+// each time most of them are read, in no order.
+func cases(t testing.TB, looks int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	r := rand.New(rand.NewPCG(9, 9))
+	now := time.Date(2026, 1, 20, 8, 0, 0, 0, time.UTC)
+	word := func(n int) string {
+		p := make([]byte, 12)
+		w := rand.New(rand.NewPCG(uint64(n), 1))
+		for i := range p {
+			p[i] = "abcdefghijklmnopqrstuvwxyz"[w.IntN(26)]
+		}
+		return string(p)
+	}
+	for range looks {
+		c := r.IntN(160)
+		files := 20 + c%40
+		for _, f := range r.Perm(files)[:files*9/10] {
+			key := fmt.Sprintf("cases/%s/%s.jpg", word(c), word(1000*c+f))
+			if err := enc.Encode(Access{Time: now, Key: key, Size: 1 << 20}); err != nil {
+				t.Fatal(err)
+			}
+			now = now.Add(2 * time.Second)
+		}
+		now = now.Add(time.Duration(r.IntN(3600)) * time.Second)
+	}
+	return b.Bytes()
+}
+
+// TestGainOfSets: of what is read again as a whole, and went cold meanwhile, most is there before it is asked for.
+func TestGainOfSets(t *testing.T) {
+	rep := simulate(t, cases(t, 480), Options{Budget: 512 << 20})
+	var b strings.Builder
+	if err := rep.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("\n%s", &b)
+	for i := 0; i < len(rep.Results); i += 2 {
+		without, with := rep.Results[i], rep.Results[i+1]
+		if with.HitRatio < without.HitRatio+.2 || with.OriginBytes > without.OriginBytes*13/10 {
+			t.Errorf("%s: %.2f with prefetch, %.2f without; %d bytes fetched, %d without", with.Policy, with.HitRatio, without.HitRatio,
+				with.OriginBytes, without.OriginBytes)
+		}
+	}
+}
+
 // TestPolicies holds the policies to what they are known for: LRU to a count by hand, the others to resisting a scan.
 func TestPolicies(t *testing.T) {
 	var log bytes.Buffer
