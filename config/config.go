@@ -419,7 +419,7 @@ type Lifecycle struct {
 // Moves configures when and how fast content moves to tiers and back.
 type Moves struct {
 	// Number of objects that are copied to a tier, or back from it, at once. What somebody waits for goes first: recalls,
-	// then moves that were asked for, then moves by rules.
+	// then moves that were asked for, then recalls by rules, then moves by rules.
 	Parallel int `yaml:"parallel"`
 	// Bytes a second that moves and recalls take together, reading back what was written included. Recalls get half of
 	// it at least. 0 sets no bound. Reads of content that stays on a tier are not bound by it.

@@ -247,7 +247,7 @@ type soak struct {
 	calls   int             // of tiers, until the next thing happens within one
 	crashed *moment         // taken within a call
 
-	moved, recalled, refused, crashes, away, changed int
+	moved, recalled, restored, cold, expired, refused, crashes, away, changed int
 }
 
 func (s *soak) fail(format string, args ...any) {
@@ -342,22 +342,22 @@ func (s *soak) pick() (bucket, key string, v known, ok bool) {
 	return "", "", v, false
 }
 
-// pickMoved is a version on a tier, if a few looks find one.
-func (s *soak) pickMoved() *record.Version {
+// pickMoved is a version on a tier, if a few looks find one: one without a local copy where cold.
+func (s *soak) pickMoved(cold bool) (*record.Version, known) {
 	for range 50 {
 		bucket, key, k, ok := s.pick()
 		if !ok {
-			return nil
+			break
 		}
 		v, err := s.ns.Head(s.t.Context(), bucket, key, k.id)
 		if err != nil {
 			s.fail("head: %v", err)
 		}
-		if v.Location != nil {
-			return v
+		if v.Location != nil && !(cold && v.Local()) {
+			return v, k
 		}
 	}
-	return nil
+	return nil, known{}
 }
 
 func (s *soak) content() string {
@@ -395,7 +395,7 @@ func (s *soak) put(bucket, key string) {
 func (s *soak) client() {
 	ctx := s.t.Context()
 	s.now = s.now.Add(time.Millisecond)
-	switch s.r.IntN(10) {
+	switch s.r.IntN(14) {
 	case 0, 1, 2:
 		s.put(s.random())
 	case 3: // delete, or lay a marker
@@ -463,14 +463,26 @@ func (s *soak) client() {
 		if !ok {
 			return
 		}
-		_, err := s.ns.WantLocal(ctx, bucket, key, v.id, s.now.Add(time.Duration(s.r.IntN(300))*time.Minute))
-		if err != nil && !errors.Is(err, object.ErrNotOnTier) {
-			s.fail("want %s/%s: %v", bucket, key, err)
+		s.want(bucket, key, v)
+	case 8, 9: // the same of what has none
+		if v, k := s.pickMoved(true); v != nil {
+			s.want(v.Bucket, v.Key, k)
+		}
+	case 10, 11: // read what is on a tier alone
+		if v, k := s.pickMoved(true); v != nil {
+			s.read(v.Bucket, v.Key, k)
 		}
 	default:
 		if bucket, key, v, ok := s.pick(); ok {
 			s.read(bucket, key, v)
 		}
+	}
+}
+
+func (s *soak) want(bucket, key string, v known) {
+	_, err := s.ns.WantLocal(s.t.Context(), bucket, key, v.id, s.now.Add(time.Duration(s.r.IntN(300))*time.Minute))
+	if err != nil && !errors.Is(err, object.ErrNotOnTier) {
+		s.fail("want %s/%s: %v", bucket, key, err)
 	}
 }
 
@@ -518,6 +530,8 @@ func (s *soak) read(bucket, key string, v known) {
 		}
 	case b.String() != v.content[from:to]:
 		s.fail("read %s/%s %s: %d wrong bytes of %d", bucket, key, v.id, b.Len(), to-from)
+	case !o.Version.Local():
+		s.cold++
 	}
 }
 
@@ -528,7 +542,7 @@ func (s *soak) keeper() {
 		s.calls = 1 + s.r.IntN(12)
 	}
 	defer func() { s.calls = 0 }()
-	switch s.r.IntN(9) {
+	switch s.r.IntN(14) {
 	case 0, 1, 2, 3:
 		var list []record.Version
 		for range 1 + s.r.IntN(12) {
@@ -556,23 +570,31 @@ func (s *soak) keeper() {
 				s.trouble("move", err)
 			}
 		}
-	case 4:
-		v := s.pickMoved()
+	case 4, 8, 9, 10, 11, 12:
+		v, _ := s.pickMoved(s.r.IntN(4) > 0)
 		if v == nil {
 			return
 		}
 		var o object.RecallOptions
-		if s.r.IntN(2) == 0 {
+		recall := s.mover.Recall
+		switch wanted := v.Location.Wanted; {
+		case wanted.After(s.now): // as whoever grants wishes does
+			o.Until = wanted
+		case s.r.IntN(2) == 0:
 			o.Until = s.now.Add(time.Duration(s.r.IntN(300)) * time.Minute)
+		default:
+			recall = s.mover.Promote
 		}
-		switch _, err := s.mover.Recall(ctx, object.RefOf(v), o); {
-		case err == nil:
+		switch _, err := recall(ctx, object.RefOf(v), o); {
+		case err == nil && o.Until.IsZero():
 			s.recalled++
+		case err == nil:
+			s.restored++
 		case !errors.Is(err, object.ErrNotOnTier) && !errors.Is(err, object.ErrMoved):
 			s.trouble("recall", err)
 		}
 	case 5:
-		v := s.pickMoved()
+		v, _ := s.pickMoved(false)
 		if v == nil {
 			return
 		}
@@ -581,9 +603,11 @@ func (s *soak) keeper() {
 		}
 	case 6:
 		s.now = s.now.Add(time.Duration(s.r.IntN(100)) * time.Minute)
-		if _, err := s.ns.ExpireLocal(ctx); err != nil {
+		n, err := s.ns.ExpireLocal(ctx)
+		if err != nil {
 			s.fail("expire: %v", err)
 		}
+		s.expired += n
 	case 7:
 		s.now = s.now.Add(time.Duration(s.r.IntN(100)) * time.Minute)
 		_, err := s.mover.Collect(ctx)
@@ -925,6 +949,6 @@ func runSoak(t *testing.T, seed uint64) {
 		}
 	}
 	s.end()
-	t.Logf("seed %d: %d moves, %d recalls, %d refused, %d crashes, %d times away, %d times changed meanwhile", seed, s.moved, s.recalled, s.refused,
-		s.crashes, s.away, s.changed)
+	t.Logf("seed %d: %d moves, %d recalls for good, %d for a time, %d copies were over, %d reads of tiers, %d refused, %d crashes, %d times away, %d times changed meanwhile",
+		seed, s.moved, s.recalled, s.restored, s.expired, s.cold, s.refused, s.crashes, s.away, s.changed)
 }
