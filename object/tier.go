@@ -83,11 +83,20 @@ const maxRegistered = 1000
 // Reserve notes durably that blobs with the given keys are about to be written to a tier, and names them. At most 1000.
 // ErrTierKey where one is reserved, in use or not yet removed; then none is reserved.
 func (s *Store) Reserve(ctx context.Context, tier string, keys ...string) ([]record.TierBlob, error) {
-	list, err := s.reserve(ctx, tier, keys)
+	list, err := s.reserve(ctx, tier, keys, "")
 	return list, fail("reserve on tier", tier, err)
 }
 
-func (s *Store) reserve(ctx context.Context, tier string, keys []string) ([]record.TierBlob, error) {
+// ReserveFor is Reserve with a note, which TierBlobs returns with the blob while it is reserved.
+func (s *Store) ReserveFor(ctx context.Context, tier, key, note string) (record.TierBlob, error) {
+	list, err := s.reserve(ctx, tier, []string{key}, note)
+	if err != nil {
+		return record.TierBlob{}, fail("reserve on tier", tier, err)
+	}
+	return list[0], nil
+}
+
+func (s *Store) reserve(ctx context.Context, tier string, keys []string, note string) ([]record.TierBlob, error) {
 	if tier == "" || len(keys) > maxRegistered {
 		return nil, firn.NewError(firn.Invalid, "a tier's name, and at most 1000 keys")
 	}
@@ -97,7 +106,7 @@ func (s *Store) reserve(ctx context.Context, tier string, keys []string) ([]reco
 		if key == "" || len(key) > MaxTierKey {
 			return nil, firn.NewError(firn.Invalid, "a key on a tier has 1 to 2048 bytes")
 		}
-		list[i] = record.TierBlob{Tier: tier, Key: key, State: record.TierReserved, Clock: uint64(s.clock.Now())}
+		list[i] = record.TierBlob{Tier: tier, Key: key, State: record.TierReserved, Clock: uint64(s.clock.Now()), Note: note}
 		if _, err := rand.Read(list[i].ID[:]); err != nil {
 			return nil, err
 		}
@@ -459,7 +468,7 @@ func (s *Store) switchTo(ctx context.Context, ref Ref, blob record.TierBlob, o *
 			t.tx.Set(p.key, p.value)
 		}
 		used := blob
-		used.State, used.Clock = record.TierUsed, uint64(s.clock.Now())
+		used.State, used.Clock, used.Note = record.TierUsed, uint64(s.clock.Now()), ""
 		t.tx.Set(register, used.Append(nil))
 		t.rewrite(v, vk, m)
 		out = v.Finish()

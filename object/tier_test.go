@@ -413,6 +413,35 @@ func TestTierChangesAtTheLastMoment(t *testing.T) {
 }
 
 // TestTierKeysAreNotGivenTwice: neither in use, nor reserved, nor before what lies there was removed.
+// TestReservedFor: what a blob was reserved for is known for as long as it is reserved, and no longer.
+func TestReservedFor(t *testing.T) {
+	f, _ := tiered(t, Options{})
+	ctx := t.Context()
+	f.put("bucket", "k", "content")
+	var list []record.TierBlob
+	for _, key := range []string{"a", "b", "c"} {
+		b, err := f.ReserveFor(ctx, "cold", key, "for "+key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, b)
+	}
+	if _, err := f.ReserveFor(ctx, "cold", "a", ""); !errors.Is(err, ErrTierKey) {
+		t.Errorf("%v", err)
+	}
+	f.reopen()
+	if _, err := f.Switch(ctx, f.ref("k", ""), list[1], MoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Free(ctx, list[2]); err != nil {
+		t.Fatal(err)
+	}
+	all, err := f.TierBlobs(ctx, "cold", "")
+	if err != nil || len(all) != 3 || all[0] != list[0] || all[1].Note != "" || all[2].Note != "" {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
 func TestTierKeysAreNotGivenTwice(t *testing.T) {
 	f, _ := tiered(t, Options{})
 	ctx := t.Context()

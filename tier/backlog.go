@@ -21,6 +21,8 @@ type Backlog struct {
 	Moves, Recalls Waiting
 	// Entries of the journal that its catalogue does not tell of yet. 0 where the tier did not answer since the start.
 	Entries uint64
+	// Begun are copies of large versions that are under way or were cut off.
+	Begun Begun
 }
 
 // job is a kind of work.
@@ -81,7 +83,7 @@ func (w *work) waiting(j job) (out Waiting) {
 func (m *Mover) Backlog() []Backlog {
 	var all []Backlog
 	for _, t := range m.set.list {
-		b := Backlog{Tier: t.Name, Moves: m.work.waiting(job{t.Name, false}), Recalls: m.work.waiting(job{t.Name, true})}
+		b := Backlog{Tier: t.Name, Moves: m.work.waiting(job{t.Name, false}), Recalls: m.work.waiting(job{t.Name, true}), Begun: t.begun()}
 		t.mu.Lock()
 		c := t.catalogue
 		t.mu.Unlock()

@@ -34,6 +34,16 @@ type Sweeper interface {
 	Sweep(ctx context.Context, register func(ctx context.Context, each func(name string, needed bool)) error) error
 }
 
+// resumer is a Content whose puts go on where they were cut off. Of another layout nothing but what is missing is put anyway.
+type resumer interface {
+	Content
+	// CanResume reports whether the place can.
+	CanResume() bool
+	// Resume and Abandon are those of blob.Store.
+	Resume(ctx context.Context, name string, src driver.Source) error
+	Abandon(ctx context.Context, name string) error
+}
+
 // plainContent is the layout plain: one blob a version.
 type plainContent struct{ store *blob.Store }
 
@@ -49,6 +59,19 @@ func (c plainContent) Put(ctx context.Context, name string, src driver.Source, r
 		return err
 	}
 	return c.store.Put(ctx, name, src)
+}
+
+// CanResume implements resumer.
+func (c plainContent) CanResume() bool { return c.store.CanResume() }
+
+// Resume implements resumer.
+func (c plainContent) Resume(ctx context.Context, name string, src driver.Source) error {
+	return c.store.Resume(ctx, name, src)
+}
+
+// Abandon implements resumer.
+func (c plainContent) Abandon(ctx context.Context, name string) error {
+	return c.store.Abandon(ctx, name)
 }
 
 // Open implements Content.

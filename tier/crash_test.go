@@ -24,11 +24,29 @@ import (
 	"firn/vfs"
 )
 
-// stepped is a place each of whose calls goes through step.
+// stepped is a place each of whose calls goes through step, or part where it is one of a put that can be resumed.
 type stepped struct {
 	driver.Driver
+	mem  *memblob.Driver // the same
 	step func(op, key string, do func() error) error
+	part func(op memblob.Op) memblob.Fault // nil lets them through
 }
+
+// stepSize is how many bytes are kept of a put at once.
+const stepSize = 64 << 10
+
+func (s *stepped) before(_ context.Context, op memblob.Op) memblob.Fault {
+	if s.part == nil || op.Name != "part" && op.Name != "resume" && op.Name != "abandon" {
+		return memblob.Fault{}
+	}
+	return s.part(op)
+}
+
+func (s *stepped) Resume(ctx context.Context, key string, src driver.Source) error {
+	return s.mem.Resume(ctx, key, src)
+}
+
+func (s *stepped) Abandon(ctx context.Context, key string) error { return s.mem.Abandon(ctx, key) }
 
 func (s *stepped) Put(ctx context.Context, key string, src driver.Source) error {
 	return s.step("put", key, func() error { return s.Driver.Put(ctx, key, src) })
@@ -68,6 +86,8 @@ type interrupted struct {
 	// setup gives the site what there is before; it returns the contents by key.
 	setup func(s *site) map[string]string
 	run   func(s *site) error
+	// above is the size above which copies go on where they were cut off; 0 is the default.
+	above int64
 }
 
 func interruptions() []interrupted {
@@ -127,19 +147,20 @@ func interruptions() []interrupted {
 		return quiet(s, func(ctx context.Context) error { _, err := s.mover.Collect(ctx); return err })
 	}
 	return []interrupted{
-		{"move", three, move},
-		{"move and stay", three, func(s *site) error {
+		{name: "move", setup: three, run: move},
+		{name: "move, in steps", setup: three, run: move, above: 100_000},
+		{name: "move and stay", setup: three, run: func(s *site) error {
 			return errors.Join(s.mover.Move(context.Background(), "cold", s.versions("bkt"), object.MoveOptions{LocalUntil: s.now.Add(time.Hour)})...)
 		}},
-		{"recall", moved, recall(0)},
-		{"recall for a time", moved, recall(time.Hour)},
-		{"drop the local copy", func(s *site) map[string]string {
+		{name: "recall", setup: moved, run: recall(0)},
+		{name: "recall for a time", setup: moved, run: recall(time.Hour)},
+		{name: "drop the local copy", setup: func(s *site) map[string]string {
 			m := moved(s)
 			if err := recall(time.Hour)(s); err != nil {
 				s.t.Fatal(err)
 			}
 			return m
-		}, func(s *site) error {
+		}, run: func(s *site) error {
 			for _, v := range s.versions("bkt") {
 				full, err := s.Head(context.Background(), "bkt", v.Key, "")
 				if err != nil {
@@ -151,7 +172,7 @@ func interruptions() []interrupted {
 			}
 			return nil
 		}},
-		{"collect", func(s *site) map[string]string {
+		{name: "collect", setup: func(s *site) map[string]string {
 			m := moved(s)
 			s.put("bkt", "small", "other")
 			m["bkt/small"] = "other"
@@ -161,8 +182,8 @@ func interruptions() []interrupted {
 			delete(m, "bkt/dir/big")
 			s.now = s.now.Add(2 * time.Hour)
 			return m
-		}, collect},
-		{"follow", func(s *site) map[string]string {
+		}, run: collect},
+		{name: "follow", setup: func(s *site) map[string]string {
 			m := moved(s)
 			if err := follow(s); err != nil {
 				s.t.Fatal(err)
@@ -176,33 +197,43 @@ func interruptions() []interrupted {
 				s.t.Fatal(err)
 			}
 			return m
-		}, follow},
-		{"write the catalogue anew", func(s *site) map[string]string {
+		}, run: follow},
+		{name: "write the catalogue anew", setup: func(s *site) map[string]string {
 			m := moved(s)
 			if err := follow(s); err != nil {
 				s.t.Fatal(err)
 			}
 			s.mover.set.list[0].stale = true
 			return m
-		}, follow},
+		}, run: follow},
 	}
 }
 
 // cut is what is left when something was cut off.
 type cut struct {
 	fs    *vfs.MemFS
-	tier  driver.Driver
+	tier  *memblob.Driver
 	after string
 }
 
-// newStepped is a site whose files and tier are watched.
-func newStepped(t *testing.T, layout string, fs *vfs.MemFS, tier driver.Driver, now time.Time) (*site, *stepped) {
+// newStepped is a site whose files and tier, which is as the one given, are watched.
+func newStepped(t *testing.T, layout string, fs *vfs.MemFS, tier *memblob.Driver, now time.Time, above int64) (*site, *stepped) {
 	t.Helper()
-	st := &stepped{Driver: tier, step: func(_, _ string, do func() error) error { return do() }}
-	s := &site{t: t, layout: layout, fs: fs, tap: vfs.NewTap(fs), now: now, store: blob.New(st, "mem:cold")}
+	st := &stepped{step: func(_, _ string, do func() error) error { return do() }}
+	st.mem = tier.Clone(memblob.Options{Before: st.before, Part: stepSize})
+	st.Driver = st.mem
+	s := &site{t: t, layout: layout, fs: fs, tap: vfs.NewTap(fs), now: now, store: blob.New(st, "mem:cold"), above: above}
 	s.open()
 	t.Cleanup(s.close)
 	return s, st
+}
+
+// kept is how many bytes of unfinished puts the place keeps.
+func (s *stepped) kept() (n int64) {
+	for _, p := range s.mem.Kept() {
+		n += int64(len(p))
+	}
+	return n
 }
 
 func (s *site) buckets() {
@@ -222,8 +253,9 @@ func (s *site) buckets() {
 
 // settled holds that contents are right, that what was cut off can be done, that then the tier holds what versions use and
 // no more, and that the site can be made again from it.
-func (s *site) settled(in interrupted, contents map[string]string, rebuild bool) {
+func (s *site) settled(in interrupted, contents map[string]string, rebuild bool, st *stepped) {
 	s.t.Helper()
+	kept, skipped := st.kept(), s.set.Status()[0].Done.ResumedBytes
 	all := func() {
 		s.t.Helper()
 		for _, k := range slices.Sorted(maps.Keys(contents)) {
@@ -236,6 +268,9 @@ func (s *site) settled(in interrupted, contents map[string]string, rebuild bool)
 		s.t.Errorf("again: %v", err)
 	}
 	all()
+	if skipped = s.set.Status()[0].Done.ResumedBytes - skipped; skipped < kept {
+		s.t.Errorf("%d bytes were there, and only %d were not sent again", kept, skipped)
+	}
 	ctx := s.t.Context()
 	for range 2 { // what the first round frees the second one removes
 		if _, err := s.ExpireLocal(ctx); err != nil {
@@ -264,6 +299,9 @@ func (s *site) settled(in interrupted, contents map[string]string, rebuild bool)
 	if got := s.objects(); !slices.Equal(got, used) {
 		s.t.Errorf("on the tier: %q, in use %q", got, used)
 	}
+	if left := st.mem.Kept(); len(left) > 0 || len(s.set.list[0].uploads) > 0 {
+		s.t.Errorf("%d puts are left unfinished, %d are known", len(left), len(s.set.list[0].uploads))
+	}
 	if rebuild {
 		s.same(s.rebuilt())
 	}
@@ -278,8 +316,8 @@ func testCutOffEverywhere(t *testing.T, layout string) {
 	for _, in := range interruptions() {
 		t.Run(fmt.Sprintf("%s, seed %d", in.name, seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
-			s, st := newStepped(t, layout, vfs.NewCrashableMem(), memblob.New(memblob.Options{}), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC))
-			s.mover = NewMover(s.Store, s.set, Options{Site: "site-1", Parallel: 1})
+			s, st := newStepped(t, layout, vfs.NewCrashableMem(), memblob.New(memblob.Options{}), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), in.above)
+			s.mover = NewMover(s.Store, s.set, Options{Site: "site-1", Parallel: 1, ResumeAbove: in.above})
 			s.buckets()
 			contents := in.setup(s)
 			var mu sync.Mutex
@@ -288,7 +326,7 @@ func testCutOffEverywhere(t *testing.T, layout string) {
 				mu.Lock()
 				defer mu.Unlock()
 				c := s.fs.MemFS.CrashClone(pebblevfs.CrashCloneCfg{UnsyncedDataPercent: 50 * (len(cuts) % 2), RNG: rng})
-				cuts = append(cuts, cut{&vfs.MemFS{MemFS: c}, cloneOf(t, st.Driver), after})
+				cuts = append(cuts, cut{&vfs.MemFS{MemFS: c}, st.mem.Clone(memblob.Options{}), after})
 			}
 			s.tap.After = func(op vfs.Op, _ error) {
 				if op.Kind.Mutates() {
@@ -303,8 +341,12 @@ func testCutOffEverywhere(t *testing.T, layout string) {
 				}
 				return err
 			}
+			st.part = func(op memblob.Op) memblob.Fault {
+				take("before " + op.String())
+				return memblob.Fault{}
+			}
 			err := in.run(s)
-			s.tap.After, st.step = nil, func(_, _ string, do func() error) error { return do() }
+			s.tap.After, st.step, st.part = nil, func(_, _ string, do func() error) error { return do() }, nil
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -312,7 +354,7 @@ func testCutOffEverywhere(t *testing.T, layout string) {
 			if len(cuts) < 4 {
 				t.Fatalf("only %d moments", len(cuts))
 			}
-			s.settled(in, contents, true)
+			s.settled(in, contents, true, st)
 			now := s.now
 			s.close()
 			for i, c := range cuts {
@@ -320,8 +362,8 @@ func testCutOffEverywhere(t *testing.T, layout string) {
 				if layout == "repository" && rng.IntN(4) > 0 {
 					continue
 				}
-				g, _ := newStepped(t, layout, c.fs, c.tier, now)
-				g.settled(in, contents, i%6 == 0)
+				g, gst := newStepped(t, layout, c.fs, c.tier, now, in.above)
+				g.settled(in, contents, i%6 == 0, gst)
 				g.close()
 				if t.Failed() {
 					t.Fatalf("moment %d of %d: %s", i, len(cuts), c.after)
@@ -343,8 +385,8 @@ func testEachCallFails(t *testing.T, layout string) {
 				first, stride = rand.IntN(5), 5
 			}
 			for n := first; ; n += stride {
-				s, st := newStepped(t, layout, vfs.NewCrashableMem(), memblob.New(memblob.Options{}), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC))
-				s.mover = NewMover(s.Store, s.set, Options{Site: "site-1", Parallel: 1})
+				s, st := newStepped(t, layout, vfs.NewCrashableMem(), memblob.New(memblob.Options{}), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), in.above)
+				s.mover = NewMover(s.Store, s.set, Options{Site: "site-1", Parallel: 1, ResumeAbove: in.above})
 				s.buckets()
 				contents := in.setup(s)
 				calls, failed := 0, ""
@@ -360,15 +402,22 @@ func testEachCallFails(t *testing.T, layout string) {
 					}
 					return firn.NewError(firn.Unavailable, "the connection was lost")
 				}
+				st.part = func(op memblob.Op) memblob.Fault {
+					if calls++; calls != n/2+1 {
+						return memblob.Fault{}
+					}
+					failed = op.String()
+					return memblob.Fault{Err: firn.NewError(firn.Unavailable, "the connection was lost"), Applied: n%2 == 1}
+				}
 				err := in.run(s)
-				st.step = func(_, _ string, do func() error) error { return do() }
+				st.step, st.part = func(_, _ string, do func() error) error { return do() }, nil
 				if err != nil && firn.KindOf(err) != firn.Unavailable {
 					t.Errorf("call %d, %s: %v", n, failed, err)
 				}
 				if err != nil && !strings.Contains(err.Error(), "tier cold") {
 					t.Errorf("call %d, %s: the error does not name the tier: %v", n, failed, err)
 				}
-				s.settled(in, contents, n%3 == 0)
+				s.settled(in, contents, n%3 == 0, st)
 				s.close()
 				if t.Failed() {
 					t.Fatalf("call %d: %s", n, failed)
@@ -386,20 +435,20 @@ func TestRebuildCutOff(t *testing.T) { layouts(t, testRebuildCutOff) }
 
 func testRebuildCutOff(t *testing.T, layout string) {
 	in := interruptions()[0]
-	s, st := newStepped(t, layout, vfs.NewCrashableMem(), memblob.New(memblob.Options{}), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC))
+	s, st := newStepped(t, layout, vfs.NewCrashableMem(), memblob.New(memblob.Options{}), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), 0)
 	s.buckets()
 	contents := in.setup(s)
 	if err := errors.Join(in.run(s), s.mover.Follow(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	var cuts []cut
-	n, nst := newStepped(t, layout, vfs.NewCrashableMem(), cloneOf(t, st.Driver), s.now.Add(time.Minute))
+	n, nst := newStepped(t, layout, vfs.NewCrashableMem(), st.mem, s.now.Add(time.Minute), 0)
 	n.mover.opt.Site = "site-2"
 	var mu sync.Mutex
 	take := func(after string) {
 		mu.Lock()
 		defer mu.Unlock()
-		cuts = append(cuts, cut{vfs.CrashClone(n.fs), cloneOf(t, nst.Driver), after})
+		cuts = append(cuts, cut{vfs.CrashClone(n.fs), nst.mem.Clone(memblob.Options{}), after})
 	}
 	n.tap.After = func(op vfs.Op, _ error) {
 		if op.Kind.Mutates() {
@@ -417,7 +466,7 @@ func testRebuildCutOff(t *testing.T, layout string) {
 	}
 	n.close()
 	for i, c := range cuts {
-		g, _ := newStepped(t, layout, c.fs, c.tier, s.now.Add(time.Hour))
+		g, gst := newStepped(t, layout, c.fs, c.tier, s.now.Add(time.Hour), 0)
 		g.mover.opt.Site = "site-2"
 		// Nothing goes from the tier before the rebuild was done.
 		if _, err := g.mover.Collect(t.Context()); err != nil {
@@ -433,7 +482,7 @@ func testRebuildCutOff(t *testing.T, layout string) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		g.settled(interrupted{run: func(*site) error { return nil }}, contents, false)
+		g.settled(interrupted{run: func(*site) error { return nil }}, contents, false, gst)
 		s.same(g)
 		g.close()
 		if t.Failed() {

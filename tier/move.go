@@ -1,11 +1,11 @@
 package tier
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"log/slog"
 	"maps"
@@ -35,6 +35,8 @@ type Options struct {
 	// Grace is how long a blob that nobody needs stays on its tier, for those who still read it or look at an older
 	// catalogue; 0 is an hour.
 	Grace time.Duration
+	// ResumeAbove is the size in bytes above which a copy goes on where it was cut off, on places that can do that; 0 is 64 MiB.
+	ResumeAbove int64
 }
 
 // Mover moves versions. There is one for a namespace.
@@ -53,6 +55,9 @@ func NewMover(ns *object.Store, set *Set, opt Options) *Mover {
 	}
 	if opt.Grace == 0 {
 		opt.Grace = time.Hour
+	}
+	if opt.ResumeAbove == 0 {
+		opt.ResumeAbove = resumeAbove
 	}
 	t := turns.New(turns.Options{Parallel: opt.Parallel, BytesPerSecond: opt.BytesPerSecond, Windows: opt.Windows, Now: set.now})
 	return &Mover{ns: ns, set: set, opt: opt, turns: t}
@@ -103,6 +108,7 @@ func (m *Mover) ready(ctx context.Context, t *place) error {
 	if t.refused = err; err != nil {
 		return firn.E("use tier", t.Name, err)
 	}
+	t.remember(doubts, m.set.now())
 	t.catalogue = c
 	return nil
 }
@@ -144,7 +150,8 @@ func (m *Mover) registered(ctx context.Context, t *place, fn func(record.TierBlo
 	}
 }
 
-// settle has the catalogue say what is so of what is in doubt, and frees that. The caller holds writing.
+// settle has the catalogue say what is so of what is in doubt, and frees that, but for copies that are to go on. The caller
+// holds writing.
 func (m *Mover) settle(ctx context.Context, t *place) error {
 	c := t.catalogue
 	switch {
@@ -169,7 +176,9 @@ func (m *Mover) settle(ctx context.Context, t *place) error {
 		}
 	}
 	for _, d := range t.doubts {
-		m.giveUp(ctx, d.blob)
+		if !t.keeps(d.blob) {
+			m.giveUp(ctx, d.blob)
+		}
 	}
 	t.doubts = nil
 	return nil
@@ -179,6 +188,7 @@ func (m *Mover) settle(ctx context.Context, t *place) error {
 type copied struct {
 	ref   object.Ref
 	blob  record.TierBlob
+	up    *upload // nil where it would not go on later
 	entry plain.Entry
 }
 
@@ -250,6 +260,7 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	if o.LocalUntil.IsZero() {
 		o.LocalUntil = m.set.now().Add(t.KeepLocal)
 	}
+	t.wanted(versions, m.set.now())
 	// Nothing is reserved on a tier that is away: it is asked first.
 	if !t.awaySince().IsZero() {
 		if _, err := t.mark(ctx); err != nil {
@@ -314,11 +325,15 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 		if c == nil {
 			continue
 		}
-		errs[i] = err
 		if err == nil {
 			_, errs[i] = m.ns.Switch(ctx, c.ref, c.blob, o)
 		} else {
 			errs[i] = firn.E("move to tier "+t.Name, versions[i].Bucket+"/"+versions[i].Key, err)
+		}
+		if c.up != nil && err != nil && cutOff(ctx, err) {
+			t.park(c.up) // all of it is there, for the next time
+		} else if c.up != nil {
+			t.finish(c.up)
 		}
 		if errs[i] != nil {
 			t.doubts = append(t.doubts, doubt{change{c.entry.Bucket, c.entry.Key, c.entry.Version}, c.blob})
@@ -425,9 +440,16 @@ func (m *Mover) copy(ctx context.Context, t *place, v *record.Version, class str
 	if l := o.Version.Location; l != nil && l.Tier == t.Name {
 		return nil, nil
 	}
-	c := &copied{ref: object.RefOf(o.Version)}
-	src := &stored{ctx: ctx, o: o}
-	if c.blob, err = m.write(ctx, t, o.Version, src); err != nil {
+	c := &copied{ref: object.RefOf(o.Version), up: m.take(t, o.Version)}
+	src := &stored{ctx: ctx, o: o, up: c.up, prefix: new(prefixHash)}
+	if c.up != nil {
+		src.prefix = &c.up.prefix
+		err = m.resume(ctx, t, o.Version, c.up, src)
+		c.blob = c.up.blob
+	} else {
+		c.blob, err = m.write(ctx, t, o.Version, src)
+	}
+	if err != nil {
 		return nil, firn.E("move to tier "+t.Name, subject, err)
 	}
 	sum, err := m.verify(ctx, t, c.blob.Key, src)
@@ -446,7 +468,11 @@ func (m *Mover) copy(ctx context.Context, t *place, v *record.Version, class str
 		}
 	}
 	if err != nil {
-		m.giveUp(ctx, c.blob)
+		if c.up != nil {
+			m.failed(ctx, t, c.up, err)
+		} else {
+			m.giveUp(ctx, c.blob)
+		}
 		return nil, firn.E("move to tier "+t.Name, subject, err)
 	}
 	return c, nil
@@ -507,33 +533,86 @@ func (m *Mover) verify(ctx context.Context, t *place, key string, src *stored) (
 		return nil, err
 	}
 	sum := h.Sum(nil)
-	if n != src.Size() || string(sum) != string(src.sum) {
+	sent, err := src.total()
+	if err != nil {
+		return nil, err
+	}
+	if n != src.Size() || !bytes.Equal(sum, sent) {
 		return nil, wrong("%d of %d bytes, or other ones", n, src.Size())
 	}
 	return sum, nil
 }
 
-// stored is a version's stored bytes as the source of a put, and their hash once they were read to the end.
+// stored is a version's stored bytes as the source of a put, and their hash.
 type stored struct {
 	ctx context.Context
 	o   *object.Object
-	sum []byte
+	up  *upload // whose copy it is; nil where that would not go on later
+
+	opened bool
+	from   int64  // where it was opened first
+	sum    []byte // of all bytes; nil while it is not known
+	prefix *prefixHash
+}
+
+// prefixHash is the state of the hash of the first n bytes, which spares reading them again. The zero value is that of none.
+type prefixHash struct {
+	h *blake3.Hasher
+	n int64
 }
 
 // Size implements driver.Source.
 func (s *stored) Size() int64 { return s.o.Version.Size }
 
 // Open implements driver.Source.
-func (s *stored) Open() (io.ReadCloser, error) {
+func (s *stored) Open() (io.ReadCloser, error) { return s.OpenAt(0) }
+
+// OpenAt implements driver.SourceAt. The bytes before offset are read where their hash is not known.
+func (s *stored) OpenAt(offset int64) (io.ReadCloser, error) {
+	if !s.opened {
+		s.opened, s.from = true, offset
+	}
 	s.sum = nil
+	h, err := s.before(offset)
+	if err != nil {
+		return nil, err
+	}
 	pr, pw := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, err := s.o.WriteStored(s.ctx, pw, 0, s.Size())
+		_, err := s.o.WriteStored(s.ctx, pw, offset, s.Size()-offset)
 		_ = pw.CloseWithError(err) // nil becomes io.EOF
 	}()
-	return &hashed{PipeReader: pr, done: done, s: s, h: blake3.New()}, nil
+	return &hashed{PipeReader: pr, done: done, s: s, h: h, at: offset}, nil
+}
+
+// before returns the state of the hash after the bytes before offset, and keeps it for the next time.
+func (s *stored) before(offset int64) (*blake3.Hasher, error) {
+	p := s.prefix
+	if p.h == nil || p.n > offset {
+		*p = prefixHash{h: blake3.New()}
+	}
+	if p.n < offset {
+		if _, err := s.o.WriteStored(s.ctx, p.h, p.n, offset-p.n); err != nil {
+			*p = prefixHash{}
+			return nil, err
+		}
+		p.n = offset
+	}
+	return p.h.Clone(), nil
+}
+
+// total returns the hash of all bytes, reading those that nobody read.
+func (s *stored) total() ([]byte, error) {
+	if s.sum == nil {
+		h, err := s.before(s.Size())
+		if err != nil {
+			return nil, err
+		}
+		s.sum = h.Sum(nil)
+	}
+	return s.sum, nil
 }
 
 // hashed hashes what is read.
@@ -541,26 +620,32 @@ type hashed struct {
 	*io.PipeReader
 	done chan struct{}
 	s    *stored
-	h    hash.Hash
+	h    *blake3.Hasher
+	at   int64
 }
 
 // Read implements io.Reader.
 func (r *hashed) Read(p []byte) (int, error) {
+	turn := turns.From(r.s.ctx)
+	if r.s.up != nil { // what can go on later stops where its window closes
+		if err := turn.Closed(); err != nil {
+			return 0, err
+		}
+	}
 	n, err := r.PipeReader.Read(p)
-	if e := turns.From(r.s.ctx).Take(r.s.ctx, n); e != nil {
+	if e := turn.Take(r.s.ctx, n); e != nil {
 		return 0, e
 	}
 	_, _ = r.h.Write(p[:n])
-	if err == io.EOF {
-		r.s.sum = r.h.Sum(nil)
+	if r.at += int64(n); r.s.up != nil {
+		r.s.up.at.Store(r.at)
 	}
 	return n, err
 }
 
 // Close implements io.Closer.
 func (r *hashed) Close() error {
-	// A put of so many bytes need not read on to the end.
-	if r.s.sum == nil {
+	if r.at == r.s.Size() {
 		r.s.sum = r.h.Sum(nil)
 	}
 	err := r.PipeReader.Close()
@@ -577,6 +662,7 @@ func (m *Mover) Collect(ctx context.Context) (blobs int64, err error) {
 			continue
 		}
 		// The catalogue first: it must not tell of what is gone.
+		m.tidyUploads(ctx, t)
 		err := m.follow(ctx, t)
 		var n int64
 		if err == nil {

@@ -57,6 +57,8 @@ type place struct {
 	// catalogue is nil before the tier was claimed.
 	catalogue *plain.Catalogue
 	coming    int64 // bytes that are being moved to it, where MaxBytes is set
+	// uploads are the copies of large versions that were begun.
+	uploads map[owner]*upload
 
 	rebuilt atomic.Bool // the namespace has all that the catalogue tells of
 	counts  counts
@@ -92,16 +94,17 @@ type Status struct {
 // Done counts what was done on a tier.
 type Done struct {
 	Moved, MovedBytes       int64 // versions that went to it
+	ResumedBytes            int64 // of these, bytes that were there already when a copy that was cut off went on
 	Recalled, RecalledBytes int64 // versions whose bytes came back, for a time or for good
 	Removed                 int64 // blobs that nobody needed any more
 	Errors                  int64 // calls that failed, but for blobs that are not there
 }
 
-type counts struct{ moved, movedBytes, recalled, recalledBytes, removed, errors atomic.Int64 }
+type counts struct{ moved, movedBytes, resumedBytes, recalled, recalledBytes, removed, errors atomic.Int64 }
 
 func (c *counts) done() Done {
 	return Done{
-		Moved: c.moved.Load(), MovedBytes: c.movedBytes.Load(), Recalled: c.recalled.Load(), RecalledBytes: c.recalledBytes.Load(),
+		Moved: c.moved.Load(), MovedBytes: c.movedBytes.Load(), ResumedBytes: c.resumedBytes.Load(), Recalled: c.recalled.Load(), RecalledBytes: c.recalledBytes.Load(),
 		Removed: c.removed.Load(), Errors: c.errors.Load(),
 	}
 }
@@ -122,7 +125,7 @@ func NewSet(list []Place, now func() time.Time) (*Set, error) {
 		case classes[p.Class] != "":
 			return nil, firn.NewError(firn.Invalid, fmt.Sprintf("tiers %s and %s have one storage class, %s", classes[p.Class], p.Name, p.Class))
 		}
-		t := &place{Place: p, content: p.Content, buckets: map[string][32]byte{}}
+		t := &place{Place: p, content: p.Content, buckets: map[string][32]byte{}, uploads: map[owner]*upload{}}
 		if t.content == nil {
 			t.content = plainContent{p.Store}
 		}

@@ -97,7 +97,8 @@ type site struct {
 	cold  *faulty
 	store *blob.Store
 	now   time.Time
-	block int // bytes of a block; 0 is the default
+	block int   // bytes of a block; 0 is the default
+	above int64 // size above which copies go on where they were cut off; 0 is the default
 
 	layout  string        // "" is plain
 	content *packed.Store // of the layout repository
@@ -156,7 +157,7 @@ func (s *site) open() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.mover = NewMover(s.Store, s.set, Options{Site: "site-1"})
+	s.mover = NewMover(s.Store, s.set, Options{Site: "site-1", ResumeAbove: s.above})
 }
 
 func (s *site) close() {

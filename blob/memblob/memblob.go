@@ -210,8 +210,8 @@ func (d *Driver) Kept() map[string][]byte {
 }
 
 // Clone returns a place that holds what this one does.
-func (d *Driver) Clone() *Driver {
-	c := New(d.opt)
+func (d *Driver) Clone(opt Options) *Driver {
+	c := New(opt)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c.mu.blobs, c.mu.kept, c.mu.used = maps.Clone(d.mu.blobs), maps.Clone(d.mu.kept), d.mu.used

@@ -112,6 +112,8 @@ func FuzzSmallRecords(f *testing.F) {
 	tier := TierBlob{ID: BlobID{1}, Tier: "cold", Key: "a/b", State: TierUsed, Clock: 5}
 	f.Add(append(tier.RegisterKey()[:1], tier.Append(nil)...))
 	f.Add(append(tier.QueueKey(), tier.QueueValue()...))
+	tier.State, tier.Note = TierReserved, "note"
+	f.Add(append(tier.RegisterKey()[:1], tier.Append(nil)...))
 	f.Add(Label{"b", "k", "u", 3}.Encode())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var p Part

@@ -116,6 +116,7 @@ type TierBlob struct {
 	Key   string
 	State TierState
 	Clock uint64 // hybrid logical clock of when it came into the state
+	Note  string // what the mover wants to know of a reserved one later
 }
 
 // TierQueue is what was freed of a tier and not forgotten yet.
@@ -127,7 +128,7 @@ type TierQueue struct {
 // Append appends t's stored form to b; tier and key are in the key it is stored under.
 func (t *TierBlob) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(append(b, byte(t.State)), t.Clock)
-	return append(b, t.ID[:]...)
+	return append(append(b, t.ID[:]...), t.Note...)
 }
 
 // RegisterKey is the key of a blob's entry in the register.
@@ -141,7 +142,8 @@ func (t *TierBlob) QueueValue() []byte { return t.RegisterKey()[1:] }
 
 // DecodeTierBlob reads an entry of the register.
 func DecodeTierBlob(k, v []byte) (t TierBlob, err error) {
-	if len(k) == 0 || len(v) != 1+8+len(t.ID) {
+	end := 1 + 8 + len(t.ID)
+	if len(k) == 0 || len(v) < end || len(v) > end && TierState(v[0]) != TierReserved {
 		return t, ErrBroken
 	}
 	tier, key, ok := Unescape(nil, k[1:])
@@ -149,7 +151,8 @@ func DecodeTierBlob(k, v []byte) (t TierBlob, err error) {
 		return t, ErrBroken
 	}
 	return TierBlob{
-		Tier: string(tier), Key: string(key), State: TierState(v[0]), Clock: binary.BigEndian.Uint64(v[1:]), ID: BlobID(v[9:]),
+		Tier: string(tier), Key: string(key), State: TierState(v[0]), Clock: binary.BigEndian.Uint64(v[1:]),
+		ID: BlobID(v[9:end]), Note: string(v[end:]),
 	}, nil
 }
 

@@ -114,6 +114,14 @@ func (t *Turns) closed(u Urgency) error {
 	return nil
 }
 
+// Closed returns ErrClosed for a Move whose window has closed since it began; what can go on later stops then.
+func (t *Turn) Closed() error {
+	if t == nil {
+		return nil
+	}
+	return t.t.closed(t.u)
+}
+
 // End ends the turn.
 func (t *Turn) End() {
 	if t != nil {
