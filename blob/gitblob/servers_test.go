@@ -18,6 +18,7 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/driver"
+	"firn/blob/drivertest"
 	"firn/test/backends"
 )
 
@@ -30,19 +31,16 @@ func remote(t *testing.T, g *backends.Git, url string) Options {
 	}
 }
 
-// The conformance suite runs with a repository on this machine. With others only the way to it is another, so one blob of
-// each sort goes it.
 func TestSSH(t *testing.T) {
-	g := backends.GitSSH(t)
-	url := g.Repository(t, "ssh.git")
-	suite(t, g, url)
+	t.Parallel()
+	suite(t, backends.GitSSH(t))
 }
 
 func TestHTTPS(t *testing.T) {
+	t.Parallel()
 	g := backends.GitHTTPS(t)
-	url := g.Repository(t, "https.git")
-	suite(t, g, url)
-	wrong := remote(t, g, url)
+	suite(t, g)
+	wrong := remote(t, g, g.Repository(t, "https.git"))
 	wrong.Password = "wrong-" + wrong.Password
 	if p, err := New(t.Context(), wrong); err == nil {
 		err = p.Put(t.Context(), "b", blob.Bytes([]byte("x")))
@@ -55,36 +53,17 @@ func TestHTTPS(t *testing.T) {
 	}
 }
 
-func suite(t *testing.T, g *backends.Git, url string) {
+// suite is the conformance suite with a little of everything: each change is a push.
+func suite(t *testing.T, g *backends.Git) {
 	t.Helper()
-	a, b := open(t, remote(t, g, url)), open(t, remote(t, g, url))
-	defer a.Close()
-	defer b.Close()
-	large := bytes.Repeat([]byte("seven bytes"), 600_000) // more than one piece
-	for key, p := range map[string][]byte{"a/small": []byte("1"), "a/large": large, "a/empty": {}} {
-		if err := a.Put(t.Context(), key, blob.Bytes(p)); err != nil {
-			t.Fatal(err)
-		}
-		r, err := b.Get(t.Context(), key, 0, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(r)
-		if err != nil || r.Close() != nil || !bytes.Equal(got, p) {
-			t.Errorf("the other client read %d bytes of %s, %v, want %d", len(got), key, err, len(p))
-		}
-	}
-	if err := b.Create(t.Context(), "a/small", blob.Bytes([]byte("2"))); firn.KindOf(err) != firn.Exists {
-		t.Errorf("create of what is there: %v, want exists", err)
-	}
-	if err := b.Delete(t.Context(), "a/large"); err != nil {
-		t.Fatal(err)
-	}
-	var keys []string
-	if err := a.List(t.Context(), "a/", func(i driver.Info) error { keys = append(keys, i.Key); return nil }); err != nil ||
-		strings.Join(keys, " ") != "a/empty a/small" {
-		t.Errorf("the first client lists %q, %v", keys, err)
-	}
+	n := 0
+	drivertest.Run(t, func(t *testing.T) driver.Driver {
+		n++
+		return open(t, remote(t, g, g.Repository(t, fmt.Sprintf("suite-%d.git", n))))
+	}, drivertest.Expect(everything), drivertest.Blobs(60), drivertest.Large(4<<20+7), drivertest.Rounds(3), drivertest.Clients(4),
+		drivertest.Second(func(t *testing.T, d driver.Driver) driver.Driver {
+			return open(t, remote(t, g, d.(*place).opt.Remote))
+		}))
 }
 
 // Two clients with mirrors of their own put, create and delete at once; then each sees all that was acknowledged.
