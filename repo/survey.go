@@ -166,7 +166,11 @@ func (s *survey) addPack(k indexPack, entries *spill, trees *index) error {
 	p.indexed, p.kind, p.size, p.chunks = true, k.head.kind, int64(k.size), uint32(len(k.list)/entrySize)
 	var number uint32
 	if k.head.kind == Tree && p.listed {
-		number = trees.addPack(packInfo{id: k.id, salt: k.head.salt, size: k.size, kind: Tree, state: packStored})
+		state := packStored
+		if p.doomed { // it may be so because it is damaged: another one that has the tree is read first
+			state |= packDoomed
+		}
+		number = trees.addPack(packInfo{id: k.id, salt: k.head.salt, size: k.size, kind: Tree, state: state})
 	}
 	off := uint32(packHeader)
 	var record [entryRecord]byte

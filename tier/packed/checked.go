@@ -44,8 +44,8 @@ func (c *checked) Create(ctx context.Context, key string, src driver.Source) err
 	return c.write(ctx, key, src, c.can.Creator.Create)
 }
 
-// write puts a blob and reads it back. What may be wrong of an index file, which every session reads, is removed, now or
-// before the next one is written: whoever wrote it was told that it failed.
+// write puts a blob and reads it back. What may be wrong of those that every session or prune reads is removed, now or before
+// the next one is written: whoever wrote it was told that it failed.
 func (c *checked) write(ctx context.Context, key string, src driver.Source, put func(context.Context, string, driver.Source) error) error {
 	c.mu.Lock()
 	trash := c.trash
@@ -56,7 +56,7 @@ func (c *checked) write(ctx context.Context, key string, src driver.Source, put 
 		if err = put(ctx, key, src); err == nil {
 			err = c.verify(ctx, key, src)
 		}
-		if err != nil && strings.HasPrefix(key, "index/") {
+		if err != nil && !strings.HasPrefix(key, "packs/") && strings.Contains(key, "/") {
 			_ = c.discard(ctx, []string{key}) // or the next write
 		}
 	}

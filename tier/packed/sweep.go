@@ -230,11 +230,16 @@ func (s *Store) sweep(ctx context.Context, register func(context.Context, func(s
 	}); err != nil {
 		return false, err
 	}
-	rewritten, err := s.rewrite(ctx, r, snapshots, gone)
-	if err != nil {
+	w := &rewriter{s: s, ctx: ctx, r: r, gone: gone}
+	if err := w.run(snapshots); err != nil {
 		return false, err
 	}
-	if len(notes) > 0 || rewritten {
+	if len(w.damaged) > 0 {
+		if err := w.mend(snapshots, register); err != nil {
+			return false, err
+		}
+	}
+	if len(notes) > 0 || w.changed {
 		if again, err = s.prune(ctx); err != nil || again {
 			return again, err
 		}
@@ -283,65 +288,138 @@ func (s *Store) roster(ctx context.Context, r *repo.Repo, snap *repo.Snapshot) (
 	return entries, firn.E("read roster", snap.ID.Short(), err)
 }
 
-// rewrite makes those snapshots anew that name what is gone, and small ones where there are many. The old ones go once the new
-// one is there; until then, and after a crash, contents are in both.
-func (s *Store) rewrite(ctx context.Context, r *repo.Repo, snapshots []repo.Snapshot, gone map[string]bool) (rewritten bool, err error) {
+// rewriter makes snapshots anew. The old ones go once the new one is there; until then, and after a crash, contents are in
+// both.
+type rewriter struct {
+	s       *Store
+	ctx     context.Context
+	r       *repo.Repo
+	gone    map[string]bool
+	changed bool
+	damaged []repo.ID // snapshots whose rosters cannot be read
+
+	// Of the next one:
+	entries []entry
+	seen    map[entry]bool
+	old     []repo.ID // what it is to replace
+	bytes   int
+}
+
+// run makes those snapshots anew that name what is gone, and small ones where there are many.
+func (w *rewriter) run(snapshots []repo.Snapshot) error {
 	merge := countSmall(snapshots) > fewSmall
-	var entries []entry
-	var old []repo.ID
-	size := 0
-	seen := map[entry]bool{} // of entries: a sweep that was cut off leaves some twice
-	flush := func() error {
-		if len(old) == 0 {
-			return nil
-		}
-		if len(entries) > 0 {
-			if err := s.commitRoster(ctx, r, entries); err != nil {
-				return err
-			}
-		}
-		if err := r.Forget(ctx, old...); err != nil {
-			return err
-		}
-		entries, old, size = nil, nil, 0
-		clear(seen)
-		return nil
-	}
 	for i := range snapshots {
 		snap := &snapshots[i]
 		if !ours(snap) {
 			continue
 		}
-		list, err := s.roster(ctx, r, snap)
-		if err != nil {
-			return false, err
-		}
-		n, most := 0, 0
-		for _, e := range list {
-			most += len(e.name) + 40
-			if gone[fullName(e.name, e.root)] {
-				n++
-			}
-		}
-		if n == 0 && !(merge && small(int64(len(list)))) {
+		list, err := w.s.roster(w.ctx, w.r, snap)
+		if k := firn.KindOf(err); k == firn.Corrupt || k == firn.NotFound {
+			w.damaged = append(w.damaged, snap.ID)
 			continue
 		}
-		if len(entries)+len(list)-n > snapshotBlobs || size+most > rosterBytes {
-			if err := flush(); err != nil {
-				return false, err
+		if err != nil {
+			return err
+		}
+		stay := slices.DeleteFunc(slices.Clone(list), func(e entry) bool { return w.gone[fullName(e.name, e.root)] })
+		if len(stay) == len(list) && !(merge && small(int64(len(list)))) {
+			continue
+		}
+		size := 0
+		for _, e := range stay {
+			size += e.size()
+		}
+		if !w.room(len(stay), size) {
+			if err := w.flush(); err != nil {
+				return err
 			}
+		}
+		for _, e := range stay {
+			w.add(e)
+		}
+		w.old = append(w.old, snap.ID)
+	}
+	return w.flush()
+}
+
+// mend makes snapshots of what the damaged ones may have named: what the register has and no other one names. Without, a prune
+// that somebody makes possible by forgetting them would take the contents.
+func (w *rewriter) mend(before []repo.Snapshot, register func(context.Context, func(string, bool)) error) error {
+	w.s.opt.Log.Error("lists of contents on a tier are damaged, and made again from what the site knows", "tier", w.s.place.Name(), "lists", len(w.damaged))
+	now, err := w.r.Snapshots(w.ctx)
+	if err != nil {
+		return err
+	}
+	named := map[string]bool{}
+	for i := range now {
+		if !ours(&now[i]) || slices.Contains(w.damaged, now[i].ID) {
+			continue
+		}
+		list, err := w.s.roster(w.ctx, w.r, &now[i])
+		if err != nil {
+			return err
 		}
 		for _, e := range list {
-			if !gone[fullName(e.name, e.root)] && !seen[e] {
-				seen[e] = true
-				entries = append(entries, e)
+			named[fullName(e.name, e.root)] = true
+		}
+	}
+	var missing []entry
+	if err := register(w.ctx, func(name string, _ bool) {
+		root, err := rootOf(name)
+		if err != nil || named[name] || !w.r.Has(root) { // of what is being put the snapshot is still to come
+			return
+		}
+		short, _, _ := cutLast(name, rootMark)
+		missing = append(missing, entry{short, root})
+	}); err != nil {
+		return err
+	}
+	for _, e := range missing {
+		if !w.room(1, e.size()) {
+			if err := w.flush(); err != nil {
+				return err
 			}
 		}
-		size += most
-		old = append(old, snap.ID)
-		rewritten = true
+		w.add(e)
 	}
-	return rewritten, flush()
+	w.old = w.damaged
+	return w.flush()
+}
+
+func (e *entry) size() int { return len(e.name) + 40 }
+
+func (w *rewriter) room(n, size int) bool {
+	return len(w.entries)+n <= snapshotBlobs && w.bytes+size <= rosterBytes
+}
+
+// add has the next snapshot name a content. One that a sweep that was cut off left twice it names once.
+func (w *rewriter) add(e entry) {
+	if w.seen == nil {
+		w.seen = map[entry]bool{}
+	}
+	if !w.seen[e] {
+		w.seen[e] = true
+		w.entries = append(w.entries, e)
+		w.bytes += e.size()
+	}
+}
+
+// flush makes the next snapshot and removes what it replaces.
+func (w *rewriter) flush() error {
+	if len(w.entries) > 0 {
+		if err := w.s.commitRoster(w.ctx, w.r, w.entries); err != nil {
+			return err
+		}
+		w.changed = true
+	}
+	if len(w.old) > 0 {
+		if err := w.r.Forget(w.ctx, w.old...); err != nil {
+			return err
+		}
+		w.changed = true
+	}
+	w.entries, w.seen, w.old, w.bytes = nil, nil, nil, 0
+	return nil
 }
 
 // rosterBytes bounds a roster, below what a chunk holds.
