@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"firn/blob"
+	"firn/blob/driver"
 	"firn/blob/wrap/prefix"
 	"firn/chunk"
 	"firn/repo"
@@ -78,4 +81,49 @@ func packedNames(t *testing.T, store *blob.Store) (names []string) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// serial is a place that is called by one at a time.
+type serial struct {
+	driver.Driver
+	mu sync.Mutex
+}
+
+func (s *serial) Put(ctx context.Context, key string, src driver.Source) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Driver.Put(ctx, key, src)
+}
+
+func (s *serial) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Driver.Get(ctx, key, offset, length)
+}
+
+func (s *serial) Stat(ctx context.Context, key string) (driver.Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Driver.Stat(ctx, key)
+}
+
+func (s *serial) Delete(ctx context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Driver.Delete(ctx, key)
+}
+
+func (s *serial) List(ctx context.Context, prefix string, fn func(driver.Info) error) error {
+	all, err := s.listed(ctx, prefix)
+	for i := 0; i < len(all) && err == nil; i++ {
+		err = fn(all[i]) // which may come back here
+	}
+	return err
+}
+
+func (s *serial) listed(ctx context.Context, prefix string) (all []driver.Info, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err = s.Driver.List(ctx, prefix, func(i driver.Info) error { all = append(all, i); return nil })
+	return all, err
 }

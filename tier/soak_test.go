@@ -1,7 +1,6 @@
 package tier
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -19,13 +18,12 @@ import (
 
 	"firn"
 	"firn/blob"
-	"firn/blob/driver"
-	"firn/blob/memblob"
 	"firn/kv/pebblekv"
 	"firn/object"
 	"firn/object/check"
 	"firn/object/listing"
 	"firn/object/record"
+	"firn/tier/packed"
 	"firn/tier/plain"
 	"firn/vfs"
 )
@@ -35,170 +33,6 @@ var (
 	soakObjects = flag.Int("objects", 150, "objects that TestSoak begins with")
 	soakSteps   = flag.Int("steps", 500, "steps of TestSoak")
 )
-
-// unruly is a place in memory that does what places do on bad days, and remembers what was under each key before.
-type unruly struct {
-	driver.Driver
-	name string
-	r    *rand.Rand
-	past map[string][][]byte // by key; content that was replaced or removed
-	bad  float64             // how many of its calls go wrong
-	away bool
-	// spoiled are the keys that have something else than was put there. They are never read as they were before: a place
-	// that keeps wrong bytes, and gives the right ones of an earlier copy, cannot be told from a good one.
-	spoiled map[string]bool
-	wrong   int                  // calls that went wrong
-	before  func(op, key string) // is called before each, if not nil
-}
-
-func newUnruly(name string, r *rand.Rand) *unruly {
-	return &unruly{Driver: memblob.New(memblob.Options{}), name: name, r: r, past: map[string][][]byte{}, spoiled: map[string]bool{}}
-}
-
-var errNoRoute = firn.NewError(firn.Unavailable, "no route to host")
-
-// trouble reports whether a call goes wrong, and whether it happens all the same.
-func (u *unruly) trouble(op, key string) (err error, applied bool) {
-	if u.before != nil {
-		u.before(op, key)
-	}
-	switch {
-	case u.away:
-		u.wrong++
-		return errNoRoute, false
-	case u.r.Float64() < u.bad:
-		u.wrong++
-		return errNoRoute, u.r.IntN(2) == 0
-	}
-	return nil, true
-}
-
-func (u *unruly) content(key string) []byte {
-	r, err := u.Driver.Get(context.Background(), key, 0, -1)
-	if err != nil {
-		return nil
-	}
-	defer r.Close()
-	p, err := io.ReadAll(r)
-	if err != nil {
-		return nil
-	}
-	return append(make([]byte, 0, len(p)+1), p...) // never nil
-}
-
-func (u *unruly) remember(key string) {
-	if p := u.content(key); p != nil {
-		u.past[key] = append(u.past[key], p)
-	}
-}
-
-func (u *unruly) Put(ctx context.Context, key string, src driver.Source) error {
-	err, applied := u.trouble("put", key)
-	if !applied {
-		return err
-	}
-	u.remember(key)
-	delete(u.spoiled, key)
-	if u.r.Float64() < u.bad && src.Size() > 0 { // it says that it has it, and has something else
-		u.wrong++
-		r, e := src.Open()
-		if e != nil {
-			return e
-		}
-		p, e := io.ReadAll(r)
-		if e = errors.Join(e, r.Close()); e != nil {
-			return e
-		}
-		u.spoiled[key] = true
-		p[u.r.IntN(len(p))] ^= 16
-		src = blob.Bytes(p[:len(p)-u.r.IntN(2)])
-	}
-	if e := u.Driver.Put(ctx, key, src); e != nil {
-		return e
-	}
-	return err
-}
-
-func (u *unruly) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
-	if err, _ := u.trouble("get", key); err != nil {
-		return nil, err
-	}
-	r, err := u.Driver.Get(ctx, key, offset, length)
-	if err != nil || u.r.Float64() >= u.bad {
-		return r, err
-	}
-	p, err := io.ReadAll(r)
-	r.Close()
-	if err != nil || len(p) == 0 {
-		return io.NopCloser(bytes.NewReader(p)), err
-	}
-	u.wrong++
-	switch u.r.IntN(4) {
-	case 0:
-		p[u.r.IntN(len(p))] ^= 1
-	case 1:
-		p = p[:u.r.IntN(len(p))] // it ends early, and says so to nobody
-	case 2: // what was there before
-		old := u.past[key]
-		if len(old) == 0 || u.spoiled[key] || strings.HasPrefix(key, "catalogue/") {
-			return nil, firn.NewError(firn.NotFound, "no such blob")
-		}
-		p = old[u.r.IntN(len(old))]
-		p = p[min(offset, int64(len(p))):]
-		if length >= 0 {
-			p = p[:min(length, int64(len(p)))]
-		}
-	default:
-		return io.NopCloser(io.MultiReader(bytes.NewReader(p[:u.r.IntN(len(p))]), broken{})), nil
-	}
-	return io.NopCloser(bytes.NewReader(p)), nil
-}
-
-type broken struct{}
-
-func (broken) Read([]byte) (int, error) {
-	return 0, firn.NewError(firn.Unavailable, "the connection was reset")
-}
-
-func (u *unruly) Stat(ctx context.Context, key string) (driver.Info, error) {
-	if err, _ := u.trouble("stat", key); err != nil {
-		return driver.Info{}, err
-	}
-	return u.Driver.Stat(ctx, key)
-}
-
-func (u *unruly) Delete(ctx context.Context, key string) error {
-	return u.DeleteAll(ctx, []string{key})
-}
-
-func (u *unruly) DeleteAll(ctx context.Context, keys []string) error {
-	for _, key := range keys {
-		err, applied := u.trouble("delete", key)
-		if applied {
-			u.remember(key)
-			if err := u.Driver.Delete(ctx, key); err != nil {
-				return err
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (u *unruly) List(ctx context.Context, prefix string, fn func(driver.Info) error) error {
-	if err, _ := u.trouble("list", prefix); err != nil {
-		return err
-	}
-	return u.Driver.List(ctx, prefix, fn)
-}
-
-func (u *unruly) clone(t *testing.T) *unruly {
-	c := *u
-	c.Driver, c.past, c.spoiled, c.before = cloneOf(t, u.Driver), maps.Clone(u.past), maps.Clone(u.spoiled), nil
-	return &c
-}
 
 // truth is what a site must hold.
 type truth map[string][]known // by bucket and key, newest last
@@ -242,10 +76,13 @@ type soak struct {
 	ns    *object.Store
 	mover *Mover
 
-	warned  strings.Builder // what the mover logged
-	busy    bool            // within something that a tier called back from
-	calls   int             // of tiers, until the next thing happens within one
-	crashed *moment         // taken within a call
+	warned strings.Builder // what the mover logged
+	busy   bool            // within something that a tier called back from
+	calls  int             // of tiers, until the next thing happens within one
+	// packed: the first tier is in the layout repository, which calls its place from several goroutines.
+	packed   bool
+	contents []*packed.Store
+	crashed  *moment // taken within a call
 
 	moved, recalled, restored, cold, expired, refused, crashes, away, changed int
 }
@@ -261,7 +98,14 @@ func (s *soak) open() {
 	var places []Place
 	for _, u := range s.tiers {
 		u.before = s.within
-		places = append(places, Place{Name: u.name, Class: strings.ToUpper(u.name), Store: blob.New(u, "mem:"+u.name)})
+		p := Place{Name: u.name, Class: strings.ToUpper(u.name), Store: blob.New(u, "mem:"+u.name)}
+		if s.packed && u == s.tiers[0] {
+			p.Store = blob.New(&serial{Driver: u}, "mem:"+u.name)
+			content := newPacked(p.Store, clock)
+			s.contents = []*packed.Store{content}
+			p.Content = content
+		}
+		places = append(places, p)
 	}
 	var err error
 	if s.set, err = NewSet(places, clock); err != nil {
@@ -283,6 +127,9 @@ func (s *soak) close() {
 		s.ns.Close() // what matters was synced
 		s.db.Close()
 		s.ns = nil
+		for _, c := range s.contents {
+			c.Close() // it only stops
+		}
 	}
 }
 
@@ -296,7 +143,7 @@ func (s *soak) within(string, string) {
 	}
 	s.busy = true
 	defer func() { s.busy = false }()
-	if s.r.IntN(3) == 0 {
+	if s.packed || s.r.IntN(3) == 0 {
 		s.crashed = s.moment()
 		return
 	}
@@ -612,6 +459,9 @@ func (s *soak) keeper() {
 		s.now = s.now.Add(time.Duration(s.r.IntN(100)) * time.Minute)
 		_, err := s.mover.Collect(ctx)
 		if err == nil {
+			err = s.mover.Sweep(ctx)
+		}
+		if err == nil {
 			_, err = s.ns.Collect(ctx)
 		}
 		if err != nil {
@@ -637,10 +487,18 @@ func (s *soak) told() {
 			continue
 		}
 		latest := map[change]bool{}
-		if err := plain.ReadCatalogue(s.t.Context(), blob.New(u.Driver, ""), func(e plain.Entry) error {
+		bad, away := u.bad, u.away
+		u.bad, u.away = 0, false
+		store, err := p.content.Catalogue(s.t.Context(), false)
+		if err != nil {
+			s.fail("%v", err)
+		}
+		err = plain.ReadCatalogue(s.t.Context(), store, func(e plain.Entry) error {
 			latest[change{e.Bucket, e.Key, e.Version}] = !e.Removed && e.Blob != ""
 			return nil
-		}); err != nil {
+		})
+		u.bad, u.away = bad, away
+		if err != nil {
 			s.fail("%v", err)
 		}
 		var told, there []string
@@ -714,7 +572,7 @@ func (s *soak) whole() {
 				for _, u := range s.tiers {
 					u.away = true
 				}
-			} else if l := v.Location; string(s.tier(l.Tier).content(l.Key)) != want.content {
+			} else if l := v.Location; s.onTier(l) != want.content {
 				s.fail("%s %s: its only copy, %s on tier %s, is another one", k, want.id, l.Key, l.Tier)
 			}
 			o, err := s.ns.Open(ctx, bucket, key, want.id)
@@ -734,6 +592,24 @@ func (s *soak) whole() {
 	for i, u := range s.tiers {
 		u.bad, u.away = bad[i], away[i]
 	}
+}
+
+// onTier is what a tier has of a version: in the layout plain right from its place.
+func (s *soak) onTier(l *record.Location) string {
+	u := s.tier(l.Tier)
+	if !s.packed || u != s.tiers[0] {
+		return string(u.content(l.Key))
+	}
+	r, err := s.set.Open(s.t.Context(), l.Tier, l.Key, 0, -1)
+	if err != nil {
+		s.fail("%s: %v", l.Key, err)
+	}
+	defer r.Close()
+	p, err := io.ReadAll(r)
+	if err != nil {
+		s.fail("%s: %v", l.Key, err)
+	}
+	return string(p)
 }
 
 func (s *soak) tier(name string) *unruly {
@@ -791,7 +667,7 @@ func (s *soak) end() {
 	s.restart(s.moment())
 	s.whole()
 	s.listed()
-	for range 2 {
+	for range 3 {
 		s.now = s.now.Add(24 * time.Hour)
 		if _, err := s.ns.ExpireLocal(ctx); err != nil {
 			s.fail("expire: %v", err)
@@ -801,6 +677,9 @@ func (s *soak) end() {
 		}
 		if _, err := s.mover.Collect(ctx); err != nil {
 			s.fail("collect: %v", err)
+		}
+		if err := s.mover.Sweep(ctx); err != nil {
+			s.fail("sweep: %v", err)
 		}
 	}
 	if _, err := s.ns.Collect(ctx); err != nil {
@@ -821,6 +700,9 @@ func (s *soak) end() {
 				s.t.Fatal(err)
 			}
 			have = append(have, info.Key)
+		}
+		if s.packed && u == s.tiers[0] {
+			have = packedNames(s.t, blob.New(&serial{Driver: u}, "mem:"))
 		}
 		for after := ""; ; {
 			list, err := s.ns.TierBlobs(ctx, u.name, after)
@@ -852,7 +734,7 @@ func (s *soak) end() {
 func (s *soak) rebuild() {
 	s.t.Helper()
 	ctx := s.t.Context()
-	n := &soak{t: s.t, r: s.r, step: s.step, now: s.now.Add(time.Hour), mem: vfs.NewCrashableMem(), truth: truth{}}
+	n := &soak{t: s.t, r: s.r, packed: s.packed, step: s.step, now: s.now.Add(time.Hour), mem: vfs.NewCrashableMem(), truth: truth{}}
 	for _, u := range s.tiers {
 		n.tiers = append(n.tiers, u.clone(s.t))
 	}
@@ -898,16 +780,25 @@ func TestSoak(t *testing.T) {
 	if _, err := fmt.Sscanf(*soakSeeds, "%d-%d", &first, &last); err != nil {
 		t.Fatalf("-seeds %s: want a range such as 4-300: %v", *soakSeeds, err)
 	}
-	for seed := first; seed <= last; seed++ {
-		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { runSoak(t, seed) })
-	}
+	layouts(t, func(t *testing.T, layout string) {
+		step := uint64(1)
+		if layout == "repository" {
+			step = 3 // it takes longer
+		}
+		for seed := first; seed <= last; seed += step {
+			t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { runSoak(t, seed, layout == "repository") })
+		}
+	})
 }
 
-func runSoak(t *testing.T, seed uint64) {
+func runSoak(t *testing.T, seed uint64, packed bool) {
 	r := rand.New(rand.NewPCG(seed, 5))
 	s := &soak{
 		t: t, r: r, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), mem: vfs.NewCrashableMem(), truth: truth{},
-		tiers: []*unruly{newUnruly("cold", r), newUnruly("warm", r)},
+		tiers: []*unruly{newUnruly("cold", r), newUnruly("warm", r)}, packed: packed,
+	}
+	if packed {
+		s.tiers[0].r = rand.New(rand.NewPCG(seed, 6)) // it is called from several goroutines, and is its own
 	}
 	s.open()
 	defer func() { s.close() }()
