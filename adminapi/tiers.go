@@ -36,10 +36,12 @@ type Tier struct {
 	Moves   Backlog `json:"moves"`   // to it
 	Recalls Backlog `json:"recalls"` // from it
 	Garbage Backlog `json:"garbage"` // blobs on it to be removed; of these no bytes are known
+	Begun   Begun   `json:"begun"`   // copies of large versions to it that are under way or were cut off
 	Journal uint64  `json:"journal"` // entries of the journal that its catalogue does not tell of yet
 
 	Moved         int64 `json:"moved"` // versions, since the start, as all below
 	MovedBytes    int64 `json:"moved_bytes"`
+	ResumedBytes  int64 `json:"resumed_bytes"` // that were there already when a copy that was cut off went on
 	Recalled      int64 `json:"recalled"`
 	RecalledBytes int64 `json:"recalled_bytes"`
 	Removed       int64 `json:"removed"` // blobs
@@ -52,6 +54,14 @@ type Backlog struct {
 	Bytes   int64     `json:"bytes,omitempty"`
 	Oldest  time.Time `json:"oldest,omitzero"`
 	More    bool      `json:"more,omitempty"` // there are more than are counted
+}
+
+// Begun is how far copies of large versions are.
+type Begun struct {
+	Objects int64 `json:"objects"`
+	Bytes   int64 `json:"bytes"` // of the versions
+	// Done is how many of the bytes were copied, about; those of before the last start are counted once a copy goes on.
+	Done int64 `json:"done"`
 }
 
 // TierExplain says where the bytes of a version are.

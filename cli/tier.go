@@ -110,16 +110,25 @@ func printTierStatus(out io.Writer, t *adminapi.Tier) error {
 		fmt.Fprintf(out, "  %s\n", t.Error)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "  to be moved to it\t%s%s\n", backlog(&t.Moves), begun(&t.Begun))
 	for _, b := range []struct {
 		what string
 		b    adminapi.Backlog
-	}{{"to be moved to it", t.Moves}, {"to be recalled from it", t.Recalls}, {"to be removed from it", t.Garbage}} {
+	}{{"to be recalled from it", t.Recalls}, {"to be removed from it", t.Garbage}} {
 		fmt.Fprintf(w, "  %s\t%s\n", b.what, backlog(&b.b))
 	}
 	fmt.Fprintf(w, "  changes its catalogue does not tell of\t%d\n", t.Journal)
 	fmt.Fprintf(w, "  since the start\t%d moved, %s; %d recalled, %s; %d removed; %d errors\n",
 		t.Moved, iBytes(t.MovedBytes), t.Recalled, iBytes(t.RecalledBytes), t.Removed, t.Errors)
 	return w.Flush()
+}
+
+// begun says how far the copies of large versions are.
+func begun(b *adminapi.Begun) string {
+	if b.Objects == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; large ones begun: %d, %s of %s", b.Objects, iBytes(b.Done), iBytes(b.Bytes))
 }
 
 func backlog(b *adminapi.Backlog) string {

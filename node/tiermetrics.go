@@ -50,12 +50,15 @@ func (n *Node) registerTiers() error {
 		add(telemetry.Gauge, w.name+"_waiting_oldest_timestamp_seconds", "Since when the oldest of those waits; 0 where none does",
 			func(t *adminapi.Tier) float64 { return stamp(w.of(t).Oldest) })
 	}
+	add(telemetry.Gauge, "begun", "Copies of large versions to it that are under way or were cut off", count(func(t *adminapi.Tier) int64 { return t.Begun.Objects }))
 	add(telemetry.Gauge, "garbage_waiting", "Blobs to be removed from it; of all tiers together a million at most", count(func(t *adminapi.Tier) int64 { return t.Garbage.Objects }))
 	add(telemetry.Gauge, "garbage_waiting_oldest_timestamp_seconds", "Since when the oldest of those is not needed; 0 where there is none",
 		func(t *adminapi.Tier) float64 { return stamp(t.Garbage.Oldest) })
 	add(telemetry.Gauge, "journal_behind", "Entries of the journal that its catalogue does not tell of yet", func(t *adminapi.Tier) float64 { return float64(t.Journal) })
 	add(telemetry.Counter, "moved_total", "Versions moved to it", count(func(t *adminapi.Tier) int64 { return t.Moved }))
 	add(telemetry.Counter, "moved_bytes_total", "Bytes of those", count(func(t *adminapi.Tier) int64 { return t.MovedBytes }))
+	add(telemetry.Counter, "resumed_bytes_total", "Bytes that were there already when a copy that was cut off went on",
+		count(func(t *adminapi.Tier) int64 { return t.ResumedBytes }))
 	add(telemetry.Counter, "recalled_total", "Versions recalled from it", count(func(t *adminapi.Tier) int64 { return t.Recalled }))
 	add(telemetry.Counter, "recalled_bytes_total", "Bytes of those", count(func(t *adminapi.Tier) int64 { return t.RecalledBytes }))
 	add(telemetry.Counter, "removed_total", "Blobs removed from it", count(func(t *adminapi.Tier) int64 { return t.Removed }))

@@ -47,7 +47,8 @@ func (v tierView) Tiers(ctx context.Context) (adminapi.Tiers, error) {
 			Name: st.Name, Class: st.Class, URL: st.URL, Layout: c.Layout, Archive: c.Archive, KeepLocal: c.KeepLocal.Std().Seconds(),
 			MaxBytes: int64(c.MaxBytes), Cost: c.Cost, Versions: used.Versions, Bytes: used.Bytes, CostMonth: costMonth(c, used.Bytes),
 			Ready: st.Ready, AwaySince: st.Away, Moves: waits(b.Moves, moves[st.Name]), Recalls: waits(b.Recalls, recalls[st.Name]),
-			Garbage: garbage[st.Name], Journal: b.Entries, Moved: st.Done.Moved, MovedBytes: st.Done.MovedBytes,
+			Garbage: garbage[st.Name], Begun: adminapi.Begun(b.Begun), Journal: b.Entries,
+			Moved: st.Done.Moved, MovedBytes: st.Done.MovedBytes, ResumedBytes: st.Done.ResumedBytes,
 			Recalled: st.Done.Recalled, RecalledBytes: st.Done.RecalledBytes, Removed: st.Done.Removed, Errors: st.Done.Errors,
 		}
 		if st.Err != nil {
@@ -109,6 +110,9 @@ func (v tierView) says(ver *record.Version, e *adminapi.TierExplain, now time.Ti
 	default:
 		say("%s are on tier %s (%s) since %s, as %s", what, e.Tier, e.TierURL, at(e.Since), e.TierKey)
 	}
+	for tier, done := range v.mover.BegunOf(ver) {
+		say("a copy to tier %s was begun: %s", tier, howFar(done))
+	}
 	switch {
 	case e.Tier == "":
 	case e.Local && e.LocalUntil.After(now):
@@ -129,6 +133,13 @@ func (v tierView) says(ver *record.Version, e *adminapi.TierExplain, now time.Ti
 	}
 	say("a read of it now %s", v.reads(ver, e))
 	return lines
+}
+
+func howFar(done int64) string {
+	if done == 0 {
+		return "how much of it is there is known once it goes on"
+	}
+	return fmt.Sprintf("about %d bytes are there", done)
 }
 
 // reads says what a read would do.

@@ -276,6 +276,19 @@ type Begun struct {
 	Done int64
 }
 
+// BegunOf returns how many bytes of a version were copied to the tiers to which a copy of it was begun, as Begun has it.
+func (m *Mover) BegunOf(v *record.Version) map[string]int64 {
+	out := map[string]int64{}
+	for _, t := range m.set.list {
+		t.mu.Lock()
+		if u := t.uploads[ownerOf(v)]; u != nil {
+			out[t.Name] = u.at.Load()
+		}
+		t.mu.Unlock()
+	}
+	return out
+}
+
 func (t *place) begun() (b Begun) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

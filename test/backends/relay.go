@@ -19,6 +19,8 @@ type Relay struct {
 		closed bool
 		stall  chan struct{} // not nil while bytes are held back; closed when they go on
 		limit  int64         // bytes until the next cut; 0 is none
+		sent   int64         // bytes that came from clients
+		hold   int64         // of these until it stalls; 0 is never
 	}
 }
 
@@ -70,7 +72,7 @@ func (r *Relay) serve(client net.Conn, addr string) {
 	}
 	var both sync.WaitGroup
 	pass := func(to, from net.Conn) {
-		r.pass(to, from)
+		r.pass(to, from, from == client)
 		to.Close()
 		from.Close()
 	}
@@ -83,11 +85,18 @@ func (r *Relay) serve(client net.Conn, addr string) {
 	r.mu.Unlock()
 }
 
-func (r *Relay) pass(to io.Writer, from io.Reader) {
+func (r *Relay) pass(to io.Writer, from io.Reader, up bool) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		r.mu.Lock()
+		if up {
+			r.mu.sent += int64(n)
+			if r.mu.hold > 0 && r.mu.sent >= r.mu.hold {
+				r.mu.hold = 0
+				r.stall()
+			}
+		}
 		stall := r.mu.stall
 		cut := r.mu.limit > 0 && r.mu.limit <= int64(n)
 		r.mu.limit = max(0, r.mu.limit-int64(n))
@@ -128,9 +137,28 @@ func (r *Relay) CutAfter(n int64) {
 func (r *Relay) Stall() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.stall()
+}
+
+// stall is Stall with mu held.
+func (r *Relay) stall() {
 	if r.mu.stall == nil {
 		r.mu.stall = make(chan struct{})
 	}
+}
+
+// StallAfter is Stall once clients have sent n bytes from now on.
+func (r *Relay) StallAfter(n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.hold = r.mu.sent + n
+}
+
+// Sent is how many bytes clients have sent, and whether they are held back.
+func (r *Relay) Sent() (n int64, stalled bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.sent, r.mu.stall != nil
 }
 
 // Resume ends Stall.

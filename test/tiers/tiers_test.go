@@ -38,12 +38,29 @@ type site struct {
 	minio  *backends.S3
 	sshd   *backends.SSH
 	client *minio.Client
+	lines  map[string]*backends.Relay // to the tiers, by class; nil where it has none
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T) *site { return newSiteBy(t, false) }
+
+// newSiteBy is newSite, over lines that can be cut where by is set.
+func newSiteBy(t *testing.T, by bool) *site {
 	t.Helper()
 	dir := t.TempDir()
 	s := &site{t: t, conf: filepath.Join(dir, "firn.yaml"), minio: backends.MinIO(t), sshd: backends.SSHD(t)}
+	endpoint, addr, known := s.minio.Endpoint, s.sshd.Addr, s.sshd.KnownHosts
+	if by {
+		s.lines = map[string]*backends.Relay{
+			"WARM": backends.NewRelay(t, strings.TrimPrefix(endpoint, "http://")), "COLD": backends.NewRelay(t, addr),
+		}
+		endpoint, addr = "http://"+s.lines["WARM"].Addr, s.lines["COLD"].Addr
+		// The server's key is known under another port.
+		p, err := os.ReadFile(known)
+		s.must(err)
+		_, port, _ := strings.Cut(addr, ":")
+		known = filepath.Join(dir, "known_hosts")
+		write(t, known, "[127.0.0.1]:"+port+string(p[bytes.IndexByte(p, ' '):]))
+	}
 	write(t, filepath.Join(dir, "minio.credentials"), "access_key = "+s.minio.Access+"\nsecret_key = "+s.minio.Secret+"\n")
 	write(t, s.conf, fmt.Sprintf(`reserve: 0
 encryption:
@@ -61,7 +78,7 @@ places:
 tiers:
   warm: {url: place:minio}
   cold: {url: place:nas/tier, cost: 4}
-`, dir, s.minio.Endpoint, s.sshd.User, s.sshd.Addr, s.sshd.Root, s.sshd.KeyFile, s.sshd.KnownHosts))
+`, dir, endpoint, s.sshd.User, addr, s.sshd.Root, s.sshd.KeyFile, known))
 	write(t, filepath.Join(dir, "keyring.secret"), "a secret that is not beside the data")
 	s.Server = server.New(t, server.Firn(server.Binary(t)), filepath.Join(dir, "data"), "--config", s.conf)
 	for _, place := range []string{"place:minio", "place:nas"} {
