@@ -187,4 +187,3 @@ func (u *unruly) clone(t *testing.T) *unruly {
 	c.Driver, c.past, c.spoiled, c.before = cloneOf(t, u.Driver), maps.Clone(u.past), maps.Clone(u.spoiled), nil
 	return &c
 }
-

@@ -79,7 +79,7 @@ func (s *site) killWhileMoving(class, object string, after int64) {
 // TestLargeObjects cuts moves of a large object off, by a kill and by the line: what had come to the tier is not sent again,
 // and where the object is gone meanwhile nothing of it stays there.
 func TestLargeObjects(t *testing.T) {
-	s := newSiteBy(t, true)
+	s := newSiteBy(t, "plain", true)
 	ctx := t.Context()
 	s.must(s.client.MakeBucket(ctx, "plain", minio.MakeBucketOptions{}))
 	put := func(key string, seed uint64) {

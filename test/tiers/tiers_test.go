@@ -41,10 +41,17 @@ type site struct {
 	lines  map[string]*backends.Relay // to the tiers, by class; nil where it has none
 }
 
-func newSite(t *testing.T) *site { return newSiteBy(t, false) }
+// layouts runs a test with the tiers in each layout.
+func layouts(t *testing.T, test func(t *testing.T, layout string)) {
+	for _, layout := range []string{"plain", "repository"} {
+		t.Run(layout, func(t *testing.T) { test(t, layout) })
+	}
+}
+
+func newSite(t *testing.T, layout string) *site { return newSiteBy(t, layout, false) }
 
 // newSiteBy is newSite, over lines that can be cut where by is set.
-func newSiteBy(t *testing.T, by bool) *site {
+func newSiteBy(t *testing.T, layout string, by bool) *site {
 	t.Helper()
 	dir := t.TempDir()
 	s := &site{t: t, conf: filepath.Join(dir, "firn.yaml"), minio: backends.MinIO(t), sshd: backends.SSHD(t)}
@@ -62,6 +69,11 @@ func newSiteBy(t *testing.T, by bool) *site {
 		write(t, known, "[127.0.0.1]:"+port+string(p[bytes.IndexByte(p, ' '):]))
 	}
 	write(t, filepath.Join(dir, "minio.credentials"), "access_key = "+s.minio.Access+"\nsecret_key = "+s.minio.Secret+"\n")
+	more := ""
+	if layout == "repository" {
+		write(t, filepath.Join(dir, "tier-password"), "a password\n")
+		more = ", layout: repository, password_file: " + filepath.Join(dir, "tier-password")
+	}
 	write(t, s.conf, fmt.Sprintf(`reserve: 0
 encryption:
   keyring: %[1]s/keyring.json
@@ -76,9 +88,9 @@ places:
   nas:
     url: sftp://%[3]s@%[4]s%[5]s/cold?key=%[6]s&known_hosts=%[7]s
 tiers:
-  warm: {url: place:minio}
-  cold: {url: place:nas/tier, cost: 4}
-`, dir, endpoint, s.sshd.User, addr, s.sshd.Root, s.sshd.KeyFile, known))
+  warm: {url: place:minio%[8]s}
+  cold: {url: place:nas/tier, cost: 4%[8]s}
+`, dir, endpoint, s.sshd.User, addr, s.sshd.Root, s.sshd.KeyFile, known, more))
 	write(t, filepath.Join(dir, "keyring.secret"), "a secret that is not beside the data")
 	s.Server = server.New(t, server.Firn(server.Binary(t)), filepath.Join(dir, "data"), "--config", s.conf)
 	for _, place := range []string{"place:minio", "place:nas"} {
@@ -249,8 +261,10 @@ func eventually(t *testing.T, what string, yes func() bool) {
 }
 
 // TestDownAndBack walks objects down two tiers and back, and does with them there what clients do.
-func TestDownAndBack(t *testing.T) {
-	s := newSite(t)
+func TestDownAndBack(t *testing.T) { layouts(t, testDownAndBack) }
+
+func testDownAndBack(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.fill()
 	ctx := t.Context()
 	was := s.everything()
@@ -266,10 +280,13 @@ func TestDownAndBack(t *testing.T) {
 	if got := s.on("cold"); got != n || s.on("warm") != 0 {
 		t.Errorf("%d versions are cold, want %d", got, n)
 	}
-	// Any tool reads what is there.
-	p, err := os.ReadFile(filepath.Join(s.sshd.Root, "cold", "tier", "objects", "plain", "sizes", "307200"))
-	if err != nil || !bytes.Equal(p, content(300<<10, 3)) {
-		t.Errorf("on the tier: %d bytes, %v", len(p), err)
+	if layout == "plain" { // any tool reads what is there
+		p, err := os.ReadFile(filepath.Join(s.sshd.Root, "cold", "tier", "objects", "plain", "sizes", "307200"))
+		if err != nil || !bytes.Equal(p, content(300<<10, 3)) {
+			t.Errorf("on the tier: %d bytes, %v", len(p), err)
+		}
+	} else if _, err := os.Stat(filepath.Join(s.sshd.Root, "cold", "tier", "repo", "config")); err != nil {
+		t.Error(err)
 	}
 
 	part := content(12<<20, 20)
@@ -284,7 +301,7 @@ func TestDownAndBack(t *testing.T) {
 		}
 		got.Close()
 	}
-	_, err = s.client.CopyObject(ctx, minio.CopyDestOptions{Bucket: "plain", Object: "copied"}, minio.CopySrcOptions{Bucket: "plain", Object: "sizes/307200"})
+	_, err := s.client.CopyObject(ctx, minio.CopyDestOptions{Bucket: "plain", Object: "copied"}, minio.CopySrcOptions{Bucket: "plain", Object: "sizes/307200"})
 	s.must(err)
 	_, err = s.client.ComposeObject(ctx, minio.CopyDestOptions{Bucket: "plain", Object: "composed"}, minio.CopySrcOptions{Bucket: "plain", Object: "parts"},
 		minio.CopySrcOptions{Bucket: "plain", Object: "sizes/307200"})
@@ -315,8 +332,10 @@ func TestDownAndBack(t *testing.T) {
 }
 
 // TestTierAway kills a tier: what is on it is answered with 503 that says so, all else goes on, and it comes back.
-func TestTierAway(t *testing.T) {
-	s := newSite(t)
+func TestTierAway(t *testing.T) { layouts(t, testTierAway) }
+
+func testTierAway(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.fill()
 	was := s.everything() // before, so that the cache has nothing of it
 	s.tier("move", "--prefix", "plain/sizes/", "COLD")
@@ -366,8 +385,10 @@ func TestTierAway(t *testing.T) {
 
 // TestKilledWhileMoving kills the site in the middle of moves, again and again: everything is there afterwards each time,
 // and in the end everything is where it was to be.
-func TestKilledWhileMoving(t *testing.T) {
-	s := newSite(t)
+func TestKilledWhileMoving(t *testing.T) { layouts(t, testKilledWhileMoving) }
+
+func testKilledWhileMoving(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.fill()
 	for i := range 100 {
 		p := content(20<<10+i*1000, uint64(100+i))
@@ -401,8 +422,10 @@ func TestKilledWhileMoving(t *testing.T) {
 }
 
 // TestLostSite deletes the data directory of a site whose objects are on two tiers, and makes it again from them.
-func TestLostSite(t *testing.T) {
-	s := newSite(t)
+func TestLostSite(t *testing.T) { layouts(t, testLostSite) }
+
+func testLostSite(t *testing.T, layout string) {
+	s := newSite(t, layout)
 	s.fill()
 	s.tier("move", "--prefix", "plain", "WARM")
 	s.tier("move", "--prefix", "versioned", "--versions", "COLD")

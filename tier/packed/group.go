@@ -94,7 +94,7 @@ func (s *Store) begin(g *group) {
 	}
 	if g.err != nil {
 		if g.session != nil {
-			_ = g.session.Abort(s.ctx) // what is left of it makes a prune wait
+			_ = s.abort(g.session) // what is left of it makes a prune wait
 			g.session = nil
 		}
 		<-s.writing
@@ -159,7 +159,7 @@ func (s *Store) leave(g *group) {
 // commit makes the snapshot of a group.
 func (s *Store) commit(g *group) error {
 	if len(g.entries) == 0 {
-		return g.session.Abort(s.ctx)
+		return s.abort(g.session)
 	}
 	if err := s.snapshot(s.ctx, g.repo, g.session, g.entries); err != nil {
 		return err
@@ -170,12 +170,20 @@ func (s *Store) commit(g *group) error {
 	return nil
 }
 
+// abort ends a session without a snapshot, also where the store is being closed: what was stored is found again by the next
+// one.
+func (s *Store) abort(session *repo.Session) error {
+	closing, release := repo.Closing(s.ctx)
+	defer release()
+	return session.Abort(closing)
+}
+
 // snapshot ends a session with a snapshot of the entries, and reads back the roster that names them.
 func (s *Store) snapshot(ctx context.Context, r *repo.Repo, session *repo.Session, entries []entry) error {
 	p := encodeRoster(entries)
 	root, _, err := session.Save(ctx, repo.Tree, p)
 	if err != nil {
-		_ = session.Abort(ctx) // the first error says what is wrong
+		_ = s.abort(session) // the first error says what is wrong
 		return err
 	}
 	snap, err := session.Commit(ctx, repo.Snapshot{
