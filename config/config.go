@@ -425,7 +425,7 @@ type Moves struct {
 	// it at least. 0 sets no bound. Reads of content that stays on a tier are not bound by it.
 	Rate Rate `yaml:"rate"`
 	// Times of day, by the clock of the machine, in which rules begin to move content to tiers, such as 22:00-06:00.
-	// What has begun is finished. Empty is always. Recalls, and moves that were asked for, need no window.
+	// What has begun is finished, but for copies of more than 64 MiB that can go on in the next one. Empty is always. Recalls, and moves that were asked for, need no window.
 	Windows []string `yaml:"windows"`
 }
 

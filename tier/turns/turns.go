@@ -2,7 +2,7 @@
 //
 // It promises that no more is at work at once on a tier than was set, that a tier that does not answer holds up no other, that bytes pass at no more than the rate that was set plus a burst,
 // that moves begin only in their windows, that a more urgent one never waits behind a less urgent one that has not begun,
-// and that the most urgent one under way gets half of the rate at least. What has begun is never interrupted. It must never import another package of this module.
+// and that the most urgent one under way gets half of the rate at least. What has begun is never interrupted, but may ask whether its window has closed. It must never import another package of this module.
 package turns
 
 import (
