@@ -119,7 +119,7 @@ func (m *Mover) ours(ctx context.Context, t *place, c *plain.Catalogue) error {
 	if c.Journal() > m.ns.JournalTail() {
 		return errBehind
 	}
-	if !c.Damaged() || c.Journal() > 0 {
+	if !c.Lost() {
 		return nil
 	}
 	// No segment can be read. No version was switched to the tier before one could be.

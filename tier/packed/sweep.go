@@ -102,10 +102,17 @@ func (s *Store) notes(ctx context.Context, sealed *blob.Store) ([]note, time.Tim
 		n := note{key: info.Key}
 		p, err := sealed.ReadAll(ctx, info.Key, noteLimit)
 		if err == nil {
-			err = json.Unmarshal(p, &n)
+			if e := json.Unmarshal(p, &n); e != nil {
+				err = &firn.Error{Kind: firn.Corrupt, Err: e}
+			}
 		}
 		if err == nil && n.Version != noteVersion {
 			err = firn.NewError(firn.Unsupported, "a note of a later version of firn: update this one")
+		}
+		if firn.KindOf(err) == firn.Corrupt {
+			// One that was not read back before the site was killed, whose names come again; or its contents are never removed.
+			s.opt.Log.Warn("a note of what was deleted from a tier cannot be read", "tier", s.place.Name(), "note", info.Key, "error", err)
+			continue
 		}
 		if err != nil {
 			return nil, oldest, firn.E("read note", info.Key, err)

@@ -98,6 +98,7 @@ type Catalogue struct {
 	told    uint64 // what the last segment says of journal
 	since   int    // segments since the last full one
 	damaged bool   // the last segment cannot be read
+	lost    bool   // nor can any
 	// records are the long ones that are known to be there. Rewrite leaves those that it names.
 	records map[string]bool
 }
@@ -131,12 +132,16 @@ func OpenCatalogue(ctx context.Context, store *blob.Store, site string) (*Catalo
 		}
 		return c, err
 	}
+	c.lost = true
 	return c, nil
 }
 
 // Damaged reports whether the last segment cannot be read, so that the catalogue is to be written anew before anything
 // relies on it.
 func (c *Catalogue) Damaged() bool { return c.damaged }
+
+// Lost reports whether there are segments and none can be read.
+func (c *Catalogue) Lost() bool { return c.lost }
 
 // Journal returns up to which entry of the journal the catalogue knows what happened. It may be called by others.
 func (c *Catalogue) Journal() uint64 { return c.journal.Load() }

@@ -229,3 +229,24 @@ func TestLongRecords(t *testing.T) {
 		t.Errorf("a record elsewhere: %v", err)
 	}
 }
+
+// TestLost: only where no segment can be read is all of it lost, whatever those that can say of the journal.
+func TestLost(t *testing.T) {
+	ctx := t.Context()
+	store := blob.New(memblob.New(memblob.Options{}), "mem:")
+	c := open(t, store)
+	for i := range 2 {
+		if err := c.Append(ctx, 0, []Entry{entry(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []uint64{2, 1} {
+		put(ctx, t, store, segmentKey(n), []byte("damaged"))
+		if c := open(t, store); !c.Damaged() || c.Lost() != (n == 1) {
+			t.Errorf("after segment %d: damaged %v, lost %v", n, c.Damaged(), c.Lost())
+		}
+	}
+	if c := open(t, blob.New(memblob.New(memblob.Options{}), "mem:")); c.Damaged() || c.Lost() {
+		t.Error("an empty one is lost")
+	}
+}
