@@ -26,6 +26,12 @@ type Content interface {
 	Delete(ctx context.Context, names ...string) error
 }
 
+// Gatherer is the ability of a Content whose puts wait for each other to be stored at once. One that waits gives its turn away.
+type Gatherer interface {
+	// Together is how many may wait at most.
+	Together() int
+}
+
 // Sweeper is the ability of a Content that takes back the room of what was deleted at some later time.
 type Sweeper interface {
 	// Sweep does that where it is worth it now. register calls each for all names that somebody needs, or that Delete may be

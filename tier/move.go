@@ -274,7 +274,7 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 	defer t.release(taken)
 	done := make([]*copied, len(versions))
 	var g errgroup.Group
-	g.SetLimit(m.turns.Parallel())
+	g.SetLimit(max(m.turns.Parallel(), together(t.content)))
 	began := m.set.now()
 	waits := make([]func(), len(versions))
 	for i := range versions {
@@ -343,6 +343,14 @@ func (m *Mover) move(ctx context.Context, tier string, versions []record.Version
 		t.counts.movedBytes.Add(c.entry.Size)
 	}
 	return errs
+}
+
+// together is how many puts a layout has wait for each other at most.
+func together(c Content) int {
+	if g, ok := c.(Gatherer); ok {
+		return g.Together()
+	}
+	return 0
 }
 
 // withBuckets adds to entries those of their buckets that the catalogue may not know as they are: a version without its

@@ -136,10 +136,10 @@ func (u *unruly) Get(ctx context.Context, key string, offset, length int64) (io.
 
 // trusted reports whether a blob of the layout repository is one that it cannot do without: of a key that is read wrong nobody
 // can tell that from a wrong password, and an index file that is kept wrong, and not read back since the site was killed, is
-// for firn repo repair.
+// for firn repo repair. A mark that is kept wrong may be of another site.
 func trusted(key string, put bool) bool {
 	key, ok := strings.CutPrefix(key, "repo/")
-	return strings.Contains(key, ".firn-encrypt") || ok && (key == "config" || strings.HasPrefix(key, "keys/") || put && !strings.HasPrefix(key, "packs/"))
+	return put && key == "firn-tier.json" || strings.Contains(key, ".firn-encrypt") || ok && (key == "config" || strings.HasPrefix(key, "keys/") || put && !strings.HasPrefix(key, "packs/"))
 }
 
 type broken struct{}

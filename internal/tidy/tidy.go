@@ -79,6 +79,7 @@ func Edges() []Edge {
 		{"tier/packed", "blob/wrap/prefix", "has its parts in directories"},
 		{"tier/packed", "repo", "keeps contents as chunks"},
 		{"tier/packed", "seal", "hides names"},
+		{"tier/packed", "tier/turns", "lets others work while it waits for a snapshot"},
 		{"node", "tier/packed", "has tiers in the layout repository"},
 		{"tier/plain", "blob/driver", "makes the source of a mark"},
 		{"blob", "blob/driver", "is the caller's side of it"},

@@ -16,6 +16,7 @@ import (
 // open to puts until none of its puts is storing any more, or until it is large; then its snapshot is committed.
 const (
 	groupBlobs = 1000
+	groupWaits = 256 // puts that wait for it: each has its version open
 	groupBytes = 4 << 30
 	groupTime  = 5 * time.Minute
 

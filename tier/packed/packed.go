@@ -23,6 +23,7 @@ import (
 	"firn/blob/wrap/encrypt"
 	"firn/blob/wrap/prefix"
 	"firn/repo"
+	"firn/tier/turns"
 )
 
 const (
@@ -253,13 +254,18 @@ func (s *Store) Put(ctx context.Context, name string, src driver.Source, reserve
 	if err != nil {
 		return err
 	}
-	select {
-	case <-g.done:
-		return g.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return turns.From(ctx).Rest(ctx, func() error {
+		select {
+		case <-g.done:
+			return g.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
 }
+
+// Together implements tier.Gatherer.
+func (s *Store) Together() int { return groupWaits }
 
 func (s *Store) putIn(ctx context.Context, g *group, name string, src driver.Source, reserve func(string) error) error {
 	select {

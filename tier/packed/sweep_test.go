@@ -367,67 +367,65 @@ func TestSweepCutOff(t *testing.T) {
 		reg   *register
 		after string
 	}
-	for range 2 {
-		st := &stepped{Driver: memblob.New(memblob.Options{})}
-		first := newStore(t, st)
-		r := newRegister()
-		like := func(i int) []byte { return append(random(uint64(i/2), 60_000), random(uint64(i+1000), 40_000)...) }
-		for i := range 30 {
-			if err := r.put(t, first, fmt.Sprintf("objects/b/%d", i), like(i)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var old []string
-		for n := range r.held {
-			if rng.IntN(2) == 0 {
-				old = append(old, n)
-			}
-		}
-		if err := r.drop(t, first, old...); err != nil {
+	st := &stepped{Driver: memblob.New(memblob.Options{})}
+	first := newStore(t, st)
+	r := newRegister()
+	like := func(i int) []byte { return append(random(uint64(i/2), 60_000), random(uint64(i+1000), 40_000)...) }
+	for i := range 30 {
+		if err := r.put(t, first, fmt.Sprintf("objects/b/%d", i), like(i)); err != nil {
 			t.Fatal(err)
 		}
-		first.Close()
-		s := reopened(t, st, 1)
-		var mu sync.Mutex
-		var cuts []moment
-		st.step = func(op, key string) (bool, bool) {
-			mu.Lock()
-			defer mu.Unlock()
-			if rng.IntN(12) == 0 && len(cuts) < 30 {
-				m := moment{after: op + " " + key}
-				m.place = st.clone(t, func() { m.reg = r.clone() })
-				cuts = append(cuts, m)
-			}
-			return false, true
+	}
+	var old []string
+	for n := range r.held {
+		if rng.IntN(2) == 0 {
+			old = append(old, n)
 		}
-		done := make(chan struct{})
-		var wg sync.WaitGroup
-		wg.Go(func() { // contents like those that go, while they go
-			for i := 0; ; i++ {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				if err := r.put(t, s, fmt.Sprintf("objects/c/%d", i), like(i%30)); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-		err := s.Sweep(t.Context(), r.each)
-		close(done)
-		wg.Wait()
-		st.step = nil
-		if err != nil {
-			t.Fatal(err)
+	}
+	if err := r.drop(t, first, old...); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	s := reopened(t, st, 1)
+	var mu sync.Mutex
+	var cuts []moment
+	st.step = func(op, key string) (bool, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if rng.IntN(12) == 0 && len(cuts) < 16 {
+			m := moment{after: op + " " + key}
+			m.place = st.clone(t, func() { m.reg = r.clone() })
+			cuts = append(cuts, m)
 		}
-		r.swept(t, reopened(t, st, 2))
-		for _, c := range cuts {
-			c.reg.swept(t, reopened(t, c.place, 2))
-			if t.Failed() {
-				t.Fatalf("cut off before %s", c.after)
+		return false, true
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { // contents like those that go, while they go
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
 			}
+			if err := r.put(t, s, fmt.Sprintf("objects/c/%d", i), like(i%30)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	err := s.Sweep(t.Context(), r.each)
+	close(done)
+	wg.Wait()
+	st.step = nil
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.swept(t, reopened(t, st, 2))
+	for _, c := range cuts {
+		c.reg.swept(t, reopened(t, c.place, 2))
+		if t.Failed() {
+			t.Fatalf("cut off before %s", c.after)
 		}
 	}
 }
@@ -446,8 +444,7 @@ func TestSweepFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.Close()
-	offset := rand.IntN(3)
-	for n := offset; ; n += 3 {
+	for n := rand.IntN(7); ; n += 7 { // each run takes others
 		place := &stepped{Driver: st.clone(t, func() {})}
 		s, reg := reopened(t, place, 1), r.clone()
 		var mu sync.Mutex

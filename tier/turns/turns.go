@@ -6,6 +6,7 @@
 package turns
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -83,6 +84,7 @@ type Turn struct {
 	t    *Turns
 	slot *queue
 	u    Urgency
+	out  bool // Rest gave it away and could not get it back
 }
 
 // Begin waits for its turn on a tier, of which there are few. A Move outside the windows does not wait: ErrClosed. Otherwise the error is the context's.
@@ -104,7 +106,7 @@ func (t *Turns) Begin(ctx context.Context, tier string, u Urgency) (*Turn, error
 		slot.leave()
 		return nil, err
 	}
-	return &Turn{t, slot, u}, nil
+	return &Turn{t: t, slot: slot, u: u}, nil
 }
 
 func (t *Turns) closed(u Urgency) error {
@@ -124,9 +126,24 @@ func (t *Turn) Closed() error {
 
 // End ends the turn.
 func (t *Turn) End() {
-	if t != nil {
+	if t != nil && !t.out {
 		t.slot.leave()
 	}
+}
+
+// Rest lets another one have the turn while wait waits for something, and waits for it again after that. The error is that of
+// wait, or the context's: then the turn has ended.
+func (t *Turn) Rest(ctx context.Context, wait func() error) error {
+	if t == nil || t.out {
+		return wait()
+	}
+	t.slot.leave()
+	err := wait()
+	if e := t.slot.enter(ctx, t.u); e != nil {
+		t.out = true
+		return cmp.Or(err, e)
+	}
+	return err
 }
 
 // Take waits until n bytes may pass. The error is the context's.

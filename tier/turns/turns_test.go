@@ -177,3 +177,41 @@ func TestClosed(t *testing.T) {
 		}
 	})
 }
+
+// TestRest: who waits for something else lets others work, and has its turn again after that.
+func TestRest(t *testing.T) {
+	turns := New(Options{Parallel: 1})
+	ctx := t.Context()
+	mine, err := turns.Begin(ctx, "cold", Asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mine.Rest(ctx, func() error {
+		other, err := turns.Begin(ctx, "cold", Move)
+		if err != nil {
+			return err
+		}
+		other.End()
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mine.End()
+	// One that cannot have it again has ended.
+	if mine, err = turns.Begin(ctx, "cold", Asked); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithCancel(ctx)
+	if err := mine.Rest(short, func() error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	mine.End()
+	if mine, err = turns.Begin(ctx, "cold", Asked); err != nil {
+		t.Fatal(err)
+	}
+	mine.End()
+	var none *Turn
+	if err := none.Rest(ctx, func() error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
