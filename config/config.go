@@ -421,8 +421,8 @@ type Moves struct {
 	// Number of objects that are copied to a tier, or back from it, at once. What somebody waits for goes first: recalls,
 	// then moves that were asked for, then recalls by rules, then moves by rules.
 	Parallel int `yaml:"parallel"`
-	// Bytes a second that moves and recalls take together, reading back what was written included. Recalls get half of
-	// it at least. 0 sets no bound. Reads of content that stays on a tier are not bound by it.
+	// Bytes a second that moves and recalls take together, reading back what was written included. What is most
+	// urgent gets half of it at least. 0 sets no bound. Reads of content that stays on a tier are not bound by it.
 	Rate Rate `yaml:"rate"`
 	// Times of day, by the clock of the machine, in which rules begin to move content to tiers, such as 22:00-06:00.
 	// What has begun is finished, but for copies of more than 64 MiB that can go on in the next one. Empty is always. Recalls, and moves that were asked for, need no window.

@@ -146,7 +146,7 @@ func (p *Placement) stays(v *Version, now time.Time) (next time.Time, yes bool) 
 	if v.Class == "" || p.class(want) != v.Class {
 		return next, false
 	}
-	_, next = p.Rules.turns(&Subject{Written: v.Modified, Moved: v.Moved, Use: v.Use}, now)
+	_, next = p.Rules.turns(&Subject{Written: v.Modified, Moved: v.Moved, Use: v.Use, Pinned: p.Pinned, PinnedAt: p.PinnedAt}, now)
 	return next, true
 }
 
@@ -238,20 +238,28 @@ func (p *Placement) tags() string {
 // turns returns the last and the next moment at which what is decided about s may become another without a read: the
 // last up to now, the next after it. Zero where there is none.
 func (r TemperatureRules) turns(s *Subject, now time.Time) (last, next time.Time) {
-	for _, t := range []struct {
-		from  time.Time
-		after time.Duration
-	}{{s.Written, r.HotAge}, {s.Use.Last, r.WarmRead}, {s.Written, r.WarmAge}, {s.Moved, r.MinStay}} {
-		if t.from.IsZero() {
-			continue
-		}
-		if at := t.from.Add(t.after); at.After(now) {
+	at := []time.Time{after(s.Written, r.HotAge), after(s.Moved, r.MinStay), after(s.Use.Last, r.WarmRead), after(s.Written, r.WarmAge)}
+	for i, at := range at {
+		switch {
+		case at.IsZero():
+		case !at.After(now):
+			if at.After(last) {
+				last = at
+			}
+		case s.Pinned && (s.PinnedAt == Hot || i > 1): // it stays for its pin
+		default:
 			next = Earlier(next, at)
-		} else if at.After(last) {
-			last = at
 		}
 	}
 	return last, next
+}
+
+// after is never after never.
+func after(t time.Time, d time.Duration) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.Add(d)
 }
 
 // floor returns the coldest storage class that a rule has moved v to, or would have, and the rule: STANDARD where none

@@ -74,6 +74,43 @@ func TestPlacement(t *testing.T) {
 	}
 }
 
+// TestPinsEnd: nothing is due for what a pin holds, but what its pin leaves open.
+func TestPinsEnd(t *testing.T) {
+	now := at("2026-06-30 12:00")
+	for _, c := range []struct {
+		at      Temperature
+		class   string
+		age     time.Duration
+		due     time.Duration // from now; 0 is never
+		why     string
+		without string
+	}{
+		{Hot, "", 19 * Day, 0, "stays: pinned to hot", "until"},
+		{Hot, "", Day, 0, "stays: hot", "until"},
+		{Hot, "COLD", Day, -time.Hour, "bring back from COLD: up, pinned to hot or warmer, and hot: written 1 day ago", "until"},
+		{Warm, "", Day, 2 * Day, "stays: hot: written 1 day ago", ""},
+		{Warm, "WARM", 19 * Day, 0, "stays: pinned to warm", "until"},
+	} {
+		p := Placement{Name: "t", Rules: DefaultTemperatureRules(), Warm: "WARM", Cold: "COLD", Pinned: true, PinnedAt: c.at}
+		v := Version{Key: "k", Current: true, Size: 1 << 20, Modified: now.Add(-c.age), Class: c.class}
+		if c.class == "COLD" {
+			v.Moved = now.Add(-time.Hour - Day)
+		}
+		plan := NewPlan(New(nil, Options{}), []Placement{p}, "bkt")
+		d := plan.Decide(&v, now)
+		want := time.Time{}
+		if c.due != 0 {
+			want = now.Add(c.due)
+		}
+		if !d.Due.Equal(want) || !strings.Contains(d.Reason, c.why) || c.without != "" && strings.Contains(d.Reason, c.without) {
+			t.Errorf("%s in %q, %s old: due %s, want %s; %s", c.at, c.class, c.age, d.Due, want, d.Reason)
+		}
+		if may, next := plan.MayAct(&v, now); !may && !next.Equal(want) {
+			t.Errorf("%s in %q: next %s, want %s", c.at, c.class, next, want)
+		}
+	}
+}
+
 // TestPlacementByTag: a rule with tags is for what has all of them, and only for that, whatever else is for it.
 func TestPlacementByTag(t *testing.T) {
 	now := at("2026-06-30 12:00")

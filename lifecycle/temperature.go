@@ -121,14 +121,17 @@ func (r TemperatureRules) lately(use *Use, now time.Time) bool {
 // Decide returns the temperature of the place where a version belongs, which is Subject.At where it stays, and why.
 func (r TemperatureRules) Decide(s Subject, now time.Time) (Temperature, string) {
 	want, why := r.Classify(s.Written, s.Use, now)
-	if s.Pinned && want > s.PinnedAt {
+	// A pin is somebody's word: it neither waits nor needs reads.
+	pinned := s.Pinned && s.At > s.PinnedAt
+	switch {
+	case s.Pinned && want > s.PinnedAt:
 		want, why = s.PinnedAt, fmt.Sprintf("pinned to %s or warmer (else %s)", s.PinnedAt, why)
+	case pinned:
+		why = fmt.Sprintf("pinned to %s or warmer, and %s", s.PinnedAt, why)
 	}
 	if want == s.At {
 		return s.At, "stays: " + why
 	}
-	// A pin is somebody's word: it neither waits nor needs reads.
-	pinned := s.Pinned && s.At > s.PinnedAt
 	if stay := now.Sub(s.Moved); !pinned && !s.Moved.IsZero() && stay < r.MinStay {
 		return s.At, fmt.Sprintf("stays %s: it came %s ago and stays at least %s (then %s)", s.At, span(stay), span(r.MinStay), why)
 	}

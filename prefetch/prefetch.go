@@ -219,7 +219,7 @@ func (l *Learner) within(a Access) (out []Suggestion, again bool) {
 func (l *Learner) across(a Access) []Suggestion {
 	l.step++
 	l.settle(a.Object)
-	out := append(l.steps(a), l.together(a.Object)...)
+	out := append(l.steps(a), l.together(a)...)
 	slices.SortStableFunc(out, func(a, b Suggestion) int { return cmp.Compare(b.Chance, a.Chance) })
 	return out
 }

@@ -89,13 +89,14 @@ func file(dir string, n int) string {
 func TestSets(t *testing.T) {
 	l := newLearner(t)
 	r := rand.New(rand.NewPCG(1, 1))
+	now := time.Date(2026, 1, 20, 8, 0, 0, 0, time.UTC)
 	look := func(dir string) (foreseen, made int) {
 		hoped := map[string]bool{}
 		for _, i := range r.Perm(40) {
 			if hoped[file(dir, i)] {
 				foreseen++
 			}
-			for _, s := range l.Observe(whole(file(dir, i))) {
+			for _, s := range l.Observe(Access{Time: now, Object: file(dir, i), Size: 100, Length: 100}) {
 				if !strings.HasPrefix(s.Object, dir) || !strings.Contains(s.Why, "read again") {
 					t.Errorf("%+v", s)
 				}
@@ -122,6 +123,12 @@ func TestSets(t *testing.T) {
 		}
 		for i := range 100 { // what comes between rounds
 			l.Observe(whole(file(fmt.Sprintf("other/%c/", 'a'+i%26), 100*round+i)))
+		}
+	}
+	for range 2 {
+		now = now.Add(time.Hour) // as good as other reads between
+		if foreseen, made := look(dirs[2]); foreseen < 25 || made > 40 {
+			t.Errorf("an hour later: %d of 40 foreseen, %d suggestions", foreseen, made)
 		}
 	}
 }

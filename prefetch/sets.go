@@ -3,6 +3,7 @@ package prefetch
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 const (
@@ -10,6 +11,8 @@ const (
 	maxMembers   = 128
 	maxMemberLen = 256 // bytes of a name behind its last slash
 	setAhead     = 4   // members suggested after a read
+	// A round ends where nothing of the set is read for so long, or within Window reads.
+	roundEnds = 10 * time.Minute
 )
 
 // set is the objects of one directory, which is what names have up to their last slash. They are read in rounds: of a set
@@ -22,6 +25,7 @@ type set struct {
 	round   int
 	seen    int   // members read in this round
 	last    int64 // step of the last read
+	when    time.Time
 }
 
 type member struct {
@@ -30,9 +34,9 @@ type member struct {
 }
 
 // together suggests what was read together with an object the last time.
-func (l *Learner) together(object string) (out []Suggestion) {
-	slash := strings.LastIndexByte(object, '/') + 1
-	dir, name := object[:slash], object[slash:]
+func (l *Learner) together(a Access) (out []Suggestion) {
+	slash := strings.LastIndexByte(a.Object, '/') + 1
+	dir, name := a.Object[:slash], a.Object[slash:]
 	if len(name) > maxMemberLen {
 		return nil
 	}
@@ -44,13 +48,13 @@ func (l *Learner) together(object string) (out []Suggestion) {
 			r = &rule{}
 			l.setRules.Add(shape, r)
 		}
-		s = &set{rule: r, at: map[string]int{}, last: l.step}
+		s = &set{rule: r, at: map[string]int{}, last: l.step, when: a.Time}
 		l.sets.Add(dir, s)
 	}
-	if l.step-s.last > int64(l.opt.Window) {
+	if l.step-s.last > int64(l.opt.Window) || a.Time.Sub(s.when) > roundEnds {
 		s.begin()
 	}
-	s.last = l.step
+	s.last, s.when = l.step, a.Time
 	i, known := s.at[name]
 	switch {
 	case known && s.members[i].round < s.round:

@@ -1,9 +1,9 @@
 // Package simulate replays a recorded access log against cache policies and says what share of it each would have
 // served.
 //
-// It owns the format of the log, which docs/cache.md describes, and the policies as they are simulated: which blocks are
-// held, not their bytes. It promises bounded memory but for one size an object, and the same result for the same log.
-// It must never import a level of the real cache.
+// It owns the format of the log, which docs/cache-simulate.md describes, and the policies as they are simulated: which blocks
+// are held, not their bytes. It promises bounded memory but for one size an object, and the same result for the same log, but
+// for tinylfu, which hashes differently in each run. It must never import a level of the real cache.
 package simulate
 
 import (

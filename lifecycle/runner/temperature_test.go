@@ -632,7 +632,9 @@ func TestDueSeesAll(t *testing.T) {
 				x.read(r, "bkt", key, content, 3)
 			}
 		}
-		looked += x.pass(r, PassOptions{Due: true}).Scanned
+		for range 2 { // what one hid is a version that is not current to the next
+			looked += x.pass(r, PassOptions{Due: true}).Scanned
+		}
 		res := x.pass(r, PassOptions{DryRun: true, Report: func(it Item) {
 			t.Errorf("at %s %s %s was left: %s", at, it.Key, it.VersionID, it.Decision.Reason)
 		}})
