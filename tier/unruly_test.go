@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,12 +28,14 @@ type unruly struct {
 	// spoiled are the keys that have something else than was put there. They are never read as they were before: a place
 	// that keeps wrong bytes, and gives the right ones of an earlier copy, cannot be told from a good one.
 	spoiled map[string]bool
+	kept    map[string][]byte    // of puts that can be resumed
+	wentOn  int                  // puts that were resumed
 	wrong   int                  // calls that went wrong
 	before  func(op, key string) // is called before each, if not nil
 }
 
 func newUnruly(name string, r *rand.Rand) *unruly {
-	return &unruly{Driver: memblob.New(memblob.Options{}), name: name, r: r, past: map[string][][]byte{}, spoiled: map[string]bool{}}
+	return &unruly{Driver: memblob.New(memblob.Options{}), name: name, r: r, past: map[string][][]byte{}, spoiled: map[string]bool{}, kept: map[string][]byte{}}
 }
 
 var errNoRoute = firn.NewError(firn.Unavailable, "no route to host")
@@ -95,6 +98,75 @@ func (u *unruly) Put(ctx context.Context, key string, src driver.Source) error {
 	}
 	if e := u.Driver.Put(ctx, key, src); e != nil {
 		return e
+	}
+	return err
+}
+
+// keptPiece is how many bytes are kept of a put at once.
+const keptPiece = 4 << 10
+
+// Resume keeps pieces, each of which may go wrong or be kept wrong.
+func (u *unruly) Resume(ctx context.Context, key string, src driver.Source) error {
+	if info, err := u.Stat(ctx, key); err == nil && info.Size == src.Size() {
+		return nil
+	} else if err != nil && firn.KindOf(err) != firn.NotFound {
+		return err
+	}
+	if len(u.kept[key]) > 0 {
+		u.wentOn++
+	}
+	r, err := blob.OpenExactAt(ctx, src, int64(len(u.kept[key])))
+	if err != nil {
+		return err
+	}
+	defer r.Close() // it was only read
+	for err == nil {
+		p := make([]byte, keptPiece)
+		var n int
+		if n, err = io.ReadFull(r, p); err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		fault, applied := u.trouble("part", key)
+		if applied {
+			if u.r.Float64() < u.bad/10 {
+				u.wrong++
+				p[u.r.IntN(n)] ^= 16
+			}
+			u.kept[key] = append(slices.Clip(u.kept[key]), p[:n]...)
+		}
+		if fault != nil {
+			return fault
+		}
+	}
+	fault, applied := u.trouble("complete", key)
+	if !applied {
+		return fault
+	}
+	whole, err := blob.OpenExact(ctx, src)
+	if err != nil {
+		return err
+	}
+	defer whole.Close() // as above
+	right, err := io.ReadAll(whole)
+	if err != nil {
+		return err
+	}
+	u.remember(key)
+	u.spoiled[key] = !bytes.Equal(right, u.kept[key])
+	if err := u.Driver.Put(ctx, key, blob.Bytes(u.kept[key])); err != nil {
+		return err
+	}
+	delete(u.kept, key)
+	return fault
+}
+
+func (u *unruly) Abandon(_ context.Context, key string) error {
+	err, applied := u.trouble("abandon", key)
+	if applied {
+		delete(u.kept, key)
 	}
 	return err
 }
@@ -185,5 +257,6 @@ func (u *unruly) List(ctx context.Context, prefix string, fn func(driver.Info) e
 func (u *unruly) clone(t *testing.T) *unruly {
 	c := *u
 	c.Driver, c.past, c.spoiled, c.before = cloneOf(t, u.Driver), maps.Clone(u.past), maps.Clone(u.spoiled), nil
+	c.kept = maps.Clone(u.kept)
 	return &c
 }

@@ -63,8 +63,8 @@ func (b *bucket) resume(ctx context.Context, name string, src driver.Source) err
 		}
 	}
 	_, err = b.core.CompleteMultipartUpload(ctx, b.name, name, id, parts, minio.PutObjectOptions{})
-	if status := answered(err).StatusCode; status == http.StatusBadRequest {
-		// It can never be completed.
+	switch answered(err).Code {
+	case "InvalidPart", "InvalidPartOrder", "EntityTooSmall": // it can never be completed
 		b.abort(ctx, name, id)
 	}
 	return err
