@@ -121,7 +121,9 @@ func (m *moves) add(v *record.Version, it Item) {
 	b := &l.next
 	b.options.Class = class
 	b.versions, b.about = append(b.versions, *v), append(b.about, it)
-	if b.bytes += v.Size; len(b.versions) >= moveObjects || b.bytes >= moveBytes {
+	b.bytes += v.Size
+	// As many as are copied at once, however large they are.
+	if n := len(b.versions); n >= moveObjects || n >= m.r.opt.Parallel && b.bytes >= moveBytes {
 		m.send(l)
 	}
 }

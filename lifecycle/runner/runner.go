@@ -42,7 +42,7 @@ type Options struct {
 	Move func(ctx context.Context, class string, versions []record.Version, o object.MoveOptions) []error
 	// Recall brings a version back, as tier.Mover.Promote does; needed with Placements.
 	Recall func(ctx context.Context, ref object.Ref, o object.RecallOptions) (*record.Version, error)
-	// Parallel is how many versions are brought back from a tier at once; 0 is 4.
+	// Parallel is how many versions are brought back from a tier at once, and how many Move copies at once; 0 is 4.
 	Parallel int
 	// Placements are the site's rules by temperature.
 	Placements []lifecycle.Placement

@@ -332,6 +332,30 @@ func TestRecallsSideBySide(t *testing.T) {
 	}
 }
 
+// TestBatches: a batch ends with its bytes, but holds as many versions as are copied at once.
+func TestBatches(t *testing.T) {
+	x := newTiered(t)
+	r := x.runner()
+	var sizes []int
+	m := r.newMoves(t.Context(), &PassOptions{Report: func(Item) {}}, &Result{Began: x.now, Waiting: map[string]Backlog{}})
+	m.move = func(_ context.Context, _ string, list []record.Version, _ object.MoveOptions) []error {
+		sizes = append(sizes, len(list))
+		return make([]error, len(list))
+	}
+	add := func(n int, size int64) {
+		for range n {
+			m.add(&record.Version{Size: size}, Item{Decision: lifecycle.Decision{Action: lifecycle.Move, Class: "COLD"}})
+		}
+	}
+	add(6, 1<<30)
+	add(moveObjects, 1)
+	add(10, moveBytes/8)
+	m.end()
+	if want := []int{4, 2 + 2, moveObjects, 8}; !slices.Equal(sizes, want) {
+		t.Errorf("batches of %v, want %v", sizes, want)
+	}
+}
+
 // TestPinByTag: a tag brings an object back and holds it, and lets go of it when it is taken off.
 func TestPinByTag(t *testing.T) {
 	x := newTiered(t)
