@@ -139,6 +139,67 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestPruneOfDamagedPack: a pack that is cut off, or whose list is damaged, keeps no prune from moving what is needed of it,
+// unless that is what is damaged.
+func TestPruneOfDamagedPack(t *testing.T) {
+	for name, harm := range map[string]func(p []byte) []byte{
+		"cut off":          func(p []byte) []byte { return p[:len(p)-100] },
+		"its list":         func(p []byte) []byte { return flip(len(p) - 30)(p) },
+		"its header":       flip(20),
+		"what is needed":   nil,
+		"without a footer": func(p []byte) []byte { return p[:len(p)-1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := blob.New(memblob.New(memblob.Options{}), "mem:")
+			r := initRepo(t, store, small())
+			all, err := backup(t.Context(), r, upTo(30))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The first chunks of the first pack are needed, the others are not.
+			kept, err := backup(t.Context(), r, upTo(3))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pack := r.idx.usablePacks(dataID(t, r, 0))
+			if harm == nil {
+				harm = flip(packHeader + 100)
+			}
+			change(t, store, packKey(pack[0]), harm)
+			if err := r.Forget(t.Context(), all.ID); err != nil {
+				t.Fatal(err)
+			}
+			r = again(t, r, store, Options{})
+			_, err = r.Prune(t.Context(), PruneOptions{Scratch: t.TempDir(), MaxUnused: -1})
+			if name == "what is needed" {
+				if firn.KindOf(err) != firn.Corrupt || !strings.Contains(err.Error(), pack[0].String()) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if there, err := store.Exists(t.Context(), packKey(pack[0])); there || err != nil {
+				t.Errorf("the damaged pack is there: %v, %v", there, err)
+			}
+			if err := restore(t.Context(), again(t, r, store, Options{}), kept.ID, upTo(3)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// dataID is the id of a chunk of the universe.
+func dataID(t *testing.T, r *Repo, n int) ID {
+	t.Helper()
+	id, err := r.Sum(t.Context(), Data, content(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
 func TestDamagedSnapshotIsNamedAndForgotten(t *testing.T) {
 	ctx := t.Context()
 	store := newStore(t)

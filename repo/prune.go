@@ -366,6 +366,10 @@ func (p *pruner) repack(ctx context.Context, packs []uint32) ([]uint32, error) {
 // are what was stored.
 func (p *pruner) moveChunks(ctx context.Context, k *surveyed, ids map[ID]bool) error {
 	head, list, err := p.r.readTrailer(ctx, k.id, k.size)
+	if firn.KindOf(err) == firn.Corrupt {
+		// What is damaged may be nothing that is needed. Where it is, its seal says so.
+		head, list, err = p.indexed(ctx, k.id, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -413,6 +417,29 @@ func (p *pruner) moveChunks(ctx context.Context, k *surveyed, ids map[ID]bool) e
 		}
 	}
 	return nil
+}
+
+// indexed returns the chunks of a pack as an index file lists them; otherwise where none does.
+func (p *pruner) indexed(ctx context.Context, id ID, otherwise error) (head packHead, list []entry, err error) {
+	for _, f := range p.survey.index {
+		file, err := p.r.readIndex(ctx, f.id, f.size)
+		if err != nil {
+			return head, nil, err
+		}
+		if err := parseIndex(file, func(k indexPack) error {
+			if k.id == id {
+				head, otherwise = k.head, nil
+				list, err = parseEntries(k.list, int64(k.size)-packFooter-seal.Overhead-int64(len(k.list)))
+			}
+			return err
+		}); err != nil {
+			return head, nil, firn.E("read", indexPrefix+f.id.String(), err)
+		}
+		if otherwise == nil {
+			break
+		}
+	}
+	return head, list, otherwise
 }
 
 // finish deletes what is doomed, once nobody can rely on it.
