@@ -487,8 +487,8 @@ func (s *soak) told() {
 			continue
 		}
 		latest := map[change]bool{}
-		bad, away, busy := u.bad, u.away, s.busy
-		u.bad, u.away, s.busy = 0, false, true // nothing is to happen within
+		bad, away := u.bad, u.away
+		u.bad, u.away = 0, false
 		store, err := p.content.Catalogue(s.t.Context(), false)
 		if err != nil {
 			s.fail("%v", err)
@@ -497,7 +497,7 @@ func (s *soak) told() {
 			latest[change{e.Bucket, e.Key, e.Version}] = !e.Removed && e.Blob != ""
 			return nil
 		})
-		u.bad, u.away, s.busy = bad, away, busy
+		u.bad, u.away = bad, away
 		if err != nil {
 			s.fail("%v", err)
 		}
