@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 	"github.com/minio/minio-go/v7/pkg/encrypt"
 
 	"firn/config"
+	"firn/object"
+	"firn/object/record"
 )
 
 func fetch(t *testing.T, method, url string, header ...string) (*http.Response, string) {
@@ -161,4 +164,48 @@ func within(t *testing.T, what string, yes func() bool) {
 			t.Fatalf("it does not come: %s", what)
 		}
 	}
+}
+
+// TestEdgeOverTiers: many slices at once of what is on a tier come, though the edge cache and the tier fetch by way of one
+// cache.
+func TestEdgeOverTiers(t *testing.T) {
+	dir := t.TempDir()
+	cfg := tiered(t, dir)
+	makePlace(t, "file:"+filepath.Join(dir, "nas"))
+	cfg.Edge.Listen, cfg.Edge.Slice, cfg.Cache.Disk = "127.0.0.1:0", 4<<10, 64<<20
+	nas := cfg.Places["nas"]
+	nas.DownloadRate = 64 << 20 // so that many are on their way at once
+	cfg.Places["nas"] = nas
+	rule := config.DefaultEdgeRule()
+	rule.Prefix, rule.Strip, rule.Origins = "/", true, []string{"bucket:" + bucket}
+	cfg.EdgeRules = map[string]config.EdgeRule{"all": rule}
+	s := start(t, cfg, Options{})
+	edge := "http://" + s.edge.listener.Addr().String()
+	if err := s.client(t).MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const slices, part = 150, 256 << 10 // each has a block of the tier of its own
+	long := strings.Repeat("0123456789abcdef", slices*part/16)
+	s.put(t, "k", long)
+	v, err := s.engine.store.Head(t.Context(), bucket, "k", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if errs := s.tiers.mover.MoveNow(t.Context(), "cold", []record.Version{*v}, object.MoveOptions{}); errs[0] != nil {
+		t.Fatal(errs[0])
+	}
+	if resp, _ := fetch(t, "HEAD", edge+"/k"); resp.StatusCode != 200 {
+		t.Fatal(resp.Status)
+	}
+	var wg sync.WaitGroup
+	for i := range slices {
+		wg.Go(func() {
+			resp, body, err := tryFetch(t, "GET", edge+"/k", fmt.Sprintf("Range: bytes=%d-%d", i*part, i*part+9))
+			if err != nil || resp.StatusCode != 206 || body != long[:10] {
+				t.Errorf("slice %d: %v, %q, %v", i, resp.StatusCode, body, err)
+			}
+		})
+	}
+	wg.Wait()
+	http.DefaultClient.CloseIdleConnections() // a stop waits for those on which nothing was asked yet
 }
