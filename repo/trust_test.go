@@ -7,6 +7,7 @@ import (
 	"firn"
 	"firn/blob"
 	"firn/blob/memblob"
+	"firn/seal"
 )
 
 // TestDistrust: a chunk of a pack that is not trusted is stored again, read from where it is right, and kept by a prune.
@@ -89,4 +90,46 @@ func readErr(t *testing.T, r *Repo, id ID) error {
 	t.Helper()
 	_, err := r.Load(t.Context(), id, nil)
 	return err
+}
+
+// TestPruneReadsTreesThatAreTrusted: a tree that is in a pack that is not trusted, too, is read from the other one.
+func TestPruneReadsTreesThatAreTrusted(t *testing.T) {
+	ctx := t.Context()
+	for range 8 { // which of them would come first is by chance
+		store := blob.New(memblob.New(memblob.Options{}), "mem:")
+		r, err := Init(ctx, store, []byte("p"), InitOptions{Reserve: -1, Cost: seal.Cost{Memory: 8 << 10, Time: 1, Threads: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := ID{}
+		for i := range 2 {
+			s, err := r.NewSession(ctx, SessionOptions{})
+			if err == nil {
+				root, _, err = s.Save(ctx, Tree, EncodeTree(nil, TreeChunk{}))
+			}
+			if err == nil {
+				_, err = s.Commit(ctx, Snapshot{Root: root})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 1 {
+				break
+			}
+			for _, p := range r.idx.usablePacks(root) {
+				if err := store.PutBytes(ctx, packKey(p), make([]byte, 1000)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := r.Distrust(ctx, root); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.Prune(ctx, PruneOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := readErr(t, r, root); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -6,10 +6,12 @@ import (
 	"encoding/binary"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"firn"
 	"firn/blob"
 	"firn/blob/driver"
 	"firn/blob/wrap/prefix"
@@ -30,6 +32,44 @@ func newPacked(store *blob.Store, now func() time.Time) *packed.Store {
 			Sizes: chunk.Sizes{Min: 4 << 10, Mean: 20 << 10, Max: 64 << 10}, PackSize: 1 << 20, Reserve: -1,
 			Cost: seal.Cost{Memory: 8 << 10, Time: 1, Threads: 1},
 		},
+	})
+}
+
+// TestOtherLayout: a tier is not taken for one of another layout, and nothing is done to it.
+func TestOtherLayout(t *testing.T) {
+	layouts(t, func(t *testing.T, layout string) {
+		s := newSite(t, layout)
+		s.put("bkt", "a", "1")
+		s.move("bkt")
+		blobs := func() (n int) {
+			for _, err := range s.store.List(t.Context(), "") {
+				if n++; err != nil {
+					t.Fatal(err)
+				}
+			}
+			return n
+		}
+		was := blobs()
+		s.close()
+		s.layout = map[string]string{"plain": "repository", "repository": "plain"}[layout]
+		s.open()
+		err := s.mover.ready(t.Context(), s.set.list[0])
+		if firn.KindOf(err) != firn.Conflict || !strings.Contains(err.Error(), `its layout is "`+layout+`"`) {
+			t.Error(err)
+		}
+		if _, err := s.mover.Rebuild(t.Context(), "cold", RebuildOptions{}); firn.KindOf(err) != firn.Conflict {
+			t.Error(err)
+		}
+		if _, err := s.read("bkt", "a", ""); err == nil {
+			t.Error("it was read")
+		}
+		if n := blobs(); n != was {
+			t.Errorf("%d blobs became %d", was, n)
+		}
+		s.close()
+		s.layout = layout
+		s.open()
+		s.want("bkt", "a", "", "1")
 	})
 }
 

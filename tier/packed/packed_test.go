@@ -219,3 +219,80 @@ func TestTogether(t *testing.T) {
 		t.Errorf("%d snapshots, %v", len(l), err)
 	}
 }
+
+// TestReadBack: what is read to be compared comes from the place, whatever was read before.
+func TestReadBack(t *testing.T) {
+	mem := memblob.New(memblob.Options{})
+	s := newStore(t, mem)
+	p := random(1, 200_000)
+	name := s.put(t, "objects/b/k", p)
+	if got, err := s.read(t.Context(), name, 100, 50); err != nil || !bytes.Equal(got, p[100:150]) { // the list is in memory now
+		t.Fatal(err)
+	}
+	var packs []string
+	if err := mem.List(t.Context(), "repo/packs/", func(i driver.Info) error { packs = append(packs, i.Key); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.open(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := rootOf(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range packs {
+		keep, err := blob.New(mem, "mem:").ReadAll(t.Context(), k, 1<<30)
+		if err == nil {
+			err = mem.Delete(t.Context(), k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.read(t.Context(), name, 0, -1); err == nil && r.Present(t.Context(), []repo.ID{root}) != nil {
+			t.Errorf("%d bytes of a content whose list is gone", len(got))
+		}
+		if err := mem.Put(t.Context(), k, blob.Bytes(keep)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.want(t, name, p)
+}
+
+// liar is a place that keeps something else than it was given of some blobs.
+type liar struct {
+	driver.Driver
+	of string // what their keys begin with; "" for none
+}
+
+func (l *liar) Put(ctx context.Context, key string, src driver.Source) error {
+	if l.of != "" && strings.HasPrefix(key, l.of) {
+		src = blob.Bytes(random(3, int(src.Size())))
+	}
+	return l.Driver.Put(ctx, key, src)
+}
+
+// TestLies: nothing counts as put where the place keeps something else, and nothing of it stays in the way.
+func TestLies(t *testing.T) {
+	for _, of := range []string{"repo/index/", "repo/pending/", "repo/snapshots/", "repo/sessions/", "sealed/deleted/"} {
+		t.Run(of, func(t *testing.T) {
+			l := &liar{Driver: memblob.New(memblob.Options{})}
+			s := newStore(t, l)
+			first := s.put(t, "objects/b/first", random(1, 50_000))
+			l.of = of
+			put := s.Put(t.Context(), "objects/b/second", blob.Bytes(random(2, 50_000)), func(string) error { return nil })
+			noted := s.Delete(t.Context(), first)
+			if of == "sealed/deleted/" {
+				put, noted = noted, put
+			}
+			if firn.KindOf(put) != firn.Corrupt || noted != nil {
+				t.Errorf("%v, %v", put, noted)
+			}
+			l.of = ""
+			s.Close()
+			late := reopened(t, l, 1)
+			late.want(t, first, random(1, 50_000))
+			late.want(t, late.put(t, "objects/b/second", random(2, 50_000)), random(2, 50_000))
+		})
+	}
+}

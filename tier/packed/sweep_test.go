@@ -628,6 +628,7 @@ func TestHalfMade(t *testing.T) {
 		name := s.put(t, "objects/b/k", []byte("content"))
 		s.want(t, name, []byte("content"))
 		s.Close()
+		reopened(t, st, 1).want(t, name, []byte("content"))
 		if !failed {
 			break
 		}
