@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -151,9 +153,9 @@ func (m *Mover) failed(ctx context.Context, t *place, u *upload, err error) {
 		m.drop(ctx, t, u)
 		return
 	}
-	t.park(u)
 	m.opt.Log.Info("a copy to a tier was cut off, and goes on there later", "tier", t.Name, "key", u.blob.Key,
 		"read", u.at.Load(), "size", u.of.Size, "error", err)
+	t.park(u)
 }
 
 // cutOff reports whether a copy that failed is to go on later: by then the place, or whoever stopped it, may let it.
@@ -218,13 +220,15 @@ func (m *Mover) goOn(ctx context.Context, t *place, u *upload, src *stored, fres
 	c := t.content.(resumer) // as take saw
 	if fresh {
 		// What another site, or this one before its data directory was restored, left under the name is of other content.
-		err = t.saw(m.set.now(), c.Abandon(ctx, u.blob.Key))
-	}
-	if err == nil {
-		// A window that closes says nothing of the tier.
-		if err = c.Resume(ctx, u.blob.Key, src); !errors.Is(err, turns.ErrClosed) {
-			err = t.saw(m.set.now(), err)
+		if err := t.saw(m.set.now(), c.Abandon(ctx, u.blob.Key)); err != nil {
+			t.finish(u) // nothing was copied, nor told
+			m.giveUp(ctx, u.blob)
+			return err
 		}
+	}
+	// A window that closes says nothing of the tier.
+	if err = c.Resume(ctx, u.blob.Key, src); !errors.Is(err, turns.ErrClosed) {
+		err = t.saw(m.set.now(), err)
 	}
 	switch {
 	case src.opened:
@@ -240,20 +244,17 @@ func (m *Mover) goOn(ctx context.Context, t *place, u *upload, src *stored, fres
 
 // tidyUploads drops what was copied of versions that are gone, were moved otherwise, or are not to be moved any more.
 func (m *Mover) tidyUploads(ctx context.Context, t *place) {
-	var list []*upload
 	t.mu.Lock()
-	for _, u := range t.uploads {
-		if !u.busy {
-			u.busy = true
-			list = append(list, u)
-		}
-	}
+	list := slices.Collect(maps.Values(t.uploads))
 	t.mu.Unlock()
 	for _, u := range list {
-		if u.lost || m.set.now().Sub(u.asked) > keepUpload || m.gone(ctx, t, &u.of) {
+		gone := m.gone(ctx, t, &u.of)
+		t.mu.Lock()
+		drop := !u.busy && t.uploads[u.of] == u && (gone || u.lost || m.set.now().Sub(u.asked) > keepUpload)
+		u.busy = u.busy || drop
+		t.mu.Unlock()
+		if drop {
 			m.drop(ctx, t, u)
-		} else {
-			t.park(u)
 		}
 	}
 }

@@ -382,6 +382,22 @@ func TestTwoAtOnce(t *testing.T) {
 	s.want("bkt", "film", "", film("x"))
 }
 
+// TestNothingIsReservedOnATierThatIsAway: a copy that did not begin leaves no reservation.
+func TestNothingIsReservedOnATierThatIsAway(t *testing.T) {
+	s, st := newLarge(t)
+	st.part = func(memblob.Op) memblob.Fault { return memblob.Fault{Err: errLost} }
+	if err := s.moveErr(); firn.KindOf(err) != firn.Unavailable {
+		t.Fatal(err)
+	}
+	list, err := s.TierBlobs(t.Context(), "cold", "")
+	if err != nil || slices.ContainsFunc(list, func(b record.TierBlob) bool { return b.State == record.TierReserved }) {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if got := s.mover.Backlog()[0].Begun; got != (Begun{}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestFullTier: what was copied to a tier that is full does not stay there, also where the tier lets go of it only later.
 func TestFullTier(t *testing.T) {
 	s, st := newLarge(t)
