@@ -74,7 +74,7 @@ func (c *blobCheck) run(ctx context.Context, s *blob.Store) (err error) {
 	_, batches := blob.As[driver.Batcher](s.Driver())
 	_, bulk := blob.As[driver.BulkDeleter](s.Driver())
 	_, measures := blob.As[driver.Measurer](s.Driver())
-	c.Abilities = map[string]bool{"create": creates, "batch": batches, "bulk delete": bulk, "space": measures}
+	c.Abilities = map[string]bool{"create": creates, "batch": batches, "bulk delete": bulk, "resume": s.CanResume(), "space": measures}
 
 	p := make([]byte, 64<<10)
 	_, _ = rand.Read(p) // never fails
@@ -172,7 +172,7 @@ func (c *blobCheck) print(env *Env) error {
 	for _, step := range c.steps {
 		fmt.Fprintf(w, "  %s\t%.1f ms\n", step, c.Millis[step])
 	}
-	for _, a := range []string{"create", "batch", "bulk delete"} {
+	for _, a := range []string{"create", "batch", "bulk delete", "resume"} {
 		has := "no"
 		if c.Abilities[a] {
 			has = "yes"
