@@ -112,7 +112,8 @@ type ContentCache struct {
 	// Time after which what is kept is forgotten, however often it is read. 0 is never.
 	TTL Duration `yaml:"ttl"`
 	// Bytes a second, over time, that are fetched from tiers ahead of being read: what follows in a large object that is
-	// read in order, and objects that were read next so far. 0 fetches nothing ahead.
+	// read in order, objects that were read next so far, and the rest of a directory that is read again. 0 fetches
+	// nothing ahead.
 	Prefetch Rate `yaml:"prefetch"`
 	// URL of a Redis that nodes share, such as redis://host:6379/0?prefix=NAME (redis, rediss, redis+cluster or
 	// rediss+cluster), without password: a third level, and how nodes tell each other of purges. Its size and what it
