@@ -359,7 +359,7 @@ func testCutOffEverywhere(t *testing.T, layout string) {
 			s.close()
 			for i, c := range cuts {
 				// A repository makes several times the calls: each run takes others of them.
-				if layout == "repository" && rng.IntN(8) > 0 {
+				if layout == "repository" && rng.IntN(12) > 0 {
 					continue
 				}
 				g, gst := newStepped(t, layout, c.fs, c.tier, now, in.above)
@@ -382,7 +382,7 @@ func testEachCallFails(t *testing.T, layout string) {
 			// A repository makes several times the calls: each run takes others of them.
 			first, stride := 0, 1
 			if layout == "repository" {
-				first, stride = rand.IntN(11), 11
+				first, stride = rand.IntN(17), 17
 			}
 			for n := first; ; n += stride {
 				s, st := newStepped(t, layout, vfs.NewCrashableMem(), memblob.New(memblob.Options{}), time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), in.above)

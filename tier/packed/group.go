@@ -37,6 +37,7 @@ type entry struct {
 type group struct {
 	began   time.Time
 	ready   chan struct{} // closed once session is there, or err says why not
+	idle    chan struct{} // closed once nobody stores any more, nor will
 	done    chan struct{} // closed once the snapshot is there, or err says why not
 	repo    *repo.Repo
 	session *repo.Session
@@ -59,9 +60,9 @@ func (s *Store) join(ctx context.Context) (*group, error) {
 		}
 		g := s.mu.group
 		if g == nil {
-			g = &group{began: time.Now(), ready: make(chan struct{}), done: make(chan struct{})}
+			g = &group{began: time.Now(), ready: make(chan struct{}), idle: make(chan struct{}), done: make(chan struct{})}
 			s.mu.group = g
-			s.running.Go(func() { s.begin(g) })
+			s.running.Go(func() { s.run(g) })
 		}
 		g.closed = g.closed || len(g.entries) >= groupBlobs || g.bytes >= groupBytes || time.Since(g.began) > groupTime
 		if !g.closed {
@@ -136,25 +137,28 @@ func (s *Store) distrust(ctx context.Context, r *repo.Repo) error {
 	return nil
 }
 
-// leave is the end of join. The last one has the snapshot made.
+// leave is the end of join. After the last one the snapshot is made.
 func (s *Store) leave(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g.storing--; g.storing > 0 {
-		return
+	if g.storing--; g.storing == 0 {
+		g.closed = true
+		close(g.idle)
 	}
-	g.closed = true
-	s.running.Go(func() {
-		<-g.ready
-		if g.session != nil {
-			g.err = s.commit(g)
-			<-s.writing
-		}
-		s.mu.Lock()
-		s.mu.group = nil
-		s.mu.Unlock()
-		close(g.done)
-	})
+}
+
+// run is the life of a group.
+func (s *Store) run(g *group) {
+	s.begin(g)
+	<-g.idle
+	if g.session != nil {
+		g.err = s.commit(g)
+		<-s.writing
+	}
+	s.mu.Lock()
+	s.mu.group = nil
+	s.mu.Unlock()
+	close(g.done)
 }
 
 // commit makes the snapshot of a group.

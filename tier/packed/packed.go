@@ -90,7 +90,9 @@ func New(place *blob.Store, opt Options) *Store {
 
 // Close ends what is under way. The place stays open: it is the caller's.
 func (s *Store) Close() error {
-	s.stop()
+	s.mu.Lock()
+	s.stop() // no group begins after that
+	s.mu.Unlock()
 	s.running.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()

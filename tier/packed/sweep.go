@@ -53,12 +53,21 @@ func (s *Store) Delete(ctx context.Context, names ...string) error {
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
-	if err := putVerified(ctx, sealed, notePrefix+hex.EncodeToString(id[:]), p); err != nil {
+	key := notePrefix + hex.EncodeToString(id[:])
+	err = putVerified(ctx, sealed, key, p)
+	full := firn.KindOf(err) == firn.NoSpace
+	if full { // what was put aside for that is given up; a prune puts it aside again
+		if err = s.place.Delete(ctx, repoPrefix+"/reserve"); err == nil {
+			err = putVerified(ctx, sealed, key, p)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.due.add(len(names), at)
+	s.mu.due.again = s.mu.due.again || full
 	return nil
 }
 

@@ -667,3 +667,49 @@ func FuzzLists(f *testing.F) {
 		}
 	})
 }
+
+// full is a place that takes so many bytes.
+type full struct {
+	driver.Driver
+	t     *testing.T
+	limit int64
+}
+
+func (f *full) Put(ctx context.Context, key string, src driver.Source) error {
+	if f.limit > 0 && used(f.t, f.Driver, "")+src.Size() > f.limit {
+		return firn.NewError(firn.NoSpace, "the disk is full")
+	}
+	return f.Driver.Put(ctx, key, src)
+}
+
+// TestFull: what is deleted from a place that is full gives room again.
+func TestFull(t *testing.T) {
+	f := &full{Driver: memblob.New(memblob.Options{}), t: t}
+	opt := testOptions("secret")
+	opt.Init.Reserve = 64 << 10
+	s := New(blob.New(f, "mem:"), opt)
+	defer s.Close()
+	if _, err := s.Catalogue(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	r := newRegister()
+	for i := range 4 {
+		if err := r.put(t, s, fmt.Sprintf("objects/b/%d", i), random(uint64(i), 100_000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.limit = used(t, f, "")
+	if err := r.put(t, s, "objects/b/more", random(9, 100_000)); firn.KindOf(err) != firn.NoSpace {
+		t.Errorf("a place that is full: %v", err)
+	}
+	if err := r.drop(t, s, slices.Sorted(maps.Keys(r.held))[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sweep(t.Context(), r.each); err != nil { // at once
+		t.Fatal(err)
+	}
+	if n := used(t, f, ""); n > f.limit-90_000 {
+		t.Errorf("%d of %d bytes", n, f.limit)
+	}
+	r.all(t, s)
+}
