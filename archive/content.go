@@ -16,9 +16,11 @@ import (
 )
 
 // A batch of content is what is loaded by one call, sorted by packs: large enough that each pack is read about once,
-// small enough to be bounded. maxOpen is how many files are kept open while further chunks of them are awaited.
+// small enough to be bounded, and smaller where nothing else is being loaded. maxOpen is how many files are kept open while
+// further chunks of them are awaited.
 const (
 	batchChunks = 16 << 10
+	fewChunks   = 1 << 10
 	maxOpen     = 256
 )
 
@@ -103,6 +105,20 @@ func (w *contentWriter) close(err error) error {
 		return nil // it is said already
 	}
 	return w.failure()
+}
+
+// offer hands over what was collected, if it is enough for the one who loads, who may have nothing to do.
+func (w *contentWriter) offer() {
+	switch n := len(w.ids); {
+	case n >= batchChunks:
+		w.send()
+	case n >= fewChunks:
+		select {
+		case w.loads <- contentBatch{w.ids, w.refs}:
+			w.ids, w.refs = nil, nil
+		default:
+		}
+	}
 }
 
 func (w *contentWriter) send() {
@@ -219,9 +235,7 @@ func (w *contentWriter) chunks(parent int, f *restoredFile, what string) error {
 			f.left.Add(1)
 			w.ids = append(w.ids, id)
 			w.refs = append(w.refs, chunkRef{f: f, offset: offset, size: size})
-			if len(w.ids) >= batchChunks {
-				w.send()
-			}
+			w.offer()
 			return w.failure()
 		})
 	}
@@ -343,7 +357,7 @@ func (f *restoredFile) acquire(t *restore, parent int) (int, func(), error) {
 		t.open.Add(1)
 		if !f.mu.begun && (len(f.Holes) > 0 || len(f.Content.Chunks) > 1 || f.Content.List != nil) {
 			// Chunks come in any order, and holes not at all.
-			if err := unix.Ftruncate(f.mu.fd, f.Size); err != nil {
+			if err := setSize(f.mu.fd, f.Node); err != nil {
 				return -1, nil, err
 			}
 		}
@@ -351,6 +365,17 @@ func (f *restoredFile) acquire(t *restore, parent int) (int, func(), error) {
 	}
 	f.mu.users++
 	return f.mu.fd, func() { f.release(t) }, nil
+}
+
+// setSize gives a new file its size; and its blocks, where it has no holes and the file system can do that, so that writes
+// into it need not wait for each other.
+func setSize(fd int, n *tree.Node) error {
+	if len(n.Holes) == 0 {
+		if err := unix.Fallocate(fd, 0, 0, n.Size); err == nil || fatal(err) {
+			return err
+		}
+	}
+	return unix.Ftruncate(fd, n.Size)
 }
 
 // release closes the file for a while where too many are open.

@@ -375,6 +375,9 @@ func (c *checker) loadTrees(ctx context.Context, ids []ID, fn func(i int, p []by
 	return nil
 }
 
+// packReaders is how many packs are read back at once, each held whole in memory.
+const packReaders = 4
+
 // readData reads packs back whole.
 func (c *checker) readData(ctx context.Context, there map[ID]int64) error {
 	indexed := c.r.indexRecords()
@@ -388,7 +391,7 @@ func (c *checker) readData(ctx context.Context, there map[ID]int64) error {
 	if c.opt.ReadData < 1 {
 		ids = ids[:min(len(ids), int(c.opt.ReadData*float64(len(ids)))+1)]
 	}
-	return each(ctx, readers, len(ids), func(ctx context.Context, i int) error {
+	return each(ctx, packReaders, len(ids), func(ctx context.Context, i int) error {
 		id, size := ids[i], there[ids[i]]
 		bad, err := c.r.verifyPack(ctx, id, size)
 		if firn.KindOf(err) == firn.NotFound {

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	readers = 4         // runs that are read at once by one LoadMany
-	maxRun  = 4 << 20   // bytes that are read at once, unless one chunk is more
+	readers = 8         // runs that are read at once by one LoadMany
+	maxRun  = 2 << 20   // bytes that are read at once, unless one chunk is more
 	maxGap  = 128 << 10 // bytes between two chunks that are read rather than asked for anew
 )
 
@@ -106,7 +106,7 @@ type request struct {
 // goroutines at once; data is valid and may be changed during the call. A chunk listed several times is read once. It
 // stops at the first error, of fn or its own: firn.NotFound and firn.Corrupt name the chunk.
 //
-// Chunks that are near each other in a pack are read at once. Its memory is up to 4 reads of 4 MiB (more only for a
+// Chunks that are near each other in a pack are read at once. Its memory is up to 8 reads of 2 MiB (more only for a
 // larger chunk) and what they open to, one chunk at a time each, besides 56 bytes for each id.
 func (r *Repo) LoadMany(ctx context.Context, ids []ID, fn func(i int, data []byte) error) error {
 	if err := r.ensure(ctx); err != nil {
