@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -55,19 +56,31 @@ func simulate(t testing.TB, log []byte, opt Options) *Report {
 	return rep
 }
 
-// TestPrefetchGain: on a review of cameras the learned patterns save most fetches that a reader waits for.
-func TestPrefetchGain(t *testing.T) {
-	rep := simulate(t, review(t, 60), Options{Budget: 256 << 20})
+// pairs are the results of each policy without prefetch and with it, which are printed.
+func pairs(t *testing.T, rep *Report) iter.Seq2[Result, Result] {
+	t.Helper()
 	var b strings.Builder
 	if err := rep.Print(&b); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", &b)
-	for i := 0; i < len(rep.Results); i += 2 {
-		without, with := rep.Results[i], rep.Results[i+1]
-		if without.Prefetch || !with.Prefetch || without.Policy != with.Policy {
-			t.Fatalf("%+v %+v", without, with)
+	return func(yield func(without, with Result) bool) {
+		for i := 0; i < len(rep.Results); i += 2 {
+			without, with := rep.Results[i], rep.Results[i+1]
+			if without.Prefetch || !with.Prefetch || without.Policy != with.Policy {
+				t.Fatalf("%+v %+v", without, with)
+			}
+			if !yield(without, with) {
+				return
+			}
 		}
+	}
+}
+
+// TestPrefetchGain: on a review of cameras the learned patterns save most fetches that a reader waits for.
+func TestPrefetchGain(t *testing.T) {
+	rep := simulate(t, review(t, 60), Options{Budget: 256 << 20})
+	for without, with := range pairs(t, rep) {
 		if with.HitRatio < without.HitRatio+.5 {
 			t.Errorf("%s: %.2f with prefetch, %.2f without", with.Policy, with.HitRatio, without.HitRatio)
 		}
@@ -111,13 +124,7 @@ func cases(t testing.TB, looks int) []byte {
 // TestGainOfSets: of what is read again as a whole, and went cold meanwhile, most is there before it is asked for.
 func TestGainOfSets(t *testing.T) {
 	rep := simulate(t, cases(t, 480), Options{Budget: 512 << 20})
-	var b strings.Builder
-	if err := rep.Print(&b); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("\n%s", &b)
-	for i := 0; i < len(rep.Results); i += 2 {
-		without, with := rep.Results[i], rep.Results[i+1]
+	for without, with := range pairs(t, rep) {
 		if with.HitRatio < without.HitRatio+.2 || with.OriginBytes > without.OriginBytes*13/10 {
 			t.Errorf("%s: %.2f with prefetch, %.2f without; %d bytes fetched, %d without", with.Policy, with.HitRatio, without.HitRatio,
 				with.OriginBytes, without.OriginBytes)

@@ -140,33 +140,21 @@ func (s *Store) isDue(ctx context.Context) (bool, error) {
 	d := s.mu.due
 	s.mu.Unlock()
 	if !d.looked {
-		r, err := s.open(ctx, false)
-		if err != nil {
-			return false, err
-		}
-		sealed, err := s.Catalogue(ctx, false)
-		if err != nil {
-			return false, err
-		}
-		notes, oldest, err := s.notes(ctx, sealed)
-		if err != nil {
-			return false, err
-		}
-		snapshots, err := r.Snapshots(ctx)
+		p, err := s.pending(ctx)
 		if err != nil {
 			return false, err
 		}
 		n := 0
-		for _, note := range notes {
+		for _, note := range p.notes {
 			n += len(note.Names)
 		}
 		s.mu.Lock()
 		if d := &s.mu.due; !d.looked {
 			d.looked = true
 			if n > 0 {
-				d.since = oldest
+				d.since = p.oldest
 			}
-			d.names, d.snapshots = max(d.names, n), max(d.snapshots, countSmall(snapshots))
+			d.names, d.snapshots = max(d.names, n), max(d.snapshots, countSmall(p.snapshots))
 		}
 		d = s.mu.due
 		s.mu.Unlock()
@@ -211,26 +199,37 @@ func (s *Store) Sweep(ctx context.Context, register func(ctx context.Context, ea
 	return nil
 }
 
+// pending is what a sweep begins with, read in the order that the top of this file gives.
+type pending struct {
+	repo      *repo.Repo
+	sealed    *blob.Store
+	notes     []note
+	oldest    time.Time // when the first of them was written
+	snapshots []repo.Snapshot
+}
+
+func (s *Store) pending(ctx context.Context) (p pending, err error) {
+	if p.repo, err = s.open(ctx, false); err != nil {
+		return p, err
+	}
+	if p.sealed, err = s.Catalogue(ctx, false); err != nil {
+		return p, err
+	}
+	if p.notes, p.oldest, err = s.notes(ctx, p.sealed); err != nil {
+		return p, err
+	}
+	p.snapshots, err = p.repo.Snapshots(ctx)
+	return p, err
+}
+
 // sweep reports whether some of it is to be done again.
 func (s *Store) sweep(ctx context.Context, register func(context.Context, func(string, bool)) error) (again bool, err error) {
-	r, err := s.open(ctx, false)
-	if err != nil {
-		return false, err
-	}
-	sealed, err := s.Catalogue(ctx, false)
-	if err != nil {
-		return false, err
-	}
-	notes, _, err := s.notes(ctx, sealed)
-	if err != nil {
-		return false, err
-	}
-	snapshots, err := r.Snapshots(ctx)
+	p, err := s.pending(ctx)
 	if err != nil {
 		return false, err
 	}
 	gone := map[string]bool{}
-	for _, n := range notes {
+	for _, n := range p.notes {
 		for _, name := range n.Names {
 			gone[name] = true
 		}
@@ -246,31 +245,31 @@ func (s *Store) sweep(ctx context.Context, register func(context.Context, func(s
 	}); err != nil {
 		return false, err
 	}
-	w := &rewriter{s: s, ctx: ctx, r: r, gone: gone}
-	if err := w.run(snapshots); err != nil {
+	w := &rewriter{s: s, ctx: ctx, r: p.repo, gone: gone}
+	if err := w.run(p.snapshots); err != nil {
 		return false, err
 	}
 	if len(w.damaged) > 0 {
-		if err := w.mend(snapshots, register); err != nil {
+		if err := w.mend(p.snapshots, register); err != nil {
 			return false, err
 		}
 	}
-	if len(notes) > 0 || w.changed {
+	if len(p.notes) > 0 || w.changed {
 		if again, err = s.prune(ctx); err != nil || again {
 			return again, err
 		}
 		// A prune makes a snapshot of what a session left that was killed right before its end.
-		if again, err = s.named(ctx, r, snapshots, gone); err != nil || again {
+		if again, err = s.named(ctx, p.repo, p.snapshots, gone); err != nil || again {
 			return again, err
 		}
 	}
 	var done []string
-	for _, n := range notes {
+	for _, n := range p.notes {
 		if !slices.ContainsFunc(n.Names, func(name string) bool { return waiting[name] }) {
 			done = append(done, n.key)
 		}
 	}
-	return false, sealed.Delete(ctx, done...)
+	return false, p.sealed.Delete(ctx, done...)
 }
 
 // named reports whether a snapshot that is not among those before names what is gone.
