@@ -1,8 +1,10 @@
 // Package turns decides who uses the way to the tiers next: what somebody waits for before what has time.
 //
-// It promises that no more is at work at once on a tier than was set, that a tier that does not answer holds up no other, that bytes pass at no more than the rate that was set plus a burst,
-// that moves begin only in their windows, that a more urgent one never waits behind a less urgent one that has not begun,
-// and that the most urgent one under way gets half of the rate at least. What has begun is never interrupted, but may ask whether its window has closed. It must never import another package of this module.
+// It promises that no more is at work at once on a tier than was set, that a tier that does not answer holds up no other,
+// that bytes pass at no more than the rate that was set plus a burst, that moves begin only in their windows, that a more
+// urgent one never waits behind a less urgent one that has not begun, and that the most urgent one under way gets half of the
+// rate at least. What has begun is never interrupted, but may ask whether its window has closed. It must never import
+// another package of this module.
 package turns
 
 import (
@@ -87,7 +89,8 @@ type Turn struct {
 	out  bool // Rest gave it away and could not get it back
 }
 
-// Begin waits for its turn on a tier, of which there are few. A Move outside the windows does not wait: ErrClosed. Otherwise the error is the context's.
+// Begin waits for its turn on a tier, of which there are few. A Move outside the windows does not wait: ErrClosed. Otherwise
+// the error is the context's.
 func (t *Turns) Begin(ctx context.Context, tier string, u Urgency) (*Turn, error) {
 	if err := t.closed(u); err != nil {
 		return nil, err
